@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * IOASID: reference counted PASIDs
+ *
+ * See Documentation/driver-api/ioasid.rst. The functions are documented where
+ * they are defined, in drivers/iommu/ioasid.c and drivers/iommu/ioasid_cdev.c.
+ */
+#ifndef _LINUX_IOASID_H
+#define _LINUX_IOASID_H
+
+#include <linux/err.h>
+#include <linux/types.h>
+
+struct device;
+struct ioasid;
+struct ioasid_set;
+struct iommu_attach_handle;
+struct iommu_domain;
+struct mm_struct;
+
+#ifdef CONFIG_IOASID
+
+struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm);
+void ioasid_set_put(struct ioasid_set *set);
+
+struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min, u32 max);
+void ioasid_free(struct ioasid *ioasid);
+
+struct ioasid *ioasid_get(struct ioasid *ioasid);
+void ioasid_put(struct ioasid *ioasid);
+struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id);
+struct ioasid *ioasid_fd_get(int fd, u32 id);
+
+u32 ioasid_id(const struct ioasid *ioasid);
+bool ioasid_is_active(const struct ioasid *ioasid);
+
+int ioasid_attach_device(struct ioasid *ioasid, struct iommu_domain *domain,
+			 struct device *dev,
+			 struct iommu_attach_handle *handle);
+void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
+			  struct device *dev);
+
+#else /* CONFIG_IOASID */
+
+static inline struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm)
+{
+	return ERR_PTR(-EOPNOTSUPP);
+}
+
+static inline void ioasid_set_put(struct ioasid_set *set)
+{
+}
+
+static inline struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min,
+					  u32 max)
+{
+	return ERR_PTR(-EOPNOTSUPP);
+}
+
+static inline void ioasid_free(struct ioasid *ioasid)
+{
+}
+
+static inline struct ioasid *ioasid_get(struct ioasid *ioasid)
+{
+	return ioasid;
+}
+
+static inline void ioasid_put(struct ioasid *ioasid)
+{
+}
+
+static inline struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
+{
+	return ERR_PTR(-EOPNOTSUPP);
+}
+
+static inline struct ioasid *ioasid_fd_get(int fd, u32 id)
+{
+	return ERR_PTR(-EOPNOTSUPP);
+}
+
+static inline u32 ioasid_id(const struct ioasid *ioasid)
+{
+	return 0;
+}
+
+static inline bool ioasid_is_active(const struct ioasid *ioasid)
+{
+	return false;
+}
+
+static inline int ioasid_attach_device(struct ioasid *ioasid,
+				       struct iommu_domain *domain,
+				       struct device *dev,
+				       struct iommu_attach_handle *handle)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline void ioasid_detach_device(struct ioasid *ioasid,
+					struct iommu_domain *domain,
+					struct device *dev)
+{
+}
+
+#endif /* CONFIG_IOASID */
+#endif

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * PASID DMA engine: registers, and the layout of its mediated devices
+ *
+ * The engine is a PCI function that was made to test PASIDs. It has a control
+ * page for the host driver and up to 64 channels, each with a page of its own
+ * that may be given to somebody else (scalable I/O virtualization style). A
+ * channel DMAs with the PASID that the host driver wrote to the control page,
+ * and with nothing else.
+ *
+ * This header is shared by the emulated device (qemu/), by its mediated driver
+ * (pdma.c) and by the selftests (tools/testing/selftests/ioasid/): it uses
+ * nothing but preprocessor constants. All registers are little endian, 32-bit
+ * accesses, naturally aligned; a 64-bit register may also be read and written
+ * by one 64-bit access, or as two halves, low half first.
+ */
+#ifndef _PDMA_H
+#define _PDMA_H
+
+#define PDMA_VENDOR_ID			0x1234
+#define PDMA_DEVICE_ID			0x10a5
+
+/*
+ * BAR 0: the control page, then one page for each channel. The size of the
+ * BAR is rounded up to a power of two, the rest reads as zero.
+ */
+#define PDMA_PAGE_SIZE			0x1000
+#define PDMA_MAX_CHANNELS		64
+#define PDMA_CHANNEL_PAGE(ch)		(PDMA_PAGE_SIZE * (1 + (ch)))
+
+/* Control page */
+#define PDMA_ID				0x000	/* RO: PDMA_ID_VALUE */
+#define  PDMA_ID_VALUE			0x50444d41
+#define PDMA_CHANNELS			0x004	/* RO: number of channels */
+#define PDMA_CTL(ch)			(0x100 + 0x10 * (ch))
+/* Offsets from PDMA_CTL(ch) */
+#define PDMA_CTL_PASID			0x0	/* RW */
+#define  PDMA_PASID_MASK		0x000fffff
+#define  PDMA_PASID_VALID		0x80000000 /* clear: no DMA at all */
+#define PDMA_CTL_RESET			0x4	/* WO: any value resets */
+
+/*
+ * Channel page. A reset stops the channel and sets all of these registers to
+ * zero but PDMA_PERIOD and PDMA_BURST, which become 100 and 1; it does not
+ * touch the PASID. When a write of PDMA_CMD_STOP or a reset has been completed
+ * (a read of any register of the channel has returned), the channel issues no
+ * more DMA until the next command.
+ */
+#define PDMA_SRC			0x00	/* RW, 64 bits: IOVA, PDMA_CMD_COPY */
+#define PDMA_DST			0x08	/* RW, 64 bits: IOVA */
+#define PDMA_LEN			0x10	/* RW: bytes */
+#define  PDMA_MAX_LEN			0x10000
+#define PDMA_CMD			0x14	/* WO */
+#define  PDMA_CMD_STOP			0	/* stop what is going on */
+#define  PDMA_CMD_COPY			1	/* copy LEN bytes from SRC to DST, once */
+#define  PDMA_CMD_STREAM		2	/* write a counter until stopped */
+#define PDMA_STATUS			0x18	/* RO */
+#define  PDMA_STATUS_BUSY		0x1	/* a copy or a stream is going on */
+#define  PDMA_STATUS_DONE		0x2	/* the last copy arrived */
+#define  PDMA_STATUS_REFUSED		0x4	/* the IOMMU refused the last request */
+#define  PDMA_STATUS_INVALID		0x8	/* the last command was not accepted */
+#define PDMA_PERIOD			0x1c	/* RW: stream period in us, 10 to 1000000 */
+#define PDMA_BURST			0x20	/* RW: requests a period, 1 to 4096 */
+#define PDMA_COUNTER			0x28	/* RO, 64 bits: last value of the stream that arrived */
+#define PDMA_DONE_COUNT			0x30	/* RO, 64 bits: requests that arrived */
+#define PDMA_REFUSED_COUNT		0x38	/* RO, 64 bits: requests that were refused */
+
+/*
+ * A command is not accepted (PDMA_STATUS_INVALID, nothing else changes) when
+ * the PASID is not valid, when it is unknown, when LEN is 0 or larger than
+ * PDMA_MAX_LEN, for PDMA_CMD_STREAM also when LEN or DST is not a multiple of
+ * 8, and when the channel is busy (for any command but PDMA_CMD_STOP).
+ *
+ * A stream writes the 64-bit values 1, 2, 3, ... : value n goes to
+ * DST + (n * 8) % LEN. A request that is refused takes no value: the next
+ * request tries the same one. A stream goes on through refused requests.
+ * A copy is cut into requests that do not cross a 4 KiB boundary of either
+ * side; a read and its write count as one request each. The first refused
+ * request ends it.
+ */
+
+/*
+ * A mediated device is one channel. It has two VFIO regions.
+ *
+ * PDMA_REGION_SUBMIT: write one struct pdma_submit at offset 0, with one
+ * pwrite(). It pins and maps what the command needs and starts the channel.
+ * Errors: ENXIO no PASID was given yet, ESHUTDOWN the PASID is parked, EBUSY a
+ * command is going on, EINVAL a field is not valid or the write is not one
+ * whole struct, EFAULT the memory was not mapped by the user.
+ * PDMA_CMD_STOP returns when the channel issues no more DMA.
+ *
+ * PDMA_REGION_STATUS: the channel page, for pread() and for a read-only,
+ * shared mmap().
+ */
+#define PDMA_REGION_SUBMIT		0
+#define PDMA_REGION_STATUS		1
+#define PDMA_NUM_REGIONS		2
+
+/* struct pdma_submit, offsets in bytes; all other bits of a field are 0 */
+#define PDMA_SUBMIT_SRC			0x00	/* 64 bits: IOVA */
+#define PDMA_SUBMIT_DST			0x08	/* 64 bits: IOVA */
+#define PDMA_SUBMIT_LEN			0x10	/* 32 bits */
+#define PDMA_SUBMIT_CMD			0x14	/* 32 bits */
+#define PDMA_SUBMIT_PERIOD		0x18	/* 32 bits: 0 means 100 */
+#define PDMA_SUBMIT_BURST		0x1c	/* 32 bits: 0 means 1 */
+#define PDMA_SUBMIT_SIZE		0x20
+
+#endif
