@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * /dev/ioasid for the selftests: one function for each ioctl, and macros that
+ * turn what they return into a test result.
+ *
+ * The functions return 0 or -errno and need nothing else. The macros are for
+ * programs that include kselftest_harness.h, in a test or in a function that
+ * has its _metadata: test_cmd_x() ends the test unless the command succeeds,
+ * test_err_x() expects one errno and goes on.
+ */
+#ifndef __SELFTEST_IOASID_UTILS_H
+#define __SELFTEST_IOASID_UTILS_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+#include <unistd.h>
+#include <sys/ioctl.h>
+
+#include <linux/ioasid.h>
+
+#define IOASID_DEV "/dev/ioasid"
+
+/* Nothing that has to happen may take longer, not even on a debug kernel */
+#define IOASID_WAIT_MS 5000
+
+static inline int ioasid_open(void)
+{
+	int fd = open(IOASID_DEV, O_RDWR | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* @arg may be a bad pointer */
+static inline int ioasid_ioctl(int fd, unsigned long cmd, void *arg)
+{
+	return ioctl(fd, cmd, arg) ? -errno : 0;
+}
+
+static inline int ioasid_get_info(int fd, struct ioasid_info *info)
+{
+	*info = (struct ioasid_info){ .size = sizeof(*info) };
+	return ioasid_ioctl(fd, IOASID_GET_INFO, info);
+}
+
+/* @min and @max both 0: any number */
+static inline int ioasid_alloc(int fd, __u32 min, __u32 max, __u32 count,
+			       __u32 *ids)
+{
+	struct ioasid_alloc cmd = {
+		.size = sizeof(cmd),
+		.min = min,
+		.max = max,
+		.count = count,
+		.ids = (uintptr_t)ids,
+	};
+
+	return ioasid_ioctl(fd, IOASID_ALLOC, &cmd);
+}
+
+static inline int ioasid_free(int fd, __u32 count, const __u32 *ids)
+{
+	struct ioasid_free cmd = {
+		.size = sizeof(cmd),
+		.count = count,
+		.ids = (uintptr_t)ids,
+	};
+
+	return ioasid_ioctl(fd, IOASID_FREE, &cmd);
+}
+
+static inline int ioasid_query(int fd, __u32 id, struct ioasid_query *query)
+{
+	*query = (struct ioasid_query){ .size = sizeof(*query), .id = id };
+	return ioasid_ioctl(fd, IOASID_QUERY, query);
+}
+
+static inline int ioasid_set_quota(int fd, __u32 quota)
+{
+	struct ioasid_quota cmd = { .size = sizeof(cmd), .quota = quota };
+
+	return ioasid_ioctl(fd, IOASID_SET_QUOTA, &cmd);
+}
+
+/* One of enum ioasid_state, or -errno */
+static inline int ioasid_state(int fd, __u32 id)
+{
+	struct ioasid_query query;
+	int ret = ioasid_query(fd, id, &query);
+
+	return ret ? ret : (int)query.state;
+}
+
+static inline uint64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000ull + ts.tv_nsec / 1000;
+}
+
+/*
+ * Wait until @cond is true, for at most @ms milliseconds: whether it became
+ * so. @cond is evaluated once more after the time is over.
+ */
+#define wait_until_ms(cond, ms) ({					\
+	uint64_t __end = now_us() + (ms) * 1000ull;			\
+	bool __ok;							\
+									\
+	for (;;) {							\
+		bool __late = now_us() > __end;				\
+									\
+		__ok = (cond);						\
+		if (__ok || __late)					\
+			break;						\
+		usleep(200);						\
+	}								\
+	__ok;								\
+})
+#define wait_until(cond) wait_until_ms(cond, IOASID_WAIT_MS)
+
+/* Recycling is deferred: false if @id is still there when the time is over */
+static inline bool ioasid_wait_recycled(int fd, __u32 id)
+{
+	return wait_until(ioasid_state(fd, id) == -ENOENT);
+}
+
+/* The same for all that the set of @fd has parked */
+static inline bool ioasid_wait_none_parked(int fd)
+{
+	struct ioasid_info info;
+
+	return wait_until(!ioasid_get_info(fd, &info) && !info.parked);
+}
+
+#define test_cmd_get_info(fd, info) ASSERT_EQ(0, ioasid_get_info(fd, info))
+#define test_err_get_info(_errno, fd, info) \
+	EXPECT_EQ(-(_errno), ioasid_get_info(fd, info))
+
+#define test_cmd_alloc(fd, min, max, count, ids) \
+	ASSERT_EQ(0, ioasid_alloc(fd, min, max, count, ids))
+#define test_err_alloc(_errno, fd, min, max, count, ids) \
+	EXPECT_EQ(-(_errno), ioasid_alloc(fd, min, max, count, ids))
+
+#define test_cmd_free(fd, count, ids) ASSERT_EQ(0, ioasid_free(fd, count, ids))
+#define test_err_free(_errno, fd, count, ids) \
+	EXPECT_EQ(-(_errno), ioasid_free(fd, count, ids))
+
+#define test_cmd_query(fd, id, query) ASSERT_EQ(0, ioasid_query(fd, id, query))
+#define test_err_query(_errno, fd, id) ({ \
+	struct ioasid_query __query; \
+	EXPECT_EQ(-(_errno), ioasid_query(fd, id, &__query)); \
+})
+
+#define test_cmd_set_quota(fd, quota) ASSERT_EQ(0, ioasid_set_quota(fd, quota))
+#define test_err_set_quota(_errno, fd, quota) \
+	EXPECT_EQ(-(_errno), ioasid_set_quota(fd, quota))
+
+/* What the set of @fd holds */
+#define test_in_use(fd, _active, _parked) ({ \
+	struct ioasid_info __info; \
+	test_cmd_get_info(fd, &__info); \
+	EXPECT_EQ(_active, __info.active); \
+	EXPECT_EQ(_parked, __info.parked); \
+})
+
+#endif
