@@ -1,0 +1,735 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Mediated devices of the PASID DMA engine: how the tests create, open and
+ * drive them
+ *
+ * Functions that can fail return 0 or a descriptor, or -errno, so that a test
+ * compares with the error it expects. They work alike for a device that was
+ * opened through its group and a container and for one that was opened through
+ * its character device and iommufd: fixture variants differ in one call.
+ */
+#ifndef __SELFTEST_PDMA_UTILS_H
+#define __SELFTEST_PDMA_UTILS_H
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <linux/iommufd.h>
+#include <linux/types.h>
+#include <linux/vfio.h>
+
+#include "../../../../samples/vfio-mdev/pdma.h"
+
+#define PDMA_TYPE		"pdma-channel"
+#define PDMA_UUID_LEN		36
+#define PDMA_PATH_LEN		320
+
+/*
+ * How long anything may take that the device or another process does on its
+ * own. Emulation on a busy machine is slow; a test that passes waits less.
+ */
+#define PDMA_TIMEOUT_MS		20000
+
+/* What is written to PDMA_REGION_SUBMIT */
+struct pdma_submit {
+	__u64 src;
+	__u64 dst;
+	__u32 len;
+	__u32 cmd;
+	__u32 period;
+	__u32 burst;
+};
+
+_Static_assert(offsetof(struct pdma_submit, src) == PDMA_SUBMIT_SRC, "src");
+_Static_assert(offsetof(struct pdma_submit, dst) == PDMA_SUBMIT_DST, "dst");
+_Static_assert(offsetof(struct pdma_submit, len) == PDMA_SUBMIT_LEN, "len");
+_Static_assert(offsetof(struct pdma_submit, cmd) == PDMA_SUBMIT_CMD, "cmd");
+_Static_assert(offsetof(struct pdma_submit, period) == PDMA_SUBMIT_PERIOD,
+	       "period");
+_Static_assert(offsetof(struct pdma_submit, burst) == PDMA_SUBMIT_BURST,
+	       "burst");
+_Static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE, "size");
+
+/* An open mediated device, and what its memory is mapped through */
+struct pdma_dev {
+	int device;
+	int group;		/* -1: opened through the character device */
+	int container;		/* /dev/vfio/vfio, or -1 */
+	int iommufd;		/* /dev/iommu, or -1 */
+	__u32 ioas_id;		/* valid with iommufd */
+	bool borrowed;		/* container or iommufd belong to another one */
+	__u64 submit_offset;
+	__u64 status_offset;
+};
+
+/* Time */
+
+static inline __u64 pdma_now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
+}
+
+static inline void pdma_sleep_ms(unsigned int ms)
+{
+	struct timespec ts = {
+		.tv_sec = ms / 1000,
+		.tv_nsec = (ms % 1000) * 1000000L,
+	};
+
+	while (nanosleep(&ts, &ts) && errno == EINTR)
+		;
+}
+
+/* Files of sysfs */
+
+static inline int pdma_read_file(const char *path, char *buf, size_t len)
+{
+	ssize_t n;
+	int fd;
+
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	n = read(fd, buf, len - 1);
+	if (n < 0)
+		n = -errno;
+	close(fd);
+	if (n < 0)
+		return n;
+	while (n && buf[n - 1] == '\n')
+		n--;
+	buf[n] = 0;
+	return 0;
+}
+
+static inline int pdma_write_file(const char *path, const char *buf)
+{
+	ssize_t n;
+	int fd;
+
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	n = write(fd, buf, strlen(buf));
+	if (n < 0)
+		n = -errno;
+	close(fd);
+	return n < 0 ? n : 0;
+}
+
+static inline bool pdma_exists(const char *path)
+{
+	return !access(path, F_OK);
+}
+
+/* Parents and the life of mediated devices */
+
+/*
+ * Write the name (domain:bus:device.function) of the nth PCI function that
+ * offers mediated devices of this type to @name. The order is that of the bus.
+ */
+static inline int pdma_find_parent(unsigned int nth, char name[NAME_MAX + 1])
+{
+	const char *devices = "/sys/bus/pci/devices";
+	char path[PDMA_PATH_LEN + NAME_MAX];
+	struct dirent **list;
+	int i, n, rc = -ENODEV;
+
+	n = scandir(devices, &list, NULL, alphasort);
+	if (n < 0)
+		return -errno;
+	for (i = 0; i < n; i++) {
+		snprintf(path, sizeof(path), "%s/%s/mdev_supported_types/%s",
+			 devices, list[i]->d_name, PDMA_TYPE);
+		if (rc && list[i]->d_name[0] != '.' && pdma_exists(path) &&
+		    !nth--) {
+			strcpy(name, list[i]->d_name);
+			rc = 0;
+		}
+		free(list[i]);
+	}
+	free(list);
+	return rc;
+}
+
+/* Free channels of a parent */
+static inline int pdma_available(const char *parent)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX], buf[16];
+	int rc;
+
+	snprintf(path, sizeof(path),
+		 "/sys/bus/pci/devices/%s/mdev_supported_types/%s/available_instances",
+		 parent, PDMA_TYPE);
+	rc = pdma_read_file(path, buf, sizeof(buf));
+	return rc ? rc : atoi(buf);
+}
+
+static inline int pdma_new_uuid(char uuid[PDMA_UUID_LEN + 1])
+{
+	return pdma_read_file("/proc/sys/kernel/random/uuid", uuid,
+			      PDMA_UUID_LEN + 1);
+}
+
+/* Create a mediated device on @parent, its name is written to @uuid */
+static inline int pdma_create(const char *parent, char uuid[PDMA_UUID_LEN + 1])
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+	int rc;
+
+	rc = pdma_new_uuid(uuid);
+	if (rc)
+		return rc;
+	snprintf(path, sizeof(path),
+		 "/sys/bus/pci/devices/%s/mdev_supported_types/%s/create",
+		 parent, PDMA_TYPE);
+	return pdma_write_file(path, uuid);
+}
+
+static inline void pdma_mdev_path(const char *uuid, const char *file,
+				  char path[PDMA_PATH_LEN])
+{
+	snprintf(path, PDMA_PATH_LEN, "/sys/bus/mdev/devices/%s/%s", uuid,
+		 file);
+}
+
+/* Blocks as long as somebody has the device open */
+static inline int pdma_remove(const char *uuid)
+{
+	char path[PDMA_PATH_LEN];
+
+	pdma_mdev_path(uuid, "remove", path);
+	return pdma_write_file(path, "1");
+}
+
+static inline bool pdma_mdev_exists(const char *uuid)
+{
+	char path[PDMA_PATH_LEN];
+
+	pdma_mdev_path(uuid, "", path);
+	return pdma_exists(path);
+}
+
+/* Open and close */
+
+static inline int pdma_region(int device, __u32 index,
+			      struct vfio_region_info *info)
+{
+	*info = (struct vfio_region_info){
+		.argsz = sizeof(*info),
+		.index = index,
+	};
+	return ioctl(device, VFIO_DEVICE_GET_REGION_INFO, info) ? -errno : 0;
+}
+
+static inline int pdma_regions(struct pdma_dev *dev)
+{
+	struct vfio_region_info info;
+	int rc;
+
+	rc = pdma_region(dev->device, PDMA_REGION_SUBMIT, &info);
+	if (rc)
+		return rc;
+	dev->submit_offset = info.offset;
+	rc = pdma_region(dev->device, PDMA_REGION_STATUS, &info);
+	if (rc)
+		return rc;
+	dev->status_offset = info.offset;
+	return 0;
+}
+
+static inline void pdma_init(struct pdma_dev *dev)
+{
+	*dev = (struct pdma_dev){
+		.device = -1,
+		.group = -1,
+		.container = -1,
+		.iommufd = -1,
+	};
+}
+
+/* Also undoes what a failed open has left */
+static inline void pdma_close(struct pdma_dev *dev)
+{
+	if (dev->device >= 0)
+		close(dev->device);
+	if (dev->group >= 0)
+		close(dev->group);
+	if (!dev->borrowed) {
+		if (dev->container >= 0)
+			close(dev->container);
+		if (dev->iommufd >= 0)
+			close(dev->iommufd);
+	}
+	pdma_init(dev);
+}
+
+/* The group of a mediated device has no other member */
+static inline int pdma_open_group_fd(const char *uuid)
+{
+	char path[PDMA_PATH_LEN], link[PDMA_PATH_LEN];
+	ssize_t n;
+	int fd;
+
+	pdma_mdev_path(uuid, "iommu_group", path);
+	n = readlink(path, link, sizeof(link) - 1);
+	if (n < 0)
+		return -errno;
+	link[n] = 0;
+	snprintf(path, sizeof(path), "/dev/vfio/%.16s",
+		 strrchr(link, '/') + 1);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+static inline int pdma_open_cdev_fd(const char *uuid)
+{
+	char path[PDMA_PATH_LEN], node[PDMA_PATH_LEN];
+	struct dirent *entry;
+	int fd = -ENODEV;
+	DIR *dir;
+
+	pdma_mdev_path(uuid, "vfio-dev", path);
+	dir = opendir(path);
+	if (!dir)
+		return -errno;
+	while ((entry = readdir(dir))) {
+		if (strncmp(entry->d_name, "vfio", 4))
+			continue;
+		snprintf(node, sizeof(node), "/dev/vfio/devices/%s",
+			 entry->d_name);
+		fd = open(node, O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			fd = -errno;
+		break;
+	}
+	closedir(dir);
+	return fd;
+}
+
+/*
+ * Open through the group. @share: put the group into the container of that
+ * device, NULL: into a new one.
+ */
+static inline int pdma_open_group(struct pdma_dev *dev, const char *uuid,
+				  const struct pdma_dev *share)
+{
+	int rc;
+
+	pdma_init(dev);
+	rc = pdma_open_group_fd(uuid);
+	if (rc < 0)
+		return rc;
+	dev->group = rc;
+	if (share) {
+		dev->container = share->container;
+		dev->borrowed = true;
+	} else {
+		dev->container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+		if (dev->container < 0)
+			goto err;
+	}
+	if (ioctl(dev->group, VFIO_GROUP_SET_CONTAINER, &dev->container))
+		goto err;
+	if (!share && ioctl(dev->container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
+		goto err;
+	dev->device = ioctl(dev->group, VFIO_GROUP_GET_DEVICE_FD, uuid);
+	if (dev->device < 0)
+		goto err;
+	rc = pdma_regions(dev);
+	if (rc)
+		pdma_close(dev);
+	return rc;
+err:
+	rc = -errno;
+	pdma_close(dev);
+	return rc;
+}
+
+static inline int pdma_attach_ioas(struct pdma_dev *dev, __u32 ioas_id)
+{
+	struct vfio_device_attach_iommufd_pt attach = {
+		.argsz = sizeof(attach),
+		.pt_id = ioas_id,
+	};
+
+	return ioctl(dev->device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) ?
+		       -errno : 0;
+}
+
+static inline int pdma_detach_ioas(struct pdma_dev *dev)
+{
+	struct vfio_device_detach_iommufd_pt detach = {
+		.argsz = sizeof(detach),
+	};
+
+	return ioctl(dev->device, VFIO_DEVICE_DETACH_IOMMUFD_PT, &detach) ?
+		       -errno : 0;
+}
+
+/*
+ * Open through the character device. @share: use the iommufd and the IOAS of
+ * that device, NULL: new ones.
+ */
+static inline int pdma_open_cdev(struct pdma_dev *dev, const char *uuid,
+				 const struct pdma_dev *share)
+{
+	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+	int rc;
+
+	pdma_init(dev);
+	rc = pdma_open_cdev_fd(uuid);
+	if (rc < 0)
+		return rc;
+	dev->device = rc;
+	if (share) {
+		dev->iommufd = share->iommufd;
+		dev->ioas_id = share->ioas_id;
+		dev->borrowed = true;
+	} else {
+		dev->iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+		if (dev->iommufd < 0)
+			goto err;
+		if (ioctl(dev->iommufd, IOMMU_IOAS_ALLOC, &alloc))
+			goto err;
+		dev->ioas_id = alloc.out_ioas_id;
+	}
+	bind.iommufd = dev->iommufd;
+	if (ioctl(dev->device, VFIO_DEVICE_BIND_IOMMUFD, &bind))
+		goto err;
+	rc = pdma_attach_ioas(dev, dev->ioas_id);
+	if (!rc)
+		rc = pdma_regions(dev);
+	if (rc)
+		pdma_close(dev);
+	return rc;
+err:
+	rc = -errno;
+	pdma_close(dev);
+	return rc;
+}
+
+/* Memory */
+
+#define PDMA_MAP_READ	1	/* the device may read it */
+#define PDMA_MAP_WRITE	2	/* the device may write it */
+#define PDMA_MAP_RW	(PDMA_MAP_READ | PDMA_MAP_WRITE)
+
+static inline int pdma_map_prot(struct pdma_dev *dev, void *buf, __u64 iova,
+				__u64 len, unsigned int prot)
+{
+	if (dev->iommufd >= 0) {
+		struct iommu_ioas_map map = {
+			.size = sizeof(map),
+			.flags = IOMMU_IOAS_MAP_FIXED_IOVA,
+			.ioas_id = dev->ioas_id,
+			.user_va = (uintptr_t)buf,
+			.length = len,
+			.iova = iova,
+		};
+
+		if (prot & PDMA_MAP_READ)
+			map.flags |= IOMMU_IOAS_MAP_READABLE;
+		if (prot & PDMA_MAP_WRITE)
+			map.flags |= IOMMU_IOAS_MAP_WRITEABLE;
+		return ioctl(dev->iommufd, IOMMU_IOAS_MAP, &map) ? -errno : 0;
+	} else {
+		struct vfio_iommu_type1_dma_map map = {
+			.argsz = sizeof(map),
+			.vaddr = (uintptr_t)buf,
+			.iova = iova,
+			.size = len,
+		};
+
+		if (prot & PDMA_MAP_READ)
+			map.flags |= VFIO_DMA_MAP_FLAG_READ;
+		if (prot & PDMA_MAP_WRITE)
+			map.flags |= VFIO_DMA_MAP_FLAG_WRITE;
+		return ioctl(dev->container, VFIO_IOMMU_MAP_DMA, &map) ?
+			       -errno : 0;
+	}
+}
+
+static inline int pdma_map(struct pdma_dev *dev, void *buf, __u64 iova,
+			   __u64 len)
+{
+	return pdma_map_prot(dev, buf, iova, len, PDMA_MAP_RW);
+}
+
+static inline int pdma_unmap(struct pdma_dev *dev, __u64 iova, __u64 len)
+{
+	if (dev->iommufd >= 0) {
+		struct iommu_ioas_unmap unmap = {
+			.size = sizeof(unmap),
+			.ioas_id = dev->ioas_id,
+			.iova = iova,
+			.length = len,
+		};
+
+		return ioctl(dev->iommufd, IOMMU_IOAS_UNMAP, &unmap) ?
+			       -errno : 0;
+	} else {
+		struct vfio_iommu_type1_dma_unmap unmap = {
+			.argsz = sizeof(unmap),
+			.iova = iova,
+			.size = len,
+		};
+
+		return ioctl(dev->container, VFIO_IOMMU_UNMAP_DMA, &unmap) ?
+			       -errno : 0;
+	}
+}
+
+/* Page aligned and zeroed; munmap() or process exit frees it */
+static inline void *pdma_alloc_buffer(size_t len)
+{
+	void *buf = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	return buf == MAP_FAILED ? NULL : buf;
+}
+
+/* VFIO_DEVICE_FEATURE_IOASID */
+
+struct pdma_feature {
+	struct vfio_device_feature header;
+	struct vfio_device_feature_ioasid ioasid;
+};
+
+static inline int pdma_feature_ioasid(struct pdma_dev *dev, __u32 flags,
+				      struct pdma_feature *feature)
+{
+	feature->header.argsz = sizeof(*feature);
+	feature->header.flags = VFIO_DEVICE_FEATURE_IOASID | flags;
+	return ioctl(dev->device, VFIO_DEVICE_FEATURE, feature) ? -errno : 0;
+}
+
+/* @fd: of /dev/ioasid */
+static inline int pdma_set_ioasid(struct pdma_dev *dev, int fd, __u32 id)
+{
+	struct pdma_feature feature = { .ioasid = { .fd = fd, .id = id } };
+
+	return pdma_feature_ioasid(dev, VFIO_DEVICE_FEATURE_SET, &feature);
+}
+
+static inline int pdma_drop_ioasid(struct pdma_dev *dev)
+{
+	return pdma_set_ioasid(dev, -1, 0);
+}
+
+/* The number that the device DMAs with, 0: none, or -errno */
+static inline int pdma_get_ioasid(struct pdma_dev *dev)
+{
+	struct pdma_feature feature = {};
+	int rc;
+
+	rc = pdma_feature_ioasid(dev, VFIO_DEVICE_FEATURE_GET, &feature);
+	if (rc)
+		return rc;
+	return feature.ioasid.fd == -1 ? (int)feature.ioasid.id : -EPROTO;
+}
+
+/* Commands */
+
+/* @len: what is passed to pwrite(), only sizeof(*cmd) is right */
+static inline int pdma_submit_raw(struct pdma_dev *dev, const void *cmd,
+				  size_t len, __u64 offset)
+{
+	ssize_t n = pwrite(dev->device, cmd, len, dev->submit_offset + offset);
+
+	if (n < 0)
+		return -errno;
+	return (size_t)n == len ? 0 : -EIO;
+}
+
+static inline int pdma_submit(struct pdma_dev *dev,
+			      const struct pdma_submit *cmd)
+{
+	return pdma_submit_raw(dev, cmd, sizeof(*cmd), 0);
+}
+
+static inline int pdma_copy(struct pdma_dev *dev, __u64 dst, __u64 src,
+			    __u32 len)
+{
+	struct pdma_submit cmd = {
+		.cmd = PDMA_CMD_COPY, .src = src, .dst = dst, .len = len,
+	};
+
+	return pdma_submit(dev, &cmd);
+}
+
+/* @period in us, @burst requests a period, 0: the device's default */
+static inline int pdma_stream(struct pdma_dev *dev, __u64 dst, __u32 len,
+			      __u32 period, __u32 burst)
+{
+	struct pdma_submit cmd = {
+		.cmd = PDMA_CMD_STREAM, .dst = dst, .len = len,
+		.period = period, .burst = burst,
+	};
+
+	return pdma_submit(dev, &cmd);
+}
+
+static inline int pdma_stop(struct pdma_dev *dev)
+{
+	struct pdma_submit cmd = { .cmd = PDMA_CMD_STOP };
+
+	return pdma_submit(dev, &cmd);
+}
+
+static inline int pdma_reset(struct pdma_dev *dev)
+{
+	return ioctl(dev->device, VFIO_DEVICE_RESET) ? -errno : 0;
+}
+
+/* Registers */
+
+/* All ones, which no register of the channel page can be, on an error */
+static inline __u32 pdma_read32(struct pdma_dev *dev, unsigned int reg)
+{
+	__u32 val;
+
+	if (pread(dev->device, &val, sizeof(val), dev->status_offset + reg) !=
+	    sizeof(val))
+		return UINT32_MAX;
+	return val;
+}
+
+static inline __u64 pdma_read64(struct pdma_dev *dev, unsigned int reg)
+{
+	__u64 val;
+
+	if (pread(dev->device, &val, sizeof(val), dev->status_offset + reg) !=
+	    sizeof(val))
+		return UINT64_MAX;
+	return val;
+}
+
+static inline __u32 pdma_status(struct pdma_dev *dev)
+{
+	return pdma_read32(dev, PDMA_STATUS);
+}
+
+/* The last value of the stream that arrived in memory */
+static inline __u64 pdma_counter(struct pdma_dev *dev)
+{
+	return pdma_read64(dev, PDMA_COUNTER);
+}
+
+static inline __u64 pdma_done(struct pdma_dev *dev)
+{
+	return pdma_read64(dev, PDMA_DONE_COUNT);
+}
+
+static inline __u64 pdma_refused(struct pdma_dev *dev)
+{
+	return pdma_read64(dev, PDMA_REFUSED_COUNT);
+}
+
+/* The channel page, read-only. NULL: errno says why */
+static inline volatile void *pdma_map_status(struct pdma_dev *dev)
+{
+	void *regs = mmap(NULL, PDMA_PAGE_SIZE, PROT_READ, MAP_SHARED,
+			  dev->device, dev->status_offset);
+
+	return regs == MAP_FAILED ? NULL : regs;
+}
+
+static inline void pdma_unmap_status(volatile void *regs)
+{
+	munmap((void *)regs, PDMA_PAGE_SIZE);
+}
+
+static inline __u64 pdma_mmio64(volatile void *regs, unsigned int reg)
+{
+	return *(volatile __u64 *)((volatile char *)regs + reg);
+}
+
+static inline __u32 pdma_mmio32(volatile void *regs, unsigned int reg)
+{
+	return *(volatile __u32 *)((volatile char *)regs + reg);
+}
+
+/* Waiting. 0, or -ETIMEDOUT */
+
+/* Until a 64-bit register of the channel page has reached @min */
+static inline int pdma_wait_reg(struct pdma_dev *dev, unsigned int reg,
+				__u64 min)
+{
+	__u64 end = pdma_now_ms() + PDMA_TIMEOUT_MS;
+	__u64 val;
+
+	for (;;) {
+		val = pdma_read64(dev, reg);
+		if (val == UINT64_MAX)
+			return -EIO;
+		if (val >= min)
+			return 0;
+		if (pdma_now_ms() > end)
+			return -ETIMEDOUT;
+		pdma_sleep_ms(1);
+	}
+}
+
+/* Until @n more values of the stream have arrived */
+static inline int pdma_wait_counter(struct pdma_dev *dev, __u64 n)
+{
+	return pdma_wait_reg(dev, PDMA_COUNTER, pdma_counter(dev) + n);
+}
+
+/* Until @n more requests have been refused */
+static inline int pdma_wait_refused(struct pdma_dev *dev, __u64 n)
+{
+	return pdma_wait_reg(dev, PDMA_REFUSED_COUNT, pdma_refused(dev) + n);
+}
+
+/* Until nothing goes on, then the status register, or -ETIMEDOUT */
+static inline int pdma_wait_idle(struct pdma_dev *dev)
+{
+	__u64 end = pdma_now_ms() + PDMA_TIMEOUT_MS;
+	__u32 status;
+
+	for (;;) {
+		status = pdma_status(dev);
+		if (status == UINT32_MAX)
+			return -EIO;
+		if (!(status & PDMA_STATUS_BUSY))
+			return status;
+		if (pdma_now_ms() > end)
+			return -ETIMEDOUT;
+		pdma_sleep_ms(1);
+	}
+}
+
+/* A whole copy: 0 when it arrived, -EIO when it was refused */
+static inline int pdma_copy_wait(struct pdma_dev *dev, __u64 dst, __u64 src,
+				 __u32 len)
+{
+	int rc;
+
+	rc = pdma_copy(dev, dst, src, len);
+	if (rc)
+		return rc;
+	rc = pdma_wait_idle(dev);
+	if (rc < 0)
+		return rc;
+	return rc & PDMA_STATUS_DONE ? 0 : -EIO;
+}
+
+#endif
