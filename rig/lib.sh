@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# Sourced by the scripts in this folder: where things are, how a long step is
+# told, how a script fails.
+#
+# From the environment: BASE (kernel version), BUILD (output folder), both
+# optional. Everything that is made goes below BUILD.
+
+set -euo pipefail
+umask 022
+unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
+export LC_ALL=C.UTF-8
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+BASE=${BASE:-6.12}
+BUILD=$(realpath -m "${BUILD:-$top/build}")
+export BASE BUILD
+
+log=$BUILD/log
+linux=$BUILD/linux-$BASE
+src=$linux/src
+mkdir -p "$log"
+
+say()
+{
+	echo "-- $*"
+}
+
+die()
+{
+	echo "${0##*/}: $*" >&2
+	exit 1
+}
+
+# 75 -> "1 min 15 s"
+duration()
+{
+	if [ "$1" -ge 60 ]; then
+		echo "$(($1 / 60)) min $(($1 % 60)) s"
+	else
+		echo "$1 s"
+	fi
+}
+
+# step WHAT LOG COMMAND...: one line at the start, one at the end. The output
+# goes to LOG, which the error message names.
+step()
+{
+	local step_what=$1 step_log=$2 step_start=$SECONDS step_status=0
+
+	shift 2
+	say "$step_what ..."
+	# Not in a condition: there, bash would ignore "set -e" in a function
+	set +e
+	(
+		set -e
+		"$@"
+	) >"$step_log" 2>&1 </dev/null
+	step_status=$?
+	set -e
+	if [ "$step_status" = 0 ]; then
+		say "$step_what: $(duration $((SECONDS - step_start)))"
+		return
+	fi
+	if grep -q 'No space left on device' "$step_log"; then
+		die "$step_what: disk full, free some space below $BUILD"
+	fi
+	grep -m 5 -E '(^|[^a-z_])([Ee]rror|[Ff]atal|[Ff]ailed)([^a-z_]|$)' "$step_log" >&2 ||
+		tail -n 5 "$step_log" >&2
+	die "$step_what failed, see $step_log"
+}
+
+# need_space MIB WHAT: checked before something big is written
+need_space()
+{
+	local free
+
+	free=$(($(df -Pk "$BUILD" | awk 'NR == 2 { print $4 }') / 1024))
+	[ "$free" -ge "$1" ] ||
+		die "$2 needs $1 MiB below $BUILD, $free MiB are free"
+}
+
+# lock FILE: hold it until the script ends
+lock()
+{
+	mkdir -p "$(dirname "$1")"
+	exec 9>"$1"
+	if ! flock -n 9; then
+		say "waiting for another run that holds $1"
+		flock 9
+	fi
+}
