@@ -32,6 +32,16 @@
 #define PDMA_ID				0x000	/* RO: PDMA_ID_VALUE */
 #define  PDMA_ID_VALUE			0x50444d41
 #define PDMA_CHANNELS			0x004	/* RO: number of channels */
+/*
+ * A window of the test rig into the emulated IOMMU, which no device has in real
+ * life: the faults of requests with this device's source id, with any PASID or
+ * none, since the reset of the machine. RECORDED counts also those that found
+ * the fault recording register occupied, SUPPRESSED those that were to be
+ * silent because fault processing was disabled (FPD). A reset of the device
+ * does not touch them.
+ */
+#define PDMA_FAULTS_RECORDED		0x010	/* RO, 64 bits */
+#define PDMA_FAULTS_SUPPRESSED		0x018	/* RO, 64 bits */
 #define PDMA_CTL(ch)			(0x100 + 0x10 * (ch))
 /* Offsets from PDMA_CTL(ch) */
 #define PDMA_CTL_PASID			0x0	/* RW */
