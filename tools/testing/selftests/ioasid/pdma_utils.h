@@ -11,6 +11,7 @@
 #ifndef __SELFTEST_PDMA_UTILS_H
 #define __SELFTEST_PDMA_UTILS_H
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -52,15 +53,15 @@ struct pdma_submit {
 	__u32 burst;
 };
 
-_Static_assert(offsetof(struct pdma_submit, src) == PDMA_SUBMIT_SRC, "src");
-_Static_assert(offsetof(struct pdma_submit, dst) == PDMA_SUBMIT_DST, "dst");
-_Static_assert(offsetof(struct pdma_submit, len) == PDMA_SUBMIT_LEN, "len");
-_Static_assert(offsetof(struct pdma_submit, cmd) == PDMA_SUBMIT_CMD, "cmd");
-_Static_assert(offsetof(struct pdma_submit, period) == PDMA_SUBMIT_PERIOD,
+static_assert(offsetof(struct pdma_submit, src) == PDMA_SUBMIT_SRC, "src");
+static_assert(offsetof(struct pdma_submit, dst) == PDMA_SUBMIT_DST, "dst");
+static_assert(offsetof(struct pdma_submit, len) == PDMA_SUBMIT_LEN, "len");
+static_assert(offsetof(struct pdma_submit, cmd) == PDMA_SUBMIT_CMD, "cmd");
+static_assert(offsetof(struct pdma_submit, period) == PDMA_SUBMIT_PERIOD,
 	       "period");
-_Static_assert(offsetof(struct pdma_submit, burst) == PDMA_SUBMIT_BURST,
+static_assert(offsetof(struct pdma_submit, burst) == PDMA_SUBMIT_BURST,
 	       "burst");
-_Static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE, "size");
+static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE, "size");
 
 /* An open mediated device, and what its memory is mapped through */
 struct pdma_dev {
@@ -158,7 +159,7 @@ static inline int pdma_find_parent(unsigned int nth, char name[NAME_MAX + 1])
 			 devices, list[i]->d_name, PDMA_TYPE);
 		if (rc && list[i]->d_name[0] != '.' && pdma_exists(path) &&
 		    !nth--) {
-			strcpy(name, list[i]->d_name);
+			snprintf(name, NAME_MAX + 1, "%s", list[i]->d_name);
 			rc = 0;
 		}
 		free(list[i]);
@@ -431,39 +432,48 @@ err:
 #define PDMA_MAP_WRITE	2	/* the device may write it */
 #define PDMA_MAP_RW	(PDMA_MAP_READ | PDMA_MAP_WRITE)
 
+static inline int pdma_map_ioas(struct pdma_dev *dev, void *buf, __u64 iova,
+				__u64 len, unsigned int prot)
+{
+	struct iommu_ioas_map map = {
+		.size = sizeof(map),
+		.flags = IOMMU_IOAS_MAP_FIXED_IOVA,
+		.ioas_id = dev->ioas_id,
+		.user_va = (uintptr_t)buf,
+		.length = len,
+		.iova = iova,
+	};
+
+	if (prot & PDMA_MAP_READ)
+		map.flags |= IOMMU_IOAS_MAP_READABLE;
+	if (prot & PDMA_MAP_WRITE)
+		map.flags |= IOMMU_IOAS_MAP_WRITEABLE;
+	return ioctl(dev->iommufd, IOMMU_IOAS_MAP, &map) ? -errno : 0;
+}
+
+static inline int pdma_map_container(struct pdma_dev *dev, void *buf,
+				     __u64 iova, __u64 len, unsigned int prot)
+{
+	struct vfio_iommu_type1_dma_map map = {
+		.argsz = sizeof(map),
+		.vaddr = (uintptr_t)buf,
+		.iova = iova,
+		.size = len,
+	};
+
+	if (prot & PDMA_MAP_READ)
+		map.flags |= VFIO_DMA_MAP_FLAG_READ;
+	if (prot & PDMA_MAP_WRITE)
+		map.flags |= VFIO_DMA_MAP_FLAG_WRITE;
+	return ioctl(dev->container, VFIO_IOMMU_MAP_DMA, &map) ? -errno : 0;
+}
+
 static inline int pdma_map_prot(struct pdma_dev *dev, void *buf, __u64 iova,
 				__u64 len, unsigned int prot)
 {
-	if (dev->iommufd >= 0) {
-		struct iommu_ioas_map map = {
-			.size = sizeof(map),
-			.flags = IOMMU_IOAS_MAP_FIXED_IOVA,
-			.ioas_id = dev->ioas_id,
-			.user_va = (uintptr_t)buf,
-			.length = len,
-			.iova = iova,
-		};
-
-		if (prot & PDMA_MAP_READ)
-			map.flags |= IOMMU_IOAS_MAP_READABLE;
-		if (prot & PDMA_MAP_WRITE)
-			map.flags |= IOMMU_IOAS_MAP_WRITEABLE;
-		return ioctl(dev->iommufd, IOMMU_IOAS_MAP, &map) ? -errno : 0;
-	} else {
-		struct vfio_iommu_type1_dma_map map = {
-			.argsz = sizeof(map),
-			.vaddr = (uintptr_t)buf,
-			.iova = iova,
-			.size = len,
-		};
-
-		if (prot & PDMA_MAP_READ)
-			map.flags |= VFIO_DMA_MAP_FLAG_READ;
-		if (prot & PDMA_MAP_WRITE)
-			map.flags |= VFIO_DMA_MAP_FLAG_WRITE;
-		return ioctl(dev->container, VFIO_IOMMU_MAP_DMA, &map) ?
-			       -errno : 0;
-	}
+	return dev->iommufd >= 0 ?
+		       pdma_map_ioas(dev, buf, iova, len, prot) :
+		       pdma_map_container(dev, buf, iova, len, prot);
 }
 
 static inline int pdma_map(struct pdma_dev *dev, void *buf, __u64 iova,
@@ -472,28 +482,27 @@ static inline int pdma_map(struct pdma_dev *dev, void *buf, __u64 iova,
 	return pdma_map_prot(dev, buf, iova, len, PDMA_MAP_RW);
 }
 
+/* Of what one pdma_map() has mapped. @len 0 with @iova 0: all there is. */
 static inline int pdma_unmap(struct pdma_dev *dev, __u64 iova, __u64 len)
 {
-	if (dev->iommufd >= 0) {
-		struct iommu_ioas_unmap unmap = {
-			.size = sizeof(unmap),
-			.ioas_id = dev->ioas_id,
-			.iova = iova,
-			.length = len,
-		};
+	struct iommu_ioas_unmap ioas = {
+		.size = sizeof(ioas),
+		.ioas_id = dev->ioas_id,
+		.iova = iova,
+		.length = iova || len ? len : UINT64_MAX,
+	};
+	struct vfio_iommu_type1_dma_unmap container = {
+		.argsz = sizeof(container),
+		.flags = iova || len ? 0 : VFIO_DMA_UNMAP_FLAG_ALL,
+		.iova = iova,
+		.size = len,
+	};
+	int rc;
 
-		return ioctl(dev->iommufd, IOMMU_IOAS_UNMAP, &unmap) ?
-			       -errno : 0;
-	} else {
-		struct vfio_iommu_type1_dma_unmap unmap = {
-			.argsz = sizeof(unmap),
-			.iova = iova,
-			.size = len,
-		};
-
-		return ioctl(dev->container, VFIO_IOMMU_UNMAP_DMA, &unmap) ?
-			       -errno : 0;
-	}
+	rc = dev->iommufd >= 0 ?
+		     ioctl(dev->iommufd, IOMMU_IOAS_UNMAP, &ioas) :
+		     ioctl(dev->container, VFIO_IOMMU_UNMAP_DMA, &container);
+	return rc ? -errno : 0;
 }
 
 /* Page aligned and zeroed; munmap() or process exit frees it */
@@ -643,7 +652,7 @@ static inline __u64 pdma_refused(struct pdma_dev *dev)
 }
 
 /* The channel page, read-only. NULL: errno says why */
-static inline volatile void *pdma_map_status(struct pdma_dev *dev)
+static inline const void *pdma_map_status(struct pdma_dev *dev)
 {
 	void *regs = mmap(NULL, PDMA_PAGE_SIZE, PROT_READ, MAP_SHARED,
 			  dev->device, dev->status_offset);
@@ -651,19 +660,21 @@ static inline volatile void *pdma_map_status(struct pdma_dev *dev)
 	return regs == MAP_FAILED ? NULL : regs;
 }
 
-static inline void pdma_unmap_status(volatile void *regs)
+static inline void pdma_unmap_status(const void *regs)
 {
 	munmap((void *)regs, PDMA_PAGE_SIZE);
 }
 
-static inline __u64 pdma_mmio64(volatile void *regs, unsigned int reg)
+static inline __u64 pdma_mmio64(const void *regs, unsigned int reg)
 {
-	return *(volatile __u64 *)((volatile char *)regs + reg);
+	return __atomic_load_n((const __u64 *)((const char *)regs + reg),
+			       __ATOMIC_RELAXED);
 }
 
-static inline __u32 pdma_mmio32(volatile void *regs, unsigned int reg)
+static inline __u32 pdma_mmio32(const void *regs, unsigned int reg)
 {
-	return *(volatile __u32 *)((volatile char *)regs + reg);
+	return __atomic_load_n((const __u32 *)((const char *)regs + reg),
+			       __ATOMIC_RELAXED);
 }
 
 /* Waiting. 0, or -ETIMEDOUT */
