@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Park of PASIDs in the VT-d PASID table
+ */
+#ifndef __INTEL_PASID_PARK_H
+#define __INTEL_PASID_PARK_H
+
+#include <linux/bits.h>
+#include <linux/iommu.h>
+
+#include "pasid.h"
+
+/* Our mark in a PASID table entry: reserved while P=1, ignored while P=0 */
+#define PASID_PTE_PARKED	BIT_ULL(11)
+
+static inline bool pasid_pte_is_parked(struct pasid_entry *pte)
+{
+	return READ_ONCE(pte->val[0]) & PASID_PTE_PARKED;
+}
+
+/*
+ * The gate that everybody passes who is to make an entry present, under
+ * iommu->lock: 0 if the entry is free, -EBUSY if it is in use, -ESHUTDOWN if
+ * its PASID is parked.
+ */
+static inline int pasid_pte_check_free(struct pasid_entry *pte)
+{
+	if (pasid_pte_is_present(pte))
+		return -EBUSY;
+	return pasid_pte_is_parked(pte) ? -ESHUTDOWN : 0;
+}
+
+#ifdef CONFIG_IOASID
+void intel_pasid_park(struct device *dev, ioasid_t pasid,
+		      struct iommu_pasid_gather *gather);
+void intel_pasid_park_sync(struct iommu_pasid_gather *gather);
+void intel_pasid_unpark(struct device *dev, ioasid_t pasid);
+#else
+#define intel_pasid_park	NULL
+#define intel_pasid_park_sync	NULL
+#define intel_pasid_unpark	NULL
+#endif
+
+#endif

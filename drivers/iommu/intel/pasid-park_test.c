@@ -1,0 +1,614 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit tests of park of PASIDs, part of pasid-park.c
+ *
+ * The PASID table is real memory, and so are the functions that work on it. The
+ * device and the IOMMU behind it are mocks: invalidation descriptors and drains
+ * are written down instead of carried out.
+ */
+#include <kunit/test.h>
+#include <linux/slab.h>
+
+/* Within a directory of one page, which is 512 tables of 64 entries */
+#define PASID		0x2345
+#define TEST_MAX_PASID	(512 << PASID_PDE_SHIFT)
+#define TEST_DID	0x77
+#define TEST_SID	PCI_DEVID(3, PCI_DEVFN(2, 1))
+
+struct park_device {
+	struct device *dev;	/* of pdev */
+	struct pci_dev pdev;
+	struct dev_iommu dev_iommu;
+	struct device_domain_info info;
+	struct pasid_table table;
+	struct pasid_dir_entry *dir;
+	struct pasid_entry *entries;	/* those around PASID */
+};
+
+struct park_submit {
+	struct intel_iommu *iommu;
+	unsigned int count;
+	struct qi_desc desc[IOMMU_PASID_GATHER_MAX];
+	/* PASID of the first device, at that time */
+	struct pasid_entry entry;
+};
+
+struct park_fixture {
+	struct intel_iommu iommu[2];
+	struct pci_bus bus;
+	struct pci_ops bus_ops;
+	bool gone;		/* no device answers */
+	struct park_device device[2];
+	struct dmar_domain domain;
+	struct iommu_domain_info domain_info;
+	struct iommu_pasid_gather gather;
+
+	/* What happened */
+	struct park_submit submit[24];
+	unsigned int submits;
+	unsigned int drains;
+	unsigned int submits_at_drain;
+	int submit_ret;		/* for submissions of more than one */
+};
+
+static struct pasid_entry *park_entry(struct park_fixture *fix, unsigned int nr,
+				      u32 pasid)
+{
+	return &fix->device[nr].entries[pasid & PASID_PTE_MASK];
+}
+
+static int park_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
+			    unsigned int count)
+{
+	struct park_fixture *fix = kunit_get_current_test()->priv;
+	struct park_submit *submit = &fix->submit[fix->submits];
+
+	if (fix->submits == ARRAY_SIZE(fix->submit))
+		return 0;
+	fix->submits++;
+	submit->iommu = iommu;
+	submit->count = count;
+	memcpy(submit->desc, desc, count * sizeof(*desc));
+	submit->entry = *park_entry(fix, 0, PASID);
+	return count > 1 ? fix->submit_ret : 0;
+}
+
+static void park_drain_stub(const struct iommu_pasid_gather_entry *entry)
+{
+	struct park_fixture *fix = kunit_get_current_test()->priv;
+
+	fix->drains++;
+	fix->submits_at_drain = fix->submits;
+}
+
+static int park_bus_read(struct pci_bus *bus, unsigned int devfn, int where,
+			 int size, u32 *val)
+{
+	struct park_fixture *fix = container_of(bus, struct park_fixture, bus);
+
+	*val = fix->gone ? ~0 : 0x12348086;
+	return PCIBIOS_SUCCESSFUL;
+}
+
+static void park_free_device(void *data)
+{
+	struct park_device *d = data;
+
+	free_page((unsigned long)d->entries);
+	free_page((unsigned long)d->dir);
+}
+
+/* @nr: each device has an IOMMU of its own */
+static void park_init_device(struct kunit *test, struct park_fixture *fix,
+			     unsigned int nr)
+{
+	struct park_device *d = &fix->device[nr];
+
+	d->dev = &d->pdev.dev;
+	d->pdev.bus = &fix->bus;
+	d->dev->iommu = &d->dev_iommu;
+	d->dev_iommu.priv = &d->info;
+	d->info.dev = d->dev;
+	d->info.iommu = &fix->iommu[nr];
+	d->info.bus = 3;
+	d->info.devfn = PCI_DEVFN(2, 1);
+	d->info.ats_enabled = 1;
+	d->info.pasid_table = &d->table;
+
+	d->dir = (void *)get_zeroed_page(GFP_KERNEL);
+	d->entries = (void *)get_zeroed_page(GFP_KERNEL);
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, park_free_device,
+							d), 0);
+	KUNIT_ASSERT_NOT_NULL(test, d->dir);
+	KUNIT_ASSERT_NOT_NULL(test, d->entries);
+	d->table.max_pasid = TEST_MAX_PASID;
+	d->table.table = d->dir;
+	d->dir[PASID >> PASID_PDE_SHIFT].val =
+		virt_to_phys(d->entries) | PASID_PTE_PRESENT;
+}
+
+static int park_test_init(struct kunit *test)
+{
+	struct park_fixture *fix;
+	unsigned int i;
+
+	fix = kunit_kzalloc(test, sizeof(*fix), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, fix);
+	test->priv = fix;
+
+	fix->bus.ops = &fix->bus_ops;
+	fix->bus_ops.read = park_bus_read;
+	for (i = 0; i < 2; i++) {
+		spin_lock_init(&fix->iommu[i].lock);
+		/* Coherent, first and second stage */
+		fix->iommu[i].ecap = BIT_ULL(0) | BIT_ULL(46) | BIT_ULL(47);
+		fix->iommu[i].gcmd = DMA_GCMD_TE;
+		park_init_device(test, fix, i);
+	}
+
+	xa_init(&fix->domain.iommu_array);
+	fix->domain_info.did = TEST_DID;
+	KUNIT_ASSERT_FALSE(test,
+			   xa_is_err(xa_store(&fix->domain.iommu_array,
+					      fix->iommu[0].seq_id,
+					      &fix->domain_info, GFP_KERNEL)));
+
+	kunit_activate_static_stub(test, intel_park_submit, park_submit_stub);
+	kunit_activate_static_stub(test, intel_park_drain, park_drain_stub);
+	return 0;
+}
+
+static void park_test_exit(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+
+	if (fix)
+		xa_destroy(&fix->domain.iommu_array);
+}
+
+/* As if attached: every word has something in it */
+static void park_make_present(struct park_fixture *fix, unsigned int nr,
+			      u32 pasid, u16 pgtt)
+{
+	struct pasid_entry *pte = park_entry(fix, nr, pasid);
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(pte->val); i++)
+		pte->val[i] = 0x1111000000000000ULL * (i + 1);
+	pasid_set_domain_id(pte, TEST_DID);
+	pasid_set_address_width(pte, 2);
+	pasid_set_translation_type(pte, pgtt);
+	pasid_set_fault_enable(pte);
+	pasid_set_present(pte);
+}
+
+static void park(struct park_fixture *fix, unsigned int nr, u32 pasid)
+{
+	intel_pasid_park(fix->device[nr].dev, pasid, &fix->gather);
+}
+
+#define PARKED_WORD	(PASID_PTE_FPD | PASID_PTE_PARKED)
+
+static void expect_words_cleared(struct kunit *test, struct pasid_entry *pte)
+{
+	unsigned int i;
+
+	KUNIT_EXPECT_EQ(test, pte->val[0], PARKED_WORD);
+	for (i = 1; i < ARRAY_SIZE(pte->val); i++)
+		KUNIT_EXPECT_EQ(test, pte->val[i], 0);
+}
+
+/* The entry */
+
+static void mark_is_reserved_while_present(struct kunit *test)
+{
+	/* VT-d 9.6: bits 11:10 of a scalable-mode PASID table entry */
+	KUNIT_EXPECT_EQ(test, PASID_PTE_PARKED & ~GENMASK_ULL(11, 10), 0);
+	KUNIT_EXPECT_NE(test, PASID_PTE_PARKED, 0);
+}
+
+static void park_touches_only_p_fpd_and_the_mark(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+	struct pasid_entry before;
+
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	before = *pte;
+	park(fix, 0, PASID);
+	KUNIT_EXPECT_EQ(test, pte->val[0],
+			(before.val[0] & ~1ULL) | PARKED_WORD);
+	KUNIT_EXPECT_MEMEQ(test, &pte->val[1], &before.val[1],
+			   sizeof(*pte) - sizeof(pte->val[0]));
+	KUNIT_EXPECT_EQ(test, fix->gather.count, 1);
+	KUNIT_EXPECT_EQ(test, fix->gather.entry[0].did, TEST_DID);
+	KUNIT_EXPECT_EQ(test, fix->gather.entry[0].pgtt,
+			PASID_ENTRY_PGTT_SL_ONLY);
+	KUNIT_EXPECT_EQ(test, fix->submits, 0);
+}
+
+static void words_stay_until_the_flush_is_done(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+	struct pasid_entry blocked;
+	unsigned int i;
+
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 0, PASID);
+	blocked = *pte;
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_EXPECT_EQ(test, fix->submits, 3);
+	for (i = 0; i < fix->submits; i++)
+		KUNIT_EXPECT_MEMEQ(test, &fix->submit[i].entry, &blocked,
+				   sizeof(blocked));
+	expect_words_cleared(test, pte);
+	KUNIT_EXPECT_EQ(test, fix->gather.count, 0);
+}
+
+static void absent_entry_is_marked_without_a_flush(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+
+	park(fix, 0, PASID);
+	KUNIT_EXPECT_EQ(test, fix->gather.count, 0);
+	KUNIT_EXPECT_EQ(test, park_entry(fix, 0, PASID)->val[0], PARKED_WORD);
+}
+
+static void second_park_does_nothing(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 0, PASID);
+	intel_pasid_park_sync(&fix->gather);
+	park(fix, 0, PASID);
+	KUNIT_EXPECT_EQ(test, fix->gather.count, 0);
+	expect_words_cleared(test, park_entry(fix, 0, PASID));
+}
+
+static void pasid_without_a_table_is_left_alone(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+
+	/* No table, beyond the directory, no directory */
+	park(fix, 0, 1);
+	park(fix, 0, TEST_MAX_PASID);
+	intel_pasid_unpark(fix->device[0].dev, 1);
+	fix->device[0].info.pasid_table = NULL;
+	park(fix, 0, PASID);
+	intel_pasid_unpark(fix->device[0].dev, PASID);
+	KUNIT_EXPECT_EQ(test, fix->gather.count, 0);
+	KUNIT_EXPECT_EQ(test, fix->device[0].dir[0].val, 0);
+	KUNIT_EXPECT_EQ(test, park_entry(fix, 0, PASID)->val[0], 0);
+}
+
+/* The flush */
+
+/* VT-d 6.5.3.3, guidance for a PASID table entry that was present */
+static const struct park_order {
+	u16 pgtt;
+	const char *name;
+	u64 iotlb_type;
+} park_orders[] = {
+	{ PASID_ENTRY_PGTT_FL_ONLY, "first-stage", QI_EIOTLB_TYPE },
+	{ PASID_ENTRY_PGTT_SL_ONLY, "second-stage", QI_IOTLB_TYPE },
+	{ PASID_ENTRY_PGTT_NESTED, "nested", QI_IOTLB_TYPE },
+	{ PASID_ENTRY_PGTT_PT, "pass-through", QI_EIOTLB_TYPE },
+};
+
+KUNIT_ARRAY_PARAM_DESC(park_orders, park_orders, name);
+
+static void flush_follows_the_order_of_the_specification(struct kunit *test)
+{
+	const struct park_order *order = test->param_value;
+	struct park_fixture *fix = test->priv;
+	struct qi_desc *desc;
+
+	park_make_present(fix, 0, PASID, order->pgtt);
+	park(fix, 0, PASID);
+	intel_pasid_park_sync(&fix->gather);
+
+	/* Three submissions: each ends with a wait */
+	KUNIT_ASSERT_EQ(test, fix->submits, 3);
+	KUNIT_EXPECT_EQ(test, fix->submit[0].count, 1);
+	KUNIT_EXPECT_EQ(test, fix->submit[1].count, 1);
+	KUNIT_EXPECT_EQ(test, fix->submit[2].count, 1);
+
+	desc = &fix->submit[0].desc[0];
+	KUNIT_EXPECT_EQ(test, desc->qw0, (u64)PASID << 32 | TEST_DID << 16 |
+			1 << 4 | QI_PC_TYPE);
+
+	desc = &fix->submit[1].desc[0];
+	KUNIT_EXPECT_EQ(test, desc->qw0 & 0xf, order->iotlb_type);
+	KUNIT_EXPECT_EQ(test, desc->qw0 >> 16 & 0xffff, TEST_DID);
+	if (order->iotlb_type == QI_IOTLB_TYPE) {
+		/* Domain-selective */
+		KUNIT_EXPECT_EQ(test, desc->qw0 >> 4 & 3, 2);
+	} else {
+		/* PASID-selective within the domain */
+		KUNIT_EXPECT_EQ(test, desc->qw0 >> 4 & 3, 2);
+		KUNIT_EXPECT_EQ(test, desc->qw0 >> 32, PASID);
+	}
+
+	desc = &fix->submit[2].desc[0];
+	KUNIT_EXPECT_EQ(test, desc->qw0 & 0xf, QI_DEIOTLB_TYPE);
+	KUNIT_EXPECT_EQ(test, desc->qw0 >> 16 & 0xffff, TEST_SID);
+	KUNIT_EXPECT_EQ(test, desc->qw0 >> 32 & 0xfffff, PASID);
+	/* All addresses: S=1, and all bits up to 62 set */
+	KUNIT_EXPECT_EQ(test, desc->qw1, 0x7ffffffffffff800ULL);
+
+	KUNIT_EXPECT_EQ(test, fix->drains, 1);
+	KUNIT_EXPECT_EQ(test, fix->submits_at_drain, 3);
+}
+
+static void no_device_tlb_flush_without_ats(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+
+	fix->device[0].info.ats_enabled = 0;
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 0, PASID);
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_EXPECT_EQ(test, fix->submits, 2);
+	KUNIT_EXPECT_EQ(test, fix->drains, 1);
+}
+
+static void no_device_tlb_flush_of_a_device_that_is_gone(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+
+	fix->gone = true;
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 0, PASID);
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_EXPECT_EQ(test, fix->submits, 2);
+	expect_words_cleared(test, park_entry(fix, 0, PASID));
+}
+
+static void gathered_pasids_share_the_waits(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	unsigned int i, j;
+
+	for (i = 0; i < IOMMU_PASID_GATHER_MAX; i++) {
+		park_make_present(fix, 0, PASID + i, PASID_ENTRY_PGTT_SL_ONLY);
+		park(fix, 0, PASID + i);
+	}
+	KUNIT_EXPECT_EQ(test, fix->gather.count, IOMMU_PASID_GATHER_MAX);
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_ASSERT_EQ(test, fix->submits, 3);
+	for (i = 0; i < 3; i++) {
+		KUNIT_EXPECT_EQ(test, fix->submit[i].count,
+				IOMMU_PASID_GATHER_MAX);
+		for (j = 0; j < fix->submit[i].count; j++)
+			KUNIT_EXPECT_EQ(test, fix->submit[i].desc[j].qw0 & 0xf,
+					fix->submit[i].desc[0].qw0 & 0xf);
+	}
+	KUNIT_EXPECT_EQ(test, fix->drains, IOMMU_PASID_GATHER_MAX);
+	for (i = 0; i < IOMMU_PASID_GATHER_MAX; i++)
+		expect_words_cleared(test, park_entry(fix, 0, PASID + i));
+}
+
+static void each_iommu_gets_its_own_descriptors(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	unsigned int i;
+
+	for (i = 0; i < 3; i++) {
+		park_make_present(fix, i % 2, PASID + i,
+				  PASID_ENTRY_PGTT_FL_ONLY);
+		park(fix, i % 2, PASID + i);
+	}
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_ASSERT_EQ(test, fix->submits, 6);
+	for (i = 0; i < 6; i++) {
+		struct park_submit *submit = &fix->submit[i];
+
+		KUNIT_EXPECT_PTR_EQ(test, submit->iommu, &fix->iommu[i / 3]);
+		KUNIT_EXPECT_EQ(test, submit->count, i < 3 ? 2 : 1);
+		KUNIT_EXPECT_EQ(test, submit->desc[0].qw0 >> 32 & 0xfffff,
+				i < 3 ? PASID : PASID + 1);
+	}
+	for (i = 0; i < 3; i++)
+		expect_words_cleared(test, park_entry(fix, i % 2, PASID + i));
+}
+
+static void failed_batch_is_sent_one_by_one(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	unsigned int i;
+
+	fix->submit_ret = -ETIMEDOUT;
+	for (i = 0; i < 3; i++) {
+		park_make_present(fix, 0, PASID + i, PASID_ENTRY_PGTT_FL_ONLY);
+		park(fix, 0, PASID + i);
+	}
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_ASSERT_EQ(test, fix->submits, 12);
+	for (i = 0; i < 12; i++) {
+		KUNIT_EXPECT_EQ(test, fix->submit[i].count, i % 4 ? 1 : 3);
+		if (i % 4)
+			KUNIT_EXPECT_EQ(test, fix->submit[i].desc[0].qw0,
+					fix->submit[i & ~3].desc[i % 4 - 1].qw0);
+	}
+}
+
+/* The mark is the gate (invariant 3) */
+
+static int setup_first_level(struct park_fixture *fix)
+{
+	return intel_pasid_setup_first_level(&fix->iommu[0], fix->device[0].dev,
+					     (pgd_t *)fix->device[0].entries,
+					     PASID, TEST_DID, 0);
+}
+
+static int setup_second_level(struct park_fixture *fix)
+{
+	fix->domain.pgd = (struct dma_pte *)fix->device[0].entries;
+	return intel_pasid_setup_second_level(&fix->iommu[0], &fix->domain,
+					      fix->device[0].dev, PASID);
+}
+
+static int setup_pass_through(struct park_fixture *fix)
+{
+	return intel_pasid_setup_pass_through(&fix->iommu[0],
+					      fix->device[0].dev, PASID);
+}
+
+static int setup_nested(struct park_fixture *fix)
+{
+	struct dmar_domain *s1;
+	int ret;
+
+	s1 = kzalloc(sizeof(*s1), GFP_KERNEL);
+	if (!s1)
+		return -ENOMEM;
+	xa_init(&s1->iommu_array);
+	xa_store(&s1->iommu_array, fix->iommu[0].seq_id, &fix->domain_info,
+		 GFP_KERNEL);
+	fix->domain.pgd = (struct dma_pte *)fix->device[0].entries;
+	s1->s2_domain = &fix->domain;
+	s1->s1_cfg.addr_width = ADDR_WIDTH_4LEVEL;
+	ret = intel_pasid_setup_nested(&fix->iommu[0], fix->device[0].dev,
+				       PASID, s1);
+	xa_destroy(&s1->iommu_array);
+	kfree(s1);
+	return ret;
+}
+
+static const struct park_setup {
+	const char *name;
+	int (*setup)(struct park_fixture *fix);
+} park_setups[] = {
+	{ "first-stage", setup_first_level },
+	{ "second-stage", setup_second_level },
+	{ "pass-through", setup_pass_through },
+	{ "nested", setup_nested },
+};
+
+KUNIT_ARRAY_PARAM_DESC(park_setups, park_setups, name);
+
+static void parked_entry_is_not_set_up(struct kunit *test)
+{
+	const struct park_setup *param = test->param_value;
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+
+	/* The same call works, until the PASID is parked, and again later */
+	KUNIT_EXPECT_EQ(test, param->setup(fix), 0);
+	KUNIT_EXPECT_TRUE(test, pasid_pte_is_present(pte));
+	KUNIT_EXPECT_EQ(test, param->setup(fix), -EBUSY);
+	park(fix, 0, PASID);
+	KUNIT_EXPECT_EQ(test, param->setup(fix), -ESHUTDOWN);
+	KUNIT_EXPECT_FALSE(test, pasid_pte_is_present(pte));
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_EXPECT_EQ(test, param->setup(fix), -ESHUTDOWN);
+	expect_words_cleared(test, pte);
+	intel_pasid_unpark(fix->device[0].dev, PASID);
+	KUNIT_EXPECT_EQ(test, param->setup(fix), 0);
+	KUNIT_EXPECT_TRUE(test, pasid_pte_is_present(pte));
+}
+
+static void teardown_leaves_the_mark(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 0, PASID);
+	intel_pasid_park_sync(&fix->gather);
+	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
+				    false);
+	expect_words_cleared(test, pte);
+	/* As process exit with SVA does */
+	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
+				    true);
+	expect_words_cleared(test, pte);
+}
+
+static void fault_ignore_alone_is_no_mark(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+
+	pte->val[0] = PASID_PTE_FPD;
+	KUNIT_EXPECT_EQ(test, setup_pass_through(fix), 0);
+	pte->val[0] = PASID_PTE_FPD;
+	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
+				    false);
+	KUNIT_EXPECT_EQ(test, pte->val[0], 0);
+}
+
+/* Recycle */
+
+static void unpark_clears_the_entry(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 0, PASID);
+	intel_pasid_park_sync(&fix->gather);
+	fix->submits = 0;
+	intel_pasid_unpark(fix->device[0].dev, PASID);
+	KUNIT_EXPECT_TRUE(test, mem_is_zero(pte, sizeof(*pte)));
+	/* What is not present is not cached */
+	KUNIT_EXPECT_EQ(test, fix->submits, 0);
+}
+
+static void unpark_flushes_in_caching_mode(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+
+	fix->iommu[0].cap = BIT_ULL(7);
+	park(fix, 0, PASID);
+	intel_pasid_unpark(fix->device[0].dev, PASID);
+	KUNIT_ASSERT_EQ(test, fix->submits, 1);
+	/* Under domain ID 0, VT-d 6.1 */
+	KUNIT_EXPECT_EQ(test, fix->submit[0].desc[0].qw0,
+			(u64)PASID << 32 | 1 << 4 | QI_PC_TYPE);
+}
+
+static void unpark_leaves_others_alone(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+	struct pasid_entry before;
+
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	before = *pte;
+	intel_pasid_unpark(fix->device[0].dev, PASID);
+	KUNIT_EXPECT_MEMEQ(test, pte, &before, sizeof(before));
+}
+
+static struct kunit_case park_cases[] = {
+	KUNIT_CASE(mark_is_reserved_while_present),
+	KUNIT_CASE(park_touches_only_p_fpd_and_the_mark),
+	KUNIT_CASE(words_stay_until_the_flush_is_done),
+	KUNIT_CASE(absent_entry_is_marked_without_a_flush),
+	KUNIT_CASE(second_park_does_nothing),
+	KUNIT_CASE(pasid_without_a_table_is_left_alone),
+	KUNIT_CASE_PARAM(flush_follows_the_order_of_the_specification,
+			 park_orders_gen_params),
+	KUNIT_CASE(no_device_tlb_flush_without_ats),
+	KUNIT_CASE(no_device_tlb_flush_of_a_device_that_is_gone),
+	KUNIT_CASE(gathered_pasids_share_the_waits),
+	KUNIT_CASE(each_iommu_gets_its_own_descriptors),
+	KUNIT_CASE(failed_batch_is_sent_one_by_one),
+	KUNIT_CASE_PARAM(parked_entry_is_not_set_up, park_setups_gen_params),
+	KUNIT_CASE(teardown_leaves_the_mark),
+	KUNIT_CASE(fault_ignore_alone_is_no_mark),
+	KUNIT_CASE(unpark_clears_the_entry),
+	KUNIT_CASE(unpark_flushes_in_caching_mode),
+	KUNIT_CASE(unpark_leaves_others_alone),
+	{}
+};
+
+static struct kunit_suite park_suite = {
+	.name = "intel-pasid-park",
+	.init = park_test_init,
+	.exit = park_test_exit,
+	.test_cases = park_cases,
+};
+kunit_test_suite(park_suite);

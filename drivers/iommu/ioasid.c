@@ -1,0 +1,742 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * IOASID: reference counted PASIDs
+ *
+ * A PASID numbers an address space that devices can DMA into. Its owner, and
+ * users such as VFIO or KVM, hold it at the same time and let go in any order.
+ * An IOASID is the object that they share:
+ *
+ *   ACTIVE     allocated: can be looked up, attached, and used for DMA.
+ *   PARKED     its owner freed it or closed the file: DMA is blocked on every
+ *              attachment, faults are suppressed, users may still hold it.
+ *   recycled   the last reference is gone: the hardware is back to "not
+ *              present, faults reported", the number is free.
+ *
+ * There is no other transition, and nobody is told of these: a user finds out
+ * when it asks for something new (-ESHUTDOWN).
+ *
+ * Locks, outermost first:
+ *
+ *   ioasid_ctx.lock     (ioasid_cdev.c) the list of a file's IOASIDs
+ *   ioasid.lock         attach, detach and park of one IOASID
+ *   iommu_group.mutex   (IOMMU core) and below it what the IOMMU driver takes
+ *   ioasid_sets_lock    the table of sets; never taken together with the above
+ *                       two
+ *   ioasid_set.lock     the counters of a set, a spinlock, innermost
+ *
+ * No two ioasid.lock are held at once. Lookups run under RCU. ioasid_put()
+ * takes none of these: it may be called with any of them held, and in any
+ * context; the rest of the work is that of ioasid_recycle_fn().
+ */
+#define pr_fmt(fmt) "ioasid: " fmt
+
+#include <linux/debugfs.h>
+#include <linux/hashtable.h>
+#include <linux/init.h>
+#include <linux/iommu.h>
+#include <linux/irq_work.h>
+#include <linux/moduleparam.h>
+#include <linux/sched/mm.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+
+#include "ioasid.h"
+#include "iommu-priv.h"
+
+#define CREATE_TRACE_POINTS
+#include <trace/events/ioasid.h>
+
+static unsigned int ioasid_default_quota = 4096;
+module_param_named(quota, ioasid_default_quota, uint, 0444);
+MODULE_PARM_DESC(quota, "IOASIDs that one process may hold, unless changed");
+
+/*
+ * The number space. An entry stands here from the moment its number is taken
+ * until the number is recycled: this is what keeps a number from being handed
+ * out twice.
+ */
+static DEFINE_XARRAY_FLAGS(ioasid_xa, XA_FLAGS_ALLOC1 | XA_FLAGS_ACCOUNT);
+
+static DEFINE_MUTEX(ioasid_sets_lock);
+static DEFINE_HASHTABLE(ioasid_sets, 8);
+
+static struct kmem_cache *ioasid_cache;
+struct dentry *ioasid_debugfs_dir;
+
+/* Detach waits here for a park that is under way */
+static DECLARE_WAIT_QUEUE_HEAD(ioasid_blocked_wq);
+
+/**
+ * struct ioasid_attachment - one group whose PASID table knows the IOASID
+ * @node: in ioasid.attachments
+ * @domain: what is attached, NULL when detached from a PARKED IOASID
+ * @dev: whose attachment it is, only valid with @domain
+ * @group: the group of @dev; the reference makes it safe to come back at
+ *	   recycle, when @dev may be gone
+ */
+struct ioasid_attachment {
+	struct list_head node;
+	struct iommu_domain *domain;
+	struct device *dev;
+	struct iommu_group *group;
+};
+
+/* Sets */
+
+/**
+ * ioasid_set_get_mm() - get the set of an mm, make it if there is none
+ * @mm: the address space that is charged; the set pins it with mmgrab(), never
+ *	its mm_users
+ *
+ * Context: Process context, may sleep.
+ * Return: the set, to be released by ioasid_set_put(), or ERR_PTR: -EINVAL @mm
+ * is NULL, -ENOMEM.
+ */
+struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm)
+{
+	struct ioasid_set *set;
+
+	if (!mm)
+		return ERR_PTR(-EINVAL);
+
+	guard(mutex)(&ioasid_sets_lock);
+	hash_for_each_possible(ioasid_sets, set, node, (unsigned long)mm) {
+		if (set->mm == mm) {
+			refcount_inc(&set->refs);
+			return set;
+		}
+	}
+
+	set = kzalloc(sizeof(*set), GFP_KERNEL_ACCOUNT);
+	if (!set)
+		return ERR_PTR(-ENOMEM);
+
+	refcount_set(&set->refs, 1);
+	spin_lock_init(&set->lock);
+	set->quota = ioasid_default_quota;
+	mmgrab(mm);
+	set->mm = mm;
+	hash_add(ioasid_sets, &set->node, (unsigned long)mm);
+	return set;
+}
+EXPORT_SYMBOL_GPL(ioasid_set_get_mm);
+
+/**
+ * ioasid_set_put() - release a set
+ * @set: from ioasid_set_get_mm()
+ *
+ * The set goes when its files and its last IOASID are gone.
+ *
+ * Context: Process context, may sleep.
+ */
+void ioasid_set_put(struct ioasid_set *set)
+{
+	if (!refcount_dec_and_mutex_lock(&set->refs, &ioasid_sets_lock))
+		return;
+
+	hash_del(&set->node);
+	mutex_unlock(&ioasid_sets_lock);
+	WARN_ON(set->used || set->parked);
+	mmdrop(set->mm);
+	kfree(set);
+}
+EXPORT_SYMBOL_GPL(ioasid_set_put);
+
+static bool ioasid_set_try_charge(struct ioasid_set *set, u32 count)
+{
+	bool fits;
+
+	spin_lock(&set->lock);
+	/* The quota may be below what is used */
+	fits = set->used <= set->quota && count <= set->quota - set->used;
+	if (fits)
+		set->used += count;
+	spin_unlock(&set->lock);
+	return fits;
+}
+
+/*
+ * Charge @set for @count IOASIDs. Parked ones count until they are recycled,
+ * so those that only wait for the worker are given the time to go.
+ */
+int ioasid_set_charge(struct ioasid_set *set, u32 count)
+{
+	if (ioasid_set_try_charge(set, count))
+		return 0;
+
+	ioasid_recycle_flush();
+	return ioasid_set_try_charge(set, count) ? 0 : -EDQUOT;
+}
+
+void ioasid_set_uncharge(struct ioasid_set *set, u32 count)
+{
+	spin_lock(&set->lock);
+	set->used -= count;
+	spin_unlock(&set->lock);
+}
+
+/* Allocation */
+
+/*
+ * Take a free number of [@min, @max] for an object that no lookup finds until
+ * ioasid_publish(). The caller has charged @set; the charge goes with the
+ * object.
+ */
+struct ioasid *ioasid_reserve(struct ioasid_set *set, u32 min, u32 max,
+			      u64 owner)
+{
+	struct ioasid *ioasid;
+	int ret;
+
+	ioasid = kmem_cache_zalloc(ioasid_cache, GFP_KERNEL);
+	if (!ioasid)
+		return ERR_PTR(-ENOMEM);
+
+	refcount_set(&ioasid->refs, 1);
+	ioasid->state = IOASID_STATE_RESERVED;
+	ioasid->owner = owner;
+	mutex_init(&ioasid->lock);
+	INIT_LIST_HEAD(&ioasid->owner_node);
+	INIT_LIST_HEAD(&ioasid->attachments);
+	ioasid->set = set;
+
+	ret = xa_alloc(&ioasid_xa, &ioasid->id, ioasid, XA_LIMIT(min, max),
+		       GFP_KERNEL);
+	if (ret == -EBUSY) {
+		ioasid_recycle_flush();
+		ret = xa_alloc(&ioasid_xa, &ioasid->id, ioasid,
+			       XA_LIMIT(min, max), GFP_KERNEL);
+	}
+	if (ret) {
+		mutex_destroy(&ioasid->lock);
+		kmem_cache_free(ioasid_cache, ioasid);
+		return ERR_PTR(ret == -EBUSY ? -ENOSPC : ret);
+	}
+
+	refcount_inc(&set->refs);
+	return ioasid;
+}
+
+/* From here on lookups find it, and only the owner may end its life. */
+void ioasid_publish(struct ioasid *ioasid)
+{
+	/* Pairs with the acquire of the lookups: they see a whole object */
+	smp_store_release(&ioasid->state, IOASID_STATE_ACTIVE);
+	trace_ioasid_alloc(ioasid->id);
+}
+
+/* The number is free again and the set uncharged: the end of every object. */
+static void ioasid_release(struct ioasid *ioasid)
+{
+	struct ioasid_set *set = ioasid->set;
+
+	xa_erase(&ioasid_xa, ioasid->id);
+
+	spin_lock(&set->lock);
+	set->used--;
+	if (ioasid->state == IOASID_STATE_PARKED)
+		set->parked--;
+	spin_unlock(&set->lock);
+
+	ioasid_set_put(set);
+	mutex_destroy(&ioasid->lock);
+	/* A lookup may still look at it */
+	kfree_rcu(ioasid, rcu);
+}
+
+/* Undo ioasid_reserve(): nobody has seen the object, so there is no park. */
+void ioasid_unreserve(struct ioasid *ioasid)
+{
+	ioasid_release(ioasid);
+}
+
+/**
+ * ioasid_alloc() - allocate an IOASID for a kernel owner
+ * @set: what is charged
+ * @min: smallest PASID wanted, at least 1
+ * @max: largest PASID wanted, inclusive, at most 0xfffff
+ *
+ * Context: Process context, may sleep; also waits for objects that are about
+ * to be recycled when the range or the quota is full.
+ * Return: the IOASID in state ACTIVE with the owner's reference, to be given
+ * back by ioasid_free(), or ERR_PTR: -EINVAL the range is empty or not within
+ * the number space, -ENOSPC all numbers of the range are taken, -EDQUOT the
+ * quota of @set is used up, -ENOMEM.
+ */
+struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min, u32 max)
+{
+	struct ioasid *ioasid;
+	int ret;
+
+	if (min < IOASID_MIN || max > IOASID_MAX || min > max)
+		return ERR_PTR(-EINVAL);
+
+	ret = ioasid_set_charge(set, 1);
+	if (ret)
+		return ERR_PTR(ret);
+
+	ioasid = ioasid_reserve(set, min, max, IOASID_OWNER_KERNEL);
+	if (IS_ERR(ioasid))
+		ioasid_set_uncharge(set, 1);
+	else
+		ioasid_publish(ioasid);
+	return ioasid;
+}
+EXPORT_SYMBOL_GPL(ioasid_alloc);
+
+/* Park */
+
+/*
+ * The first half of park: nothing new from here on, and the hardware entries
+ * are blocked. DMA can still reach memory through what is cached, until
+ * @gather is synced.
+ */
+static void ioasid_park(struct ioasid *ioasid,
+			struct iommu_pasid_gather *gather)
+{
+	struct ioasid_attachment *att;
+
+	/* The one atomic step that attach and the lookups check again */
+	if (WARN_ON(cmpxchg(&ioasid->state, IOASID_STATE_ACTIVE,
+			    IOASID_STATE_PARKED) != IOASID_STATE_ACTIVE))
+		return;
+
+	spin_lock(&ioasid->set->lock);
+	ioasid->set->parked++;
+	spin_unlock(&ioasid->set->lock);
+	trace_ioasid_park(ioasid->id);
+
+	guard(mutex)(&ioasid->lock);
+	list_for_each_entry(att, &ioasid->attachments, node)
+		iommu_park_device_pasid(att->domain, att->dev, ioasid->id,
+					gather);
+}
+
+/*
+ * Park every IOASID of @list, which links them by owner_node, and drop the
+ * owner's references. When this returns, no DMA with any of them reaches
+ * memory. Cannot fail, allocates nothing.
+ */
+void ioasid_free_list(struct list_head *list)
+{
+	struct iommu_pasid_gather gather = {};
+	struct ioasid *ioasid, *next;
+
+	list_for_each_entry(ioasid, list, owner_node) {
+		ioasid_park(ioasid, &gather);
+		cond_resched();
+	}
+	iommu_pasid_gather_sync(&gather);
+
+	list_for_each_entry(ioasid, list, owner_node) {
+		trace_ioasid_block(ioasid->id);
+		/* Pairs with the acquire in ioasid_detach_device() */
+		smp_store_release(&ioasid->blocked, true);
+		cond_resched();
+	}
+	wake_up_all(&ioasid_blocked_wq);
+
+	list_for_each_entry_safe(ioasid, next, list, owner_node) {
+		list_del(&ioasid->owner_node);
+		ioasid_put(ioasid);
+		cond_resched();
+	}
+}
+
+/**
+ * ioasid_free() - park an IOASID and drop the owner's reference
+ * @ioasid: from ioasid_alloc(), not freed yet
+ *
+ * When this returns, no DMA with the PASID can reach memory: entries are
+ * blocked, caches and device TLBs invalidated, page requests drained. Users
+ * that hold a reference keep it; the number is recycled after the last
+ * ioasid_put(). To be called by the owner only, once.
+ *
+ * Context: Process context, may sleep. Takes ioasid.lock, the group mutex and
+ * the IOMMU driver's locks.
+ */
+void ioasid_free(struct ioasid *ioasid)
+{
+	LIST_HEAD(list);
+
+	if (WARN_ON(!ioasid_is_active(ioasid)))
+		return;
+
+	list_add(&ioasid->owner_node, &list);
+	ioasid_free_list(&list);
+}
+EXPORT_SYMBOL_GPL(ioasid_free);
+
+/* References */
+
+/**
+ * ioasid_get() - take one more reference
+ * @ioasid: an IOASID of which the caller holds a reference
+ *
+ * Works for a PARKED IOASID, too: it does not give new rights.
+ *
+ * Context: Any context.
+ * Return: @ioasid.
+ */
+struct ioasid *ioasid_get(struct ioasid *ioasid)
+{
+	refcount_inc(&ioasid->refs);
+	trace_ioasid_get(ioasid->id, refcount_read(&ioasid->refs));
+	return ioasid;
+}
+EXPORT_SYMBOL_GPL(ioasid_get);
+
+static LLIST_HEAD(ioasid_recycle_list);
+static void ioasid_recycle_fn(struct work_struct *work);
+static DECLARE_WORK(ioasid_recycle_work, ioasid_recycle_fn);
+
+static void ioasid_recycle_irq(struct irq_work *work)
+{
+	queue_work(system_unbound_wq, &ioasid_recycle_work);
+}
+
+static DEFINE_IRQ_WORK(ioasid_recycle_irq_work, ioasid_recycle_irq);
+
+/**
+ * ioasid_put() - drop a reference
+ * @ioasid: an IOASID; not to be used after this
+ *
+ * A user must have detached it from all devices before. The last reference
+ * gone, a worker recycles the number.
+ *
+ * Context: Any context, NMI included, never sleeps.
+ */
+void ioasid_put(struct ioasid *ioasid)
+{
+	u32 id = ioasid->id;
+	int refs;
+
+	if (!__refcount_sub_and_test(1, &ioasid->refs, &refs)) {
+		trace_ioasid_put(id, refs - 1);
+		return;
+	}
+
+	trace_ioasid_put(id, 0);
+	llist_add(&ioasid->recycle_node, &ioasid_recycle_list);
+	if (in_nmi())
+		irq_work_queue(&ioasid_recycle_irq_work);
+	else
+		queue_work(system_unbound_wq, &ioasid_recycle_work);
+}
+EXPORT_SYMBOL_GPL(ioasid_put);
+
+/* Under RCU, or while something else keeps the object. NULL if there is none. */
+struct ioasid *ioasid_lookup(u32 id)
+{
+	struct ioasid *ioasid = xa_load(&ioasid_xa, id);
+
+	/* Pairs with the release in ioasid_publish() */
+	if (ioasid &&
+	    smp_load_acquire(&ioasid->state) == IOASID_STATE_RESERVED)
+		return NULL;
+	return ioasid;
+}
+
+/* The first published IOASID with a number of at least *@id, as above. */
+struct ioasid *ioasid_next(u32 *id)
+{
+	unsigned long index = *id;
+	struct ioasid *ioasid;
+
+	xa_for_each_start(&ioasid_xa, index, ioasid, index) {
+		if (smp_load_acquire(&ioasid->state) != IOASID_STATE_RESERVED) {
+			*id = index;
+			return ioasid;
+		}
+	}
+	return NULL;
+}
+
+/* A reference to an object that was looked up under RCU, if it is ACTIVE. */
+static struct ioasid *ioasid_get_active(struct ioasid *ioasid)
+{
+	lockdep_assert(rcu_read_lock_held());
+
+	if (!refcount_inc_not_zero(&ioasid->refs))
+		return ERR_PTR(-ENOENT);
+	/*
+	 * Checked with the reference in hand: one that is given out was taken
+	 * before park. refcount_inc_not_zero() orders nothing by itself.
+	 */
+	smp_mb__after_atomic();
+	if (!ioasid_is_active(ioasid)) {
+		ioasid_put(ioasid);
+		return ERR_PTR(-ESHUTDOWN);
+	}
+	trace_ioasid_get(ioasid->id, refcount_read(&ioasid->refs));
+	return ioasid;
+}
+
+/**
+ * ioasid_find_get() - look up an IOASID of a set and take a reference
+ * @set: the set it must belong to
+ * @id: the PASID
+ *
+ * Context: Any context but NMI, does not sleep.
+ * Return: the IOASID, to be released by ioasid_put(), or ERR_PTR: -ENOENT @set
+ * has no such number, -ESHUTDOWN it is PARKED.
+ */
+struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
+{
+	struct ioasid *ioasid;
+
+	guard(rcu)();
+	ioasid = ioasid_lookup(id);
+	if (!ioasid || ioasid->set != set)
+		return ERR_PTR(-ENOENT);
+	return ioasid_get_active(ioasid);
+}
+EXPORT_SYMBOL_GPL(ioasid_find_get);
+
+/* The same for an owner: the numbers of others do not exist for it. */
+struct ioasid *ioasid_owner_find_get(u64 owner, u32 id)
+{
+	struct ioasid *ioasid;
+
+	guard(rcu)();
+	ioasid = ioasid_lookup(id);
+	if (!ioasid || ioasid->owner != owner)
+		return ERR_PTR(-ENOENT);
+	return ioasid_get_active(ioasid);
+}
+
+/**
+ * ioasid_id() - the PASID of an IOASID
+ * @ioasid: an IOASID of which the caller holds a reference
+ *
+ * Context: Any context.
+ * Return: the number, 1 to 0xfffff.
+ */
+u32 ioasid_id(const struct ioasid *ioasid)
+{
+	return ioasid->id;
+}
+EXPORT_SYMBOL_GPL(ioasid_id);
+
+/**
+ * ioasid_is_active() - whether new work may be started with an IOASID
+ * @ioasid: an IOASID of which the caller holds a reference
+ *
+ * A hint for users that want to fail early: it can be parked a moment later,
+ * and then the hardware blocks what was started.
+ *
+ * Context: Any context.
+ * Return: true while ACTIVE, false for good once PARKED.
+ */
+bool ioasid_is_active(const struct ioasid *ioasid)
+{
+	return READ_ONCE(ioasid->state) == IOASID_STATE_ACTIVE;
+}
+EXPORT_SYMBOL_GPL(ioasid_is_active);
+
+/* References other than that of the owner, who has none once it is PARKED. */
+u32 ioasid_users(const struct ioasid *ioasid)
+{
+	return refcount_read(&ioasid->refs) - ioasid_is_active(ioasid);
+}
+
+/* Attachments */
+
+/**
+ * ioasid_attach_device() - let a device DMA into a domain with a PASID
+ * @ioasid: the IOASID; the caller holds a reference, and keeps it until it has
+ *	    called ioasid_detach_device()
+ * @domain: the domain, which must stay until ioasid_detach_device()
+ * @dev: the device, to which the caller is bound as a driver
+ * @handle: passed to iommu_attach_device_pasid(), may be NULL
+ *
+ * When the owner frees @ioasid, the DMA of this attachment is blocked without
+ * a notice; the attachment stays until it is detached.
+ *
+ * Context: Process context, may sleep. Takes ioasid.lock and the group mutex.
+ * Return: 0, or -ESHUTDOWN @ioasid is PARKED, -EBUSY the PASID is attached to
+ * the group of @dev already, -EINVAL @dev does not support that PASID or
+ * @domain does not fit to @dev, -EOPNOTSUPP the IOMMU driver cannot attach a
+ * PASID, -ENODEV @dev has no IOMMU, -ENOMEM, or what the IOMMU driver returns.
+ */
+int ioasid_attach_device(struct ioasid *ioasid, struct iommu_domain *domain,
+			 struct device *dev,
+			 struct iommu_attach_handle *handle)
+{
+	struct ioasid_attachment *att __free(kfree) =
+		kzalloc(sizeof(*att), GFP_KERNEL_ACCOUNT);
+	int ret;
+
+	if (!att)
+		return -ENOMEM;
+
+	guard(mutex)(&ioasid->lock);
+	/* Park sets the state before it takes the lock to find us */
+	if (!ioasid_is_active(ioasid))
+		return -ESHUTDOWN;
+
+	ret = iommu_attach_device_pasid(domain, dev, ioasid->id, handle);
+	if (ret)
+		return ret;
+
+	att->domain = domain;
+	att->dev = dev;
+	att->group = iommu_group_get(dev);
+	list_add(&no_free_ptr(att)->node, &ioasid->attachments);
+	WRITE_ONCE(ioasid->nr_attached, ioasid->nr_attached + 1);
+	trace_ioasid_attach(ioasid->id, dev);
+	return 0;
+}
+EXPORT_SYMBOL_GPL(ioasid_attach_device);
+
+static struct ioasid_attachment *
+ioasid_find_attachment(struct ioasid *ioasid, struct iommu_domain *domain,
+		       struct device *dev)
+{
+	struct ioasid_attachment *att;
+
+	list_for_each_entry(att, &ioasid->attachments, node) {
+		if (att->domain == domain && att->dev == dev)
+			return att;
+	}
+	return NULL;
+}
+
+static void ioasid_free_attachment(struct ioasid_attachment *att)
+{
+	list_del(&att->node);
+	iommu_group_put(att->group);
+	kfree(att);
+}
+
+/**
+ * ioasid_detach_device() - end an attachment
+ * @ioasid: the IOASID
+ * @domain: as given to ioasid_attach_device()
+ * @dev: as given to ioasid_attach_device()
+ *
+ * Works in any state. The entry of a PARKED IOASID stays blocked until the
+ * number is recycled.
+ *
+ * Context: Process context, may sleep. Takes ioasid.lock and the group mutex,
+ * and waits for a park that is under way.
+ */
+void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
+			  struct device *dev)
+{
+	struct ioasid_attachment *att;
+
+	mutex_lock(&ioasid->lock);
+	/*
+	 * Between the two halves of park, @dev is about to be flushed: it must
+	 * not go away, and the domain ID must not be used again.
+	 */
+	while (!ioasid_is_active(ioasid) &&
+	       !smp_load_acquire(&ioasid->blocked)) {
+		mutex_unlock(&ioasid->lock);
+		wait_event(ioasid_blocked_wq,
+			   smp_load_acquire(&ioasid->blocked));
+		mutex_lock(&ioasid->lock);
+	}
+
+	att = ioasid_find_attachment(ioasid, domain, dev);
+	if (WARN_ON(!att))
+		goto out_unlock;
+
+	WRITE_ONCE(ioasid->nr_attached, ioasid->nr_attached - 1);
+	trace_ioasid_detach(ioasid->id, dev);
+	if (!ioasid->blocked) {
+		iommu_detach_device_pasid(domain, dev, ioasid->id);
+		ioasid_free_attachment(att);
+		goto out_unlock;
+	}
+
+	iommu_detach_parked_device_pasid(domain, dev, ioasid->id);
+	att->domain = NULL;
+	att->dev = NULL;
+out_unlock:
+	mutex_unlock(&ioasid->lock);
+}
+EXPORT_SYMBOL_GPL(ioasid_detach_device);
+
+/* Recycle */
+
+/* No reference is left, so there is nobody to lock against. */
+static void ioasid_recycle(struct ioasid *ioasid)
+{
+	struct ioasid_attachment *att, *next;
+
+	/*
+	 * A user that let go without detaching: its domain may be gone, so the
+	 * entry must stay blocked. The number is lost, memory is safe.
+	 */
+	if (WARN_ONCE(ioasid->nr_attached, "PASID %u put while attached\n",
+		      ioasid->id))
+		return;
+
+	list_for_each_entry_safe(att, next, &ioasid->attachments, node) {
+		iommu_unpark_group_pasid(att->group, ioasid->id);
+		ioasid_free_attachment(att);
+	}
+
+	trace_ioasid_recycle(ioasid->id);
+	ioasid_release(ioasid);
+}
+
+static void ioasid_recycle_fn(struct work_struct *work)
+{
+	struct llist_node *list = llist_del_all(&ioasid_recycle_list);
+	struct ioasid *ioasid, *next;
+
+	llist_for_each_entry_safe(ioasid, next, list, recycle_node) {
+		ioasid_recycle(ioasid);
+		cond_resched();
+	}
+}
+
+/* When this returns, all that was put for the last time before is recycled. */
+void ioasid_recycle_flush(void)
+{
+	irq_work_sync(&ioasid_recycle_irq_work);
+	flush_work(&ioasid_recycle_work);
+}
+
+/* One line for each IOASID of the machine: who keeps what parked */
+static int ioasid_debugfs_show(struct seq_file *s, void *unused)
+{
+	struct ioasid *ioasid;
+	u32 id;
+
+	seq_puts(s, "id state users attachments owner\n");
+	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
+		scoped_guard(rcu) {
+			ioasid = ioasid_next(&id);
+			if (!ioasid)
+				return 0;
+			seq_printf(s, "%u %s %u %u ", id,
+				   ioasid_is_active(ioasid) ? "active" : "parked",
+				   ioasid_users(ioasid),
+				   READ_ONCE(ioasid->nr_attached));
+			if (ioasid->owner == IOASID_OWNER_KERNEL)
+				seq_puts(s, "kernel\n");
+			else
+				seq_printf(s, "file-%llu\n", ioasid->owner);
+		}
+		cond_resched();
+	}
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(ioasid_debugfs);
+
+static int __init ioasid_init(void)
+{
+	ioasid_cache = KMEM_CACHE(ioasid, SLAB_ACCOUNT | SLAB_PANIC);
+	ioasid_debugfs_dir = debugfs_create_dir("ioasid", NULL);
+	debugfs_create_file("ioasids", 0400, ioasid_debugfs_dir, NULL,
+			    &ioasid_debugfs_fops);
+	return 0;
+}
+subsys_initcall(ioasid_init);

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * IOASID: what the core, the character device and their tests share
+ */
+#ifndef __IOASID_H
+#define __IOASID_H
+
+#include <linux/ioasid.h>
+#include <linux/list.h>
+#include <linux/llist.h>
+#include <linux/mutex.h>
+#include <linux/refcount.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <uapi/linux/ioasid.h>
+
+/* Numbers that can be allocated: 20 bits, and 0 means "without PASID" */
+#define IOASID_MIN	1U
+#define IOASID_MAX	0xfffffU
+
+/* Owner of an IOASID that belongs to the kernel; files count from 1 */
+#define IOASID_OWNER_KERNEL	0ULL
+
+/**
+ * struct ioasid_set - all IOASIDs of one mm, the unit of accounting
+ * @refs: held by every file opened by the mm and by every IOASID of the set
+ * @mm: the key, pinned by mmgrab() so that it cannot become another process'
+ * @node: in the table of all sets, under ioasid_sets_lock
+ * @lock: protects the counters below
+ * @quota: how many IOASIDs the set may hold
+ * @used: IOASIDs charged: reserved, ACTIVE and PARKED
+ * @parked: those of @used that are PARKED
+ */
+struct ioasid_set {
+	refcount_t refs;
+	struct mm_struct *mm;
+	struct hlist_node node;
+	spinlock_t lock;
+	u32 quota;
+	u32 used;
+	u32 parked;
+};
+
+/*
+ * Before it is published, an IOASID has its number but no lookup finds it. The
+ * other states are those of enum ioasid_state.
+ */
+#define IOASID_STATE_RESERVED	0
+
+/**
+ * struct ioasid - a PASID and all that hold it
+ * @refs: the owner while ACTIVE, and every user
+ * @id: the PASID
+ * @state: IOASID_STATE_x; RESERVED -> ACTIVE -> PARKED, and no other way
+ * @nr_attached: how many of @attachments have a domain; written under @lock
+ * @blocked: park is complete: no DMA can reach memory, no device is touched
+ *	     by park any more
+ * @freeing: picked by a bulk free that may still fail; under the owner's lock
+ * @set: what it is charged to; holds a reference
+ * @owner: the file that allocated it, or IOASID_OWNER_KERNEL; never reused
+ * @owner_node: in the owner's list, under the owner's lock
+ * @lock: serialises attach, detach and park
+ * @attachments: struct ioasid_attachment, under @lock
+ * @recycle_node: in the list of objects to recycle, when @refs is 0
+ * @rcu: lookups run under RCU
+ */
+struct ioasid {
+	refcount_t refs;
+	u32 id;
+	u32 state;
+	u32 nr_attached;
+	bool blocked;
+	bool freeing;
+	struct ioasid_set *set;
+	u64 owner;
+	struct list_head owner_node;
+	struct mutex lock;
+	struct list_head attachments;
+	union {
+		struct llist_node recycle_node;
+		struct rcu_head rcu;
+	};
+};
+
+int ioasid_set_charge(struct ioasid_set *set, u32 count);
+void ioasid_set_uncharge(struct ioasid_set *set, u32 count);
+
+struct ioasid *ioasid_reserve(struct ioasid_set *set, u32 min, u32 max,
+			      u64 owner);
+void ioasid_publish(struct ioasid *ioasid);
+void ioasid_unreserve(struct ioasid *ioasid);
+
+struct ioasid *ioasid_lookup(u32 id);
+struct ioasid *ioasid_owner_find_get(u64 owner, u32 id);
+u32 ioasid_users(const struct ioasid *ioasid);
+struct ioasid *ioasid_next(u32 *id);
+
+void ioasid_free_list(struct list_head *list);
+void ioasid_recycle_flush(void);
+
+extern struct dentry *ioasid_debugfs_dir;
+
+#endif

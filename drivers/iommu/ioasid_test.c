@@ -1,0 +1,1051 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit tests of the IOASID core
+ *
+ * The IOMMU core is the real one. Below it is a mock IOMMU driver: it keeps one
+ * word for each (device, PASID) and writes down in which order it is called.
+ */
+#include <kunit/test.h>
+#include <linux/completion.h>
+#include <linux/delay.h>
+#include <linux/device.h>
+#include <linux/iommu.h>
+#include <linux/irq_work.h>
+#include <linux/kthread.h>
+#include <linux/property.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/xarray.h>
+
+#include "ioasid.h"
+#include "iommu-priv.h"
+
+/* Mock IOMMU */
+
+enum mock_entry {
+	MOCK_PRESENT = 1,
+	MOCK_PARKED = 2,	/* blocked, faults suppressed */
+	MOCK_STALE = 4,		/* blocked, but caches still translate */
+};
+
+struct mock_device {
+	struct device dev;
+	struct xarray entries;	/* enum mock_entry by PASID */
+};
+
+#define to_mock_device(d) container_of(d, struct mock_device, dev)
+
+static struct mock_iommu {
+	struct iommu_device iommu;
+	struct notifier_block nb;
+	struct fwnode_handle *fwnode;
+	/* What was called, as one letter each: Set Remove Park sYnc Unpark */
+	char log[64];
+	atomic_t logged;
+	/* When set, sync tells the first and waits for the second */
+	struct completion *in_sync;
+	struct completion *go_on;
+} mock;
+
+static void mock_log(char what)
+{
+	unsigned int i = atomic_fetch_inc(&mock.logged);
+
+	if (i < sizeof(mock.log) - 1)
+		mock.log[i] = what;
+}
+
+static unsigned long mock_entry(struct device *dev, u32 pasid)
+{
+	return xa_to_value(xa_load(&to_mock_device(dev)->entries, pasid));
+}
+
+static void mock_set_entry(struct device *dev, u32 pasid, unsigned long entry)
+{
+	if (entry)
+		xa_store(&to_mock_device(dev)->entries, pasid,
+			 xa_mk_value(entry), GFP_KERNEL);
+	else
+		xa_erase(&to_mock_device(dev)->entries, pasid);
+}
+
+static int mock_attach_dev(struct iommu_domain *domain, struct device *dev)
+{
+	return 0;
+}
+
+static int mock_set_dev_pasid(struct iommu_domain *domain, struct device *dev,
+			      ioasid_t pasid, struct iommu_domain *old)
+{
+	mock_log('S');
+	if (mock_entry(dev, pasid) & MOCK_PARKED)
+		return -ESHUTDOWN;
+	mock_set_entry(dev, pasid, MOCK_PRESENT);
+	return 0;
+}
+
+static const struct iommu_domain_ops mock_domain_ops = {
+	.attach_dev = mock_attach_dev,
+	.set_dev_pasid = mock_set_dev_pasid,
+};
+
+static struct iommu_domain mock_blocked_domain = {
+	.type = IOMMU_DOMAIN_BLOCKED,
+	.ops = &(const struct iommu_domain_ops) {
+		.attach_dev = mock_attach_dev,
+	},
+};
+
+static struct iommu_device *mock_probe_device(struct device *dev)
+{
+	return &mock.iommu;
+}
+
+static void mock_remove_dev_pasid(struct device *dev, ioasid_t pasid,
+				  struct iommu_domain *domain)
+{
+	mock_log('R');
+	if (!(mock_entry(dev, pasid) & MOCK_PARKED))
+		mock_set_entry(dev, pasid, 0);
+}
+
+static void mock_park_dev_pasid(struct device *dev, ioasid_t pasid,
+				struct iommu_pasid_gather *gather)
+{
+	mock_log('P');
+	mock_set_entry(dev, pasid, MOCK_PARKED | MOCK_STALE);
+	iommu_pasid_gather_add(gather, dev, pasid, 0, 0);
+}
+
+static void mock_park_sync(struct iommu_pasid_gather *gather)
+{
+	unsigned int i;
+
+	mock_log('Y');
+	if (mock.in_sync) {
+		complete(mock.in_sync);
+		wait_for_completion(mock.go_on);
+	}
+	for (i = 0; i < gather->count; i++)
+		mock_set_entry(gather->entry[i].dev, gather->entry[i].pasid,
+			       MOCK_PARKED);
+	gather->count = 0;
+}
+
+static void mock_unpark_dev_pasid(struct device *dev, ioasid_t pasid)
+{
+	mock_log('U');
+	mock_set_entry(dev, pasid, 0);
+}
+
+/* Not const: one test takes the hooks away */
+static struct iommu_ops mock_ops = {
+	.default_domain = &mock_blocked_domain,
+	.blocked_domain = &mock_blocked_domain,
+	.pgsize_bitmap = PAGE_SIZE,
+	.probe_device = mock_probe_device,
+	.device_group = generic_device_group,
+	.remove_dev_pasid = mock_remove_dev_pasid,
+	.park_dev_pasid = mock_park_dev_pasid,
+	.park_sync = mock_park_sync,
+	.unpark_dev_pasid = mock_unpark_dev_pasid,
+	.default_domain_ops = &mock_domain_ops,
+};
+
+static struct iommu_domain mock_domain = {
+	.type = IOMMU_DOMAIN_UNMANAGED,
+	.ops = &mock_domain_ops,
+	.owner = &mock_ops,
+};
+
+static const struct bus_type mock_bus = {
+	.name = "ioasid-mock",
+};
+
+static void mock_device_release(struct device *dev)
+{
+	xa_destroy(&to_mock_device(dev)->entries);
+	kfree(to_mock_device(dev));
+}
+
+static struct device *mock_device_add(struct kunit *test, unsigned int nr)
+{
+	static const struct property_entry properties[] = {
+		PROPERTY_ENTRY_U32("pasid-num-bits", 20),
+		{}
+	};
+	struct mock_device *mdev;
+
+	mdev = kzalloc(sizeof(*mdev), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, mdev);
+	xa_init(&mdev->entries);
+	device_initialize(&mdev->dev);
+	mdev->dev.bus = &mock_bus;
+	mdev->dev.release = mock_device_release;
+	KUNIT_ASSERT_EQ(test, dev_set_name(&mdev->dev, "ioasid-mock%u", nr), 0);
+	KUNIT_ASSERT_EQ(test, device_create_managed_software_node(&mdev->dev,
+								  properties,
+								  NULL), 0);
+	KUNIT_ASSERT_EQ(test, iommu_fwspec_init(&mdev->dev, mock.fwnode), 0);
+	KUNIT_ASSERT_EQ(test, device_add(&mdev->dev), 0);
+	KUNIT_ASSERT_NOT_NULL(test, mdev->dev.iommu_group);
+	return &mdev->dev;
+}
+
+static void mock_device_remove(struct device *dev)
+{
+	device_del(dev);
+	put_device(dev);
+}
+
+/* Test fixture */
+
+#define MOCK_DEVICES	2
+
+struct ioasid_fixture {
+	struct mm_struct *mm;
+	struct ioasid_set *set;
+	struct device *dev[MOCK_DEVICES];
+};
+
+static int ioasid_suite_init(struct kunit_suite *suite)
+{
+	int ret;
+
+	mock.fwnode = fwnode_create_software_node(NULL, NULL);
+	if (IS_ERR(mock.fwnode))
+		return PTR_ERR(mock.fwnode);
+
+	ret = bus_register(&mock_bus);
+	if (ret)
+		goto err_fwnode;
+
+	mock.iommu.fwnode = mock.fwnode;
+	mock.iommu.max_pasids = IOASID_MAX + 1;
+	ret = iommu_device_sysfs_add(&mock.iommu, NULL, NULL, "ioasid-mock");
+	if (ret)
+		goto err_bus;
+	ret = iommu_device_register_bus(&mock.iommu, &mock_ops, &mock_bus,
+					&mock.nb);
+	if (ret)
+		goto err_sysfs;
+	return 0;
+
+err_sysfs:
+	iommu_device_sysfs_remove(&mock.iommu);
+err_bus:
+	bus_unregister(&mock_bus);
+err_fwnode:
+	fwnode_remove_software_node(mock.fwnode);
+	return ret;
+}
+
+static void ioasid_suite_exit(struct kunit_suite *suite)
+{
+	iommu_device_unregister_bus(&mock.iommu, &mock_bus, &mock.nb);
+	iommu_device_sysfs_remove(&mock.iommu);
+	bus_unregister(&mock_bus);
+	fwnode_remove_software_node(mock.fwnode);
+}
+
+static int ioasid_test_init(struct kunit *test)
+{
+	struct ioasid_fixture *fix;
+	unsigned int i;
+
+	fix = kunit_kzalloc(test, sizeof(*fix), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, fix);
+	fix->mm = mm_alloc();
+	KUNIT_ASSERT_NOT_NULL(test, fix->mm);
+	fix->set = ioasid_set_get_mm(fix->mm);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, fix->set);
+	for (i = 0; i < MOCK_DEVICES; i++)
+		fix->dev[i] = mock_device_add(test, i);
+	mock.in_sync = NULL;
+	memset(mock.log, 0, sizeof(mock.log));
+	atomic_set(&mock.logged, 0);
+	test->priv = fix;
+	return 0;
+}
+
+static void ioasid_test_exit(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	unsigned int i;
+
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, fix->set->used, 0);
+	KUNIT_EXPECT_EQ(test, fix->set->parked, 0);
+	KUNIT_EXPECT_EQ(test, refcount_read(&fix->set->refs), 1);
+	ioasid_set_put(fix->set);
+	/* The set has dropped its mmgrab() */
+	KUNIT_EXPECT_EQ(test, atomic_read(&fix->mm->mm_count), 1);
+	mmput(fix->mm);
+	for (i = 0; i < MOCK_DEVICES; i++) {
+		if (fix->dev[i])
+			mock_device_remove(fix->dev[i]);
+	}
+}
+
+static struct ioasid *ioasid_test_alloc(struct kunit *test, u32 min, u32 max)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *ioasid = ioasid_alloc(fix->set, min, max);
+
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, ioasid);
+	return ioasid;
+}
+
+static void ioasid_test_attach(struct kunit *test, struct ioasid *ioasid,
+			       struct device *dev)
+{
+	KUNIT_ASSERT_EQ(test, ioasid_attach_device(ioasid, &mock_domain, dev,
+						   NULL), 0);
+}
+
+/* Numbers */
+
+static void alloc_takes_a_number_of_the_range(struct kunit *test)
+{
+	struct ioasid *a = ioasid_test_alloc(test, 100, 101);
+	struct ioasid *b = ioasid_test_alloc(test, 100, 101);
+
+	KUNIT_EXPECT_EQ(test, ioasid_id(a) + ioasid_id(b), 201);
+	KUNIT_EXPECT_NE(test, ioasid_id(a), ioasid_id(b));
+	ioasid_free(a);
+	ioasid_free(b);
+}
+
+static void bad_range_is_einval(struct kunit *test)
+{
+	static const u32 bad[][2] = {
+		{ 0, 0 }, { 0, 5 }, { 6, 5 }, { 1, IOASID_MAX + 1 },
+		{ IOASID_MAX + 1, IOASID_MAX + 1 }, { 1, U32_MAX },
+	};
+	struct ioasid_fixture *fix = test->priv;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(bad); i++)
+		KUNIT_EXPECT_EQ_MSG(test, PTR_ERR(ioasid_alloc(fix->set,
+							       bad[i][0],
+							       bad[i][1])),
+				    -EINVAL, "row %u", i);
+}
+
+static void first_and_last_number_can_be_had(struct kunit *test)
+{
+	struct ioasid *first = ioasid_test_alloc(test, IOASID_MIN, IOASID_MIN);
+	struct ioasid *last = ioasid_test_alloc(test, IOASID_MAX, IOASID_MAX);
+
+	KUNIT_EXPECT_EQ(test, ioasid_id(first), 1);
+	KUNIT_EXPECT_EQ(test, ioasid_id(last), 0xfffff);
+	ioasid_free(first);
+	ioasid_free(last);
+}
+
+static void full_range_is_enospc(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 7, 7);
+
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 7, 7)), -ENOSPC);
+	KUNIT_EXPECT_EQ(test, fix->set->used, 1);
+	ioasid_free(a);
+}
+
+/* Invariant 1 */
+static void number_is_not_reused_while_referenced(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 7, 7);
+
+	ioasid_get(a);
+	ioasid_free(a);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 7, 7)), -ENOSPC);
+	KUNIT_EXPECT_EQ(test, ioasid_id(a), 7);
+	ioasid_put(a);
+	ioasid_free(ioasid_test_alloc(test, 7, 7));
+}
+
+/* The worker has not run yet when the number is asked for again */
+static void full_range_waits_for_recycle(struct kunit *test)
+{
+	unsigned int i;
+
+	for (i = 0; i < 100; i++)
+		ioasid_free(ioasid_test_alloc(test, 7, 7));
+}
+
+static void full_quota_waits_for_recycle(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	unsigned int i;
+
+	fix->set->quota = 1;
+	for (i = 0; i < 100; i++)
+		ioasid_free(ioasid_test_alloc(test, IOASID_MIN, IOASID_MAX));
+}
+
+/* Sets and quota */
+
+static void one_set_for_one_mm(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct mm_struct *mm = mm_alloc();
+	struct ioasid_set *other;
+
+	KUNIT_ASSERT_NOT_NULL(test, mm);
+	KUNIT_EXPECT_PTR_EQ(test, ioasid_set_get_mm(fix->mm), fix->set);
+	ioasid_set_put(fix->set);
+	other = ioasid_set_get_mm(mm);
+	KUNIT_EXPECT_PTR_NE(test, other, fix->set);
+	ioasid_set_put(other);
+	mmput(mm);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_set_get_mm(NULL)), -EINVAL);
+}
+
+/* A key that can be another process' mm later would give it this set */
+static void set_pins_the_mm_but_not_its_users(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+
+	KUNIT_EXPECT_EQ(test, atomic_read(&fix->mm->mm_count), 2);
+	KUNIT_EXPECT_EQ(test, atomic_read(&fix->mm->mm_users), 1);
+}
+
+static void set_stays_until_its_last_ioasid_is_recycled(struct kunit *test)
+{
+	struct mm_struct *mm = mm_alloc();
+	struct ioasid_set *set;
+	struct ioasid *a;
+
+	KUNIT_ASSERT_NOT_NULL(test, mm);
+	set = ioasid_set_get_mm(mm);
+	a = ioasid_alloc(set, 1, 100);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a);
+	ioasid_get(a);
+	ioasid_set_put(set);
+	ioasid_free(a);
+	KUNIT_EXPECT_EQ(test, a->set->parked, 1);
+	KUNIT_EXPECT_EQ(test, atomic_read(&mm->mm_count), 2);
+	ioasid_put(a);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, atomic_read(&mm->mm_count), 1);
+	mmput(mm);
+}
+
+static void quota_is_a_limit(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a[3];
+	unsigned int i;
+
+	fix->set->quota = 3;
+	for (i = 0; i < 3; i++)
+		a[i] = ioasid_test_alloc(test, 1, 100);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 1, 100)), -EDQUOT);
+	KUNIT_EXPECT_EQ(test, fix->set->used, 3);
+
+	/* Below the use: nothing new until it fits */
+	fix->set->quota = 1;
+	ioasid_free(a[0]);
+	ioasid_free(a[1]);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 1, 100)), -EDQUOT);
+	ioasid_free(a[2]);
+	ioasid_free(ioasid_test_alloc(test, 1, 100));
+}
+
+static void charge_does_not_wrap(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+
+	fix->set->quota = 10;
+	KUNIT_EXPECT_EQ(test, ioasid_set_charge(fix->set, 5), 0);
+	KUNIT_EXPECT_EQ(test, ioasid_set_charge(fix->set, U32_MAX), -EDQUOT);
+	KUNIT_EXPECT_EQ(test, ioasid_set_charge(fix->set, U32_MAX - 4), -EDQUOT);
+	KUNIT_EXPECT_EQ(test, ioasid_set_charge(fix->set, 6), -EDQUOT);
+	KUNIT_EXPECT_EQ(test, ioasid_set_charge(fix->set, 5), 0);
+	ioasid_set_uncharge(fix->set, 10);
+}
+
+/* Invariant 5 */
+static void parked_counts_against_quota(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a;
+
+	fix->set->quota = 1;
+	a = ioasid_test_alloc(test, 1, 100);
+	ioasid_get(a);
+	ioasid_free(a);
+	KUNIT_EXPECT_EQ(test, fix->set->used, 1);
+	KUNIT_EXPECT_EQ(test, fix->set->parked, 1);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 1, 100)), -EDQUOT);
+	ioasid_put(a);
+	ioasid_free(ioasid_test_alloc(test, 1, 100));
+}
+
+/* References and lookups */
+
+static void lookup_finds_only_its_own_set(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct mm_struct *mm = mm_alloc();
+	struct ioasid_set *other;
+
+	KUNIT_ASSERT_NOT_NULL(test, mm);
+	other = ioasid_set_get_mm(mm);
+	KUNIT_EXPECT_PTR_EQ(test, ioasid_find_get(fix->set, 9), a);
+	KUNIT_EXPECT_EQ(test, ioasid_users(a), 1);
+	ioasid_put(a);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(other, 9)), -ENOENT);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, 10)), -ENOENT);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, 0)), -ENOENT);
+	ioasid_free(a);
+	ioasid_set_put(other);
+	mmput(mm);
+}
+
+/* Invariant 8 */
+static void lookup_finds_only_its_own_file(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a;
+	LIST_HEAD(list);
+
+	KUNIT_ASSERT_EQ(test, ioasid_set_charge(fix->set, 1), 0);
+	a = ioasid_reserve(fix->set, 9, 9, 1234);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a);
+	ioasid_publish(a);
+	KUNIT_EXPECT_PTR_EQ(test, ioasid_owner_find_get(1234, 9), a);
+	ioasid_put(a);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_owner_find_get(1235, 9)), -ENOENT);
+	KUNIT_EXPECT_EQ(test,
+			PTR_ERR(ioasid_owner_find_get(IOASID_OWNER_KERNEL, 9)),
+			-ENOENT);
+	list_add(&a->owner_node, &list);
+	ioasid_free_list(&list);
+	KUNIT_EXPECT_TRUE(test, list_empty(&list));
+}
+
+static void reserved_number_is_taken_but_not_found(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a;
+	u32 id = 9;
+
+	KUNIT_ASSERT_EQ(test, ioasid_set_charge(fix->set, 1), 0);
+	a = ioasid_reserve(fix->set, 9, 9, 1234);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a);
+	KUNIT_EXPECT_NULL(test, ioasid_lookup(9));
+	KUNIT_EXPECT_PTR_NE(test, ioasid_next(&id), a);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, 9)), -ENOENT);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_owner_find_get(1234, 9)), -ENOENT);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 9, 9)), -ENOSPC);
+	ioasid_unreserve(a);
+	KUNIT_EXPECT_EQ(test, fix->set->used, 0);
+	ioasid_free(ioasid_test_alloc(test, 9, 9));
+}
+
+/* Invariant 6 */
+static void parked_gives_out_no_reference(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	ioasid_get(a);
+	ioasid_free(a);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, 9)),
+			-ESHUTDOWN);
+	KUNIT_EXPECT_EQ(test, ioasid_users(a), 1);
+	KUNIT_EXPECT_FALSE(test, ioasid_is_active(a));
+	ioasid_put(a);
+}
+
+static void holder_may_use_a_parked_object(struct kunit *test)
+{
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	ioasid_get(a);
+	ioasid_free(a);
+	KUNIT_EXPECT_PTR_EQ(test, ioasid_get(a), a);
+	KUNIT_EXPECT_EQ(test, ioasid_id(a), 9);
+	KUNIT_EXPECT_EQ(test, ioasid_users(a), 2);
+	ioasid_put(a);
+	KUNIT_EXPECT_EQ(test, ioasid_users(a), 1);
+	ioasid_put(a);
+}
+
+static void free_without_users_recycles(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+
+	ioasid_free(ioasid_test_alloc(test, 9, 9));
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, fix->set->used, 0);
+	KUNIT_EXPECT_NULL(test, ioasid_lookup(9));
+}
+
+struct put_irq_work {
+	struct irq_work work;
+	struct ioasid *ioasid;
+};
+
+static void put_from_hardirq(struct irq_work *work)
+{
+	struct put_irq_work *w = container_of(work, struct put_irq_work, work);
+
+	ioasid_put(w->ioasid);
+}
+
+/* Invariant 7; atomic-sleep checks and lockdep look on */
+static void put_works_in_any_context(struct kunit *test)
+{
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct put_irq_work w = { .ioasid = a };
+	raw_spinlock_t lock;
+	unsigned long flags;
+
+	raw_spin_lock_init(&lock);
+	init_irq_work(&w.work, put_from_hardirq);
+	ioasid_get(a);
+	ioasid_get(a);
+	ioasid_get(a);
+	ioasid_free(a);
+
+	raw_spin_lock_irqsave(&lock, flags);
+	ioasid_put(a);
+	raw_spin_unlock_irqrestore(&lock, flags);
+
+	rcu_read_lock();
+	ioasid_put(a);
+	rcu_read_unlock();
+	KUNIT_EXPECT_EQ(test, ioasid_users(a), 1);
+
+	/* The last one, from hard interrupt context where there is one */
+	irq_work_queue(&w.work);
+	irq_work_sync(&w.work);
+	ioasid_free(ioasid_test_alloc(test, 9, 9));
+}
+
+static void last_put_with_interrupts_off(struct kunit *test)
+{
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	unsigned long flags;
+
+	ioasid_get(a);
+	ioasid_free(a);
+	local_irq_save(flags);
+	ioasid_put(a);
+	local_irq_restore(flags);
+	ioasid_free(ioasid_test_alloc(test, 9, 9));
+}
+
+/* Attachments */
+
+static void attach_sets_and_detach_removes(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	KUNIT_EXPECT_EQ(test, a->nr_attached, 1);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PRESENT);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	KUNIT_EXPECT_EQ(test, a->nr_attached, 0);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), 0);
+	ioasid_put(a);
+	ioasid_free(a);
+	ioasid_recycle_flush();
+	/* Nothing to park nor to unpark */
+	KUNIT_EXPECT_STREQ(test, mock.log, "SR");
+}
+
+static void second_attach_to_a_device_is_ebusy(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	ioasid_test_attach(test, a, fix->dev[0]);
+	KUNIT_EXPECT_EQ(test, ioasid_attach_device(a, &mock_domain,
+						   fix->dev[0], NULL), -EBUSY);
+	KUNIT_EXPECT_EQ(test, a->nr_attached, 1);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	ioasid_free(a);
+}
+
+/* Invariant 2: blocked on every device, and flushed, when free returns */
+static void free_blocks_every_attachment(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ioasid_test_attach(test, a, fix->dev[1]);
+	ioasid_free(a);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PARKED);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9), MOCK_PARKED);
+	KUNIT_EXPECT_EQ(test, a->nr_attached, 2);
+	KUNIT_EXPECT_STREQ(test, mock.log, "SSPPY");
+
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	ioasid_detach_device(a, &mock_domain, fix->dev[1]);
+	ioasid_put(a);
+}
+
+/* Invariant 3: detach leaves the entry blocked, only recycle gives it back */
+static void parked_entry_stays_until_recycle(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ioasid_free(a);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, a->nr_attached, 0);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PARKED);
+	ioasid_put(a);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), 0);
+	KUNIT_EXPECT_STREQ(test, mock.log, "SPYRU");
+}
+
+/* Invariants 3 and 6 */
+static void parked_takes_no_attachment(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ioasid_free(a);
+	/* A device that the PASID was never attached to has no mark */
+	KUNIT_EXPECT_EQ(test, ioasid_attach_device(a, &mock_domain,
+						   fix->dev[1], NULL),
+			-ESHUTDOWN);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	KUNIT_EXPECT_EQ(test, ioasid_attach_device(a, &mock_domain,
+						   fix->dev[0], NULL),
+			-ESHUTDOWN);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PARKED);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9), 0);
+	ioasid_put(a);
+}
+
+struct detach_work {
+	struct work_struct work;
+	struct completion done;
+	struct ioasid *ioasid;
+	struct device *dev;
+};
+
+static void detach_fn(struct work_struct *work)
+{
+	struct detach_work *w = container_of(work, struct detach_work, work);
+
+	ioasid_detach_device(w->ioasid, &mock_domain, w->dev);
+	complete(&w->done);
+}
+
+static void free_fn(struct work_struct *work)
+{
+	struct detach_work *w = container_of(work, struct detach_work, work);
+
+	ioasid_free(w->ioasid);
+	complete(&w->done);
+}
+
+/* The device and the domain ID are in use by the flush */
+static void detach_waits_for_a_park_under_way(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct detach_work detach = { .ioasid = a, .dev = fix->dev[0] };
+	struct detach_work owner = { .ioasid = a };
+	DECLARE_COMPLETION_ONSTACK(in_sync);
+	DECLARE_COMPLETION_ONSTACK(go_on);
+
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	init_completion(&detach.done);
+	init_completion(&owner.done);
+	INIT_WORK_ONSTACK(&detach.work, detach_fn);
+	INIT_WORK_ONSTACK(&owner.work, free_fn);
+	mock.go_on = &go_on;
+	mock.in_sync = &in_sync;
+
+	queue_work(system_unbound_wq, &owner.work);
+	wait_for_completion(&in_sync);
+	queue_work(system_unbound_wq, &detach.work);
+	/* It must not get through in this time, nor in any other */
+	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&detach.done, HZ / 5),
+			0);
+	KUNIT_EXPECT_STREQ(test, mock.log, "SPY");
+	complete(&go_on);
+	wait_for_completion(&owner.done);
+	wait_for_completion(&detach.done);
+	KUNIT_EXPECT_STREQ(test, mock.log, "SPYR");
+	flush_work(&owner.work);
+	flush_work(&detach.work);
+	destroy_work_on_stack(&owner.work);
+	destroy_work_on_stack(&detach.work);
+	ioasid_put(a);
+}
+
+static void park_of_many_fits_any_number(struct kunit *test)
+{
+	static const unsigned int counts[] = {
+		1, IOMMU_PASID_GATHER_MAX - 1, IOMMU_PASID_GATHER_MAX,
+		IOMMU_PASID_GATHER_MAX + 1, 3 * IOMMU_PASID_GATHER_MAX + 2,
+	};
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a[3 * IOMMU_PASID_GATHER_MAX + 2];
+	unsigned int i, j;
+
+	for (i = 0; i < ARRAY_SIZE(counts); i++) {
+		LIST_HEAD(list);
+
+		for (j = 0; j < counts[i]; j++) {
+			a[j] = ioasid_test_alloc(test, 1, 1000);
+			ioasid_get(a[j]);
+			ioasid_test_attach(test, a[j], fix->dev[j % 2]);
+			list_add_tail(&a[j]->owner_node, &list);
+		}
+		ioasid_free_list(&list);
+		for (j = 0; j < counts[i]; j++) {
+			KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[j % 2],
+							 ioasid_id(a[j])),
+					MOCK_PARKED);
+			ioasid_detach_device(a[j], &mock_domain,
+					     fix->dev[j % 2]);
+			ioasid_put(a[j]);
+		}
+		ioasid_recycle_flush();
+		KUNIT_EXPECT_TRUE(test,
+				  xa_empty(&to_mock_device(fix->dev[0])->entries));
+		KUNIT_EXPECT_TRUE(test,
+				  xa_empty(&to_mock_device(fix->dev[1])->entries));
+	}
+}
+
+/* A driver without the hooks: blocked by removal, and removed only once */
+static void driver_without_hooks_blocks_by_removal(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct iommu_ops saved = mock_ops;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	mock_ops.park_dev_pasid = NULL;
+	mock_ops.park_sync = NULL;
+	mock_ops.unpark_dev_pasid = NULL;
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ioasid_free(a);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), 0);
+	/* Still in the way of everybody else on the device */
+	KUNIT_EXPECT_EQ(test, iommu_attach_device_pasid(&mock_domain,
+							fix->dev[0], 9, NULL),
+			-EBUSY);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	ioasid_put(a);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_STREQ(test, mock.log, "SR");
+	mock_ops = saved;
+}
+
+static void device_may_go_before_recycle(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ioasid_free(a);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	mock_device_remove(fix->dev[0]);
+	fix->dev[0] = NULL;
+	ioasid_put(a);
+	ioasid_recycle_flush();
+	/* The table went with the device: nothing to unpark */
+	KUNIT_EXPECT_STREQ(test, mock.log, "SPYR");
+	ioasid_free(ioasid_test_alloc(test, 9, 9));
+}
+
+/* Races */
+
+struct churn {
+	struct task_struct *task;
+	struct ioasid_set *set;
+	struct device *dev;
+	atomic_t *taken;	/* one for each number of the range */
+	unsigned int failed;
+};
+
+#define CHURN_RANGE	16
+#define CHURN_ROUNDS	500
+
+static int churn_fn(void *data)
+{
+	struct churn *c = data;
+	struct ioasid *a, *b;
+	unsigned int i;
+
+	for (i = 0; i < CHURN_ROUNDS; i++) {
+		a = ioasid_alloc(c->set, 1, CHURN_RANGE);
+		if (IS_ERR(a)) {
+			/* The others hold them all */
+			if (PTR_ERR(a) != -ENOSPC)
+				c->failed++;
+			continue;
+		}
+		if (atomic_inc_return(&c->taken[ioasid_id(a)]) != 1)
+			c->failed++;
+		ioasid_get(a);
+		if (ioasid_attach_device(a, &mock_domain, c->dev, NULL))
+			c->failed++;
+		/* Somebody else's, or ours */
+		b = ioasid_find_get(c->set, 1 + i % CHURN_RANGE);
+		if (!IS_ERR(b)) {
+			if (ioasid_id(b) != 1 + i % CHURN_RANGE)
+				c->failed++;
+			ioasid_put(b);
+		}
+		ioasid_free(a);
+		if (mock_entry(c->dev, ioasid_id(a)) != MOCK_PARKED)
+			c->failed++;
+		ioasid_detach_device(a, &mock_domain, c->dev);
+		atomic_dec(&c->taken[ioasid_id(a)]);
+		ioasid_put(a);
+	}
+	return 0;
+}
+
+static void threads_never_share_a_number(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct churn churn[4] = {};
+	unsigned int i;
+	atomic_t *taken;
+
+	taken = kunit_kcalloc(test, CHURN_RANGE + 1, sizeof(*taken),
+			      GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, taken);
+	for (i = 0; i < ARRAY_SIZE(churn); i++) {
+		churn[i].set = fix->set;
+		churn[i].dev = fix->dev[i % 2];
+		churn[i].taken = taken;
+		churn[i].task = kthread_create(churn_fn, &churn[i],
+					       "ioasid-churn%u", i);
+		KUNIT_ASSERT_NOT_ERR_OR_NULL(test, churn[i].task);
+		get_task_struct(churn[i].task);
+	}
+	for (i = 0; i < ARRAY_SIZE(churn); i++)
+		wake_up_process(churn[i].task);
+	for (i = 0; i < ARRAY_SIZE(churn); i++) {
+		kthread_stop_put(churn[i].task);
+		KUNIT_EXPECT_EQ(test, churn[i].failed, 0);
+	}
+}
+
+struct attach_race {
+	struct work_struct work;
+	struct ioasid *ioasid;
+	struct device *dev;
+	int ret;
+};
+
+static void attach_race_fn(struct work_struct *work)
+{
+	struct attach_race *w = container_of(work, struct attach_race, work);
+
+	w->ret = ioasid_attach_device(w->ioasid, &mock_domain, w->dev, NULL);
+}
+
+/* Attach against park: refused, or blocked, but never attached and open */
+static void attach_race_never_leaves_an_open_entry(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct attach_race race = { .dev = fix->dev[0] };
+	unsigned int i, refused = 0;
+
+	INIT_WORK_ONSTACK(&race.work, attach_race_fn);
+	for (i = 0; i < 500; i++) {
+		race.ioasid = ioasid_test_alloc(test, 9, 9);
+		ioasid_get(race.ioasid);
+		queue_work(system_unbound_wq, &race.work);
+		if (i % 2)
+			cpu_relax();
+		else
+			cond_resched();
+		ioasid_free(race.ioasid);
+		flush_work(&race.work);
+		if (race.ret) {
+			refused++;
+			KUNIT_EXPECT_EQ(test, race.ret, -ESHUTDOWN);
+			KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), 0);
+		} else {
+			KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9),
+					MOCK_PARKED);
+			ioasid_detach_device(race.ioasid, &mock_domain,
+					     fix->dev[0]);
+		}
+		ioasid_put(race.ioasid);
+	}
+	destroy_work_on_stack(&race.work);
+	kunit_info(test, "%u of %u attaches refused\n", refused, i);
+}
+
+static struct kunit_case ioasid_cases[] = {
+	KUNIT_CASE(alloc_takes_a_number_of_the_range),
+	KUNIT_CASE(bad_range_is_einval),
+	KUNIT_CASE(first_and_last_number_can_be_had),
+	KUNIT_CASE(full_range_is_enospc),
+	KUNIT_CASE(number_is_not_reused_while_referenced),
+	KUNIT_CASE(full_range_waits_for_recycle),
+	KUNIT_CASE(full_quota_waits_for_recycle),
+	KUNIT_CASE(one_set_for_one_mm),
+	KUNIT_CASE(set_pins_the_mm_but_not_its_users),
+	KUNIT_CASE(set_stays_until_its_last_ioasid_is_recycled),
+	KUNIT_CASE(quota_is_a_limit),
+	KUNIT_CASE(charge_does_not_wrap),
+	KUNIT_CASE(parked_counts_against_quota),
+	KUNIT_CASE(lookup_finds_only_its_own_set),
+	KUNIT_CASE(lookup_finds_only_its_own_file),
+	KUNIT_CASE(reserved_number_is_taken_but_not_found),
+	KUNIT_CASE(parked_gives_out_no_reference),
+	KUNIT_CASE(holder_may_use_a_parked_object),
+	KUNIT_CASE(free_without_users_recycles),
+	KUNIT_CASE(put_works_in_any_context),
+	KUNIT_CASE(last_put_with_interrupts_off),
+	KUNIT_CASE(attach_sets_and_detach_removes),
+	KUNIT_CASE(second_attach_to_a_device_is_ebusy),
+	KUNIT_CASE(free_blocks_every_attachment),
+	KUNIT_CASE(parked_entry_stays_until_recycle),
+	KUNIT_CASE(parked_takes_no_attachment),
+	KUNIT_CASE(detach_waits_for_a_park_under_way),
+	KUNIT_CASE(park_of_many_fits_any_number),
+	KUNIT_CASE(driver_without_hooks_blocks_by_removal),
+	KUNIT_CASE(device_may_go_before_recycle),
+	KUNIT_CASE_SLOW(threads_never_share_a_number),
+	KUNIT_CASE_SLOW(attach_race_never_leaves_an_open_entry),
+	{}
+};
+
+static struct kunit_suite ioasid_suite = {
+	.name = "ioasid",
+	.suite_init = ioasid_suite_init,
+	.suite_exit = ioasid_suite_exit,
+	.init = ioasid_test_init,
+	.exit = ioasid_test_exit,
+	.test_cases = ioasid_cases,
+};
+kunit_test_suite(ioasid_suite);
+
+MODULE_DESCRIPTION("KUnit tests of the IOASID core");
+MODULE_LICENSE("GPL");
