@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Every target is a script in rig/; "make help" lists them.
+
+BASE ?= 6.12
+BUILD ?= build
+export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T
+
+.NOTPARALLEL:
+.PHONY: help setup qemu tree refresh kernel boot run test kunit selftests clean
+
+help:
+	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
+	@echo "make test       run all tests; T=NAME runs one kselftest program or KUnit suite"
+	@echo
+	@echo "make setup      install the Debian packages that are missing"
+	@echo "make qemu       build the emulator with VT-d corrections and the DMA engine"
+	@echo "make tree       merge the repository into the kernel tree $(BUILD)/linux-$(BASE)/src"
+	@echo "make refresh    write the edits made in that tree back into the repository"
+	@echo "make kernel     build a kernel: CONFIG=run (default) or CONFIG=test (debug)"
+	@echo "make selftests  build the kselftest programs"
+	@echo "make boot       a shell in the guest; KERNEL=bzImage boots another kernel"
+	@echo "make kunit      core KUnit tests under user mode Linux; T=SUITE runs one"
+	@echo "make clean      remove everything that was built ($(BUILD)/)"
+	@echo
+	@echo "Variables: BASE=$(BASE) (kernel version), BUILD=$(BUILD) (output folder),"
+	@echo "           KERNEL_SRC=DIR (a pristine kernel tree of your own)"
+
+setup:
+	@rig/setup
+
+qemu: setup
+	@rig/qemu
+
+tree: setup
+	@rig/unpack
+	@rig/tree merge
+
+refresh:
+	@rig/tree refresh
+
+kernel: tree
+	@rig/kernel $(or $(CONFIG),run)
+
+selftests: kernel
+	@rig/selftests $(or $(CONFIG),run)
+
+boot: qemu $(if $(KERNEL),tree,kernel)
+	@rig/boot
+
+run: setup
+	@rig/run
+
+test: setup
+	@rig/test
+
+kunit: tree
+	@rig/kunit
+
+clean:
+	rm -rf "$(BUILD)"
