@@ -389,32 +389,33 @@ static void ioasid_show_range(struct seq_file *s, u32 nr, u32 first, u32 last)
 		seq_printf(s, "%s%u-%u", nr ? "," : "", first, last);
 }
 
-/* The numbers of this file that are in @state, as "1-3,7" */
+/* The numbers of @owner that are in @state, as "1-3,7" */
 static void ioasid_show_ids(struct seq_file *s, u64 owner, u32 state)
 {
 	u32 id, first = 0, last = 0, nr = 0;
+	struct ioasid *ioasid;
+	bool ours;
 
 	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
-		scoped_guard(rcu) {
-			struct ioasid *ioasid = ioasid_next(&id);
-
-			if (!ioasid)
-				goto done;
-			if (ioasid->owner != owner ||
-			    READ_ONCE(ioasid->state) != state)
-				continue;
-		}
-		if (first && id == last + 1) {
-			last = id;
-			continue;
-		}
-		if (first)
-			ioasid_show_range(s, nr++, first, last);
-		first = id;
-		last = id;
+		rcu_read_lock();
+		ioasid = ioasid_next(&id);
+		ours = ioasid && ioasid->owner == owner &&
+		       READ_ONCE(ioasid->state) == state;
+		rcu_read_unlock();
+		if (!ioasid)
+			break;
 		cond_resched();
+		if (!ours)
+			continue;
+
+		if (first && id != last + 1) {
+			ioasid_show_range(s, nr++, first, last);
+			first = 0;
+		}
+		if (!first)
+			first = id;
+		last = id;
 	}
-done:
 	if (first)
 		ioasid_show_range(s, nr, first, last);
 	seq_putc(s, '\n');

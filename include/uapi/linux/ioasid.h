@@ -16,7 +16,7 @@
  *  - ENOTTY: the command number is not known
  *  - EINVAL: the size is smaller than the first version of the struct
  *  - E2BIG: the struct is longer than the kernel knows, and a byte of the part
- *    that the kernel does not know is not zero
+ *    that the kernel does not know is not zero; or it is longer than a page
  *  - EOPNOTSUPP: a flag is not known, or a reserved field is not zero
  *  - EFAULT: the struct, or an array that it points to, cannot be accessed
  *
