@@ -689,7 +689,7 @@ static void pdma_exit(PCIDevice *pdev)
 
 static const Property pdma_properties[] = {
     DEFINE_PROP_UINT32("channels", PDMAState, num_channels, 16),
-    DEFINE_PROP_BOOL("ats", PDMAState, ats, true),
+    DEFINE_PROP_BOOL("ats", PDMAState, ats, false),
 };
 
 static void pdma_class_init(ObjectClass *klass, void *data)

@@ -1,0 +1,1582 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+qemu/test.py QEMU-BINARY [-d DATA-DIR]... [-v] [NAME]...
+
+Self-test of the emulated VT-d unit and of the pdma device, without a guest: it
+programs both through the qtest protocol, with tables in guest memory that it
+writes itself, and steps the virtual clock. Runs the tests whose names contain
+one of the NAMEs, or all. Writes TAP, exits with 1 if a test failed.
+
+A test that finds a rule broken says so by an exception of check().
+"""
+import argparse
+import os
+import re
+import select
+import struct
+import subprocess
+import sys
+import traceback
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+HEADER = os.path.join(HERE, "..", "samples", "vfio-mdev", "pdma.h")
+ANSWER_TIMEOUT = 10
+
+PAGE = 0x1000
+US = 1000
+
+# Where the test puts things
+RAM_MB = 64
+FIRST_FREE = 0x200000
+ECAM = 0xb0000000
+MMIO = 0xe0000000
+MMIO_STEP = 0x100000
+
+# VT-d registers
+DMAR = 0xfed90000
+CAP, ECAP, GCMD, GSTS, RTADDR = 0x08, 0x10, 0x18, 0x1c, 0x20
+FSTS, IQT, IQA = 0x34, 0x88, 0x90
+FRCD_LO, FRCD_HI = 0x220, 0x228
+GCMD_TE, GCMD_SRTP, GCMD_QIE = 1 << 31, 1 << 30, 1 << 26
+FSTS_PFO, FSTS_PPF, FSTS_IQE = 1 << 0, 1 << 1, 1 << 4
+QUEUE_SLOTS = 128
+
+# Fault reasons
+ROOT_P, CONTEXT_P, WRITE_DENIED = 0x01, 0x02, 0x05
+PASID_DIR_P, PASID_P, PASID_INV = 0x51, 0x59, 0x5b
+FS_ENTRY_P, FS_WRITE, INTERRUPT_ADDR = 0x71, 0x85, 0x87
+
+# PASID entries
+P, FPD = 1, 2
+FIRST, SECOND, PASS_THROUGH = 1, 2, 4
+
+# Granularities
+CC_GLOBAL, CC_DOMAIN, CC_DEVICE = 1, 2, 3
+IOTLB_GLOBAL, IOTLB_DOMAIN, IOTLB_PAGE = 1, 2, 3
+PIOTLB_PASID, PIOTLB_PAGE = 2, 3
+PC_DOMAIN, PC_PASID, PC_GLOBAL = 0, 1, 3
+
+# PCI
+PCI_COMMAND, PCI_BAR0 = 0x04, 0x10
+PCI_COMMAND_MEMORY, PCI_COMMAND_MASTER = 2, 4
+CAP_EXP, EXT_CAP_ATS, EXT_CAP_PASID = 0x10, 0x0f, 0x1b
+DEVCAP_FLR, DEVCTL_FLR = 1 << 28, 1 << 15
+ATS_ENABLE = 1 << 15
+
+IOMMU = "intel-iommu,x-scalable-mode=on,x-pasid-mode=on,intremap=on"
+DEVICE_IOTLB = "device-iotlb=on"
+FIRST_STAGE = "x-flts=on"
+
+
+def read_header():
+    """The constants of pdma.h that are plain numbers."""
+    with open(HEADER, encoding="ascii") as header:
+        found = re.findall(r"^#define\s+PDMA_(\w+)\s+(0x[0-9a-fA-F]+|\d+)\b",
+                           header.read(), re.M)
+    return {name: int(value, 0) for name, value in found}
+
+
+R = type("R", (), read_header())
+CTL = 0x100
+CTL_STEP = 0x10
+BUSY, DONE = R.STATUS_BUSY, R.STATUS_DONE
+REFUSED, INVALID = R.STATUS_REFUSED, R.STATUS_INVALID
+STOP, COPY, STREAM = R.CMD_STOP, R.CMD_COPY, R.CMD_STREAM
+
+
+class Broken(Exception):
+    """A rule does not hold."""
+
+
+def check(condition, what):
+    if not condition:
+        raise Broken(what)
+
+
+def check_equal(got, want, what):
+    check(got == want, f"{what}: got {got:#x}, want {want:#x}")
+
+
+class QTest:
+    """One emulator without a guest, driven over its standard input."""
+
+    def __init__(self, args):
+        self.process = subprocess.Popen(
+            args, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE)
+        self.buffer = b""
+        self.errors = ""
+
+    def close(self):
+        """End the emulator, and return what it wrote to its standard error."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        _, errors = self.process.communicate()
+        return self.errors or errors.decode(errors="replace")
+
+    def last_words(self):
+        self.errors = self.close()
+        return (self.errors.splitlines() or ["it has said nothing"])[-1]
+
+    def line(self):
+        while b"\n" not in self.buffer:
+            ready, _, _ = select.select([self.process.stdout], [], [],
+                                        ANSWER_TIMEOUT)
+            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+            if not data:
+                raise Broken("the emulator does not answer: " + self.last_words())
+            self.buffer += data
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        return line.decode()
+
+    def command(self, text):
+        try:
+            self.process.stdin.write(text.encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError as error:
+            raise Broken("the emulator ended: " + self.last_words()) from error
+        answer = self.line()
+        while answer.startswith("IRQ"):
+            answer = self.line()
+        if not answer.startswith("OK"):
+            raise Broken(f"{text}: {answer}")
+        return answer[2:].strip()
+
+
+class Function:
+    """A PCI function, by its configuration space."""
+
+    def __init__(self, machine, bus, devfn):
+        self.machine = machine
+        self.bus = bus
+        self.devfn = devfn
+        self.sid = bus << 8 | devfn
+        self.config = ECAM + (bus << 20 | devfn << 12)
+
+    def read(self, offset, letter="l"):
+        return self.machine.read(letter, self.config + offset)
+
+    def write(self, offset, value, letter="l"):
+        self.machine.write(letter, self.config + offset, value)
+
+    def capability(self, wanted):
+        at = self.read(0x34, "b")
+        while at:
+            if self.read(at, "b") == wanted:
+                return at
+            at = self.read(at + 1, "b")
+        return 0
+
+    def extended_capability(self, wanted):
+        at = 0x100
+        while at:
+            header = self.read(at)
+            if header & 0xffff == wanted:
+                return at
+            at = header >> 20
+        return 0
+
+
+class Pdma(Function):
+    """The device under test: registers, and what a driver does with them."""
+
+    def __init__(self, machine, bus, devfn, bar):
+        super().__init__(machine, bus, devfn)
+        self.bar = bar
+        self.pasid_cap = self.extended_capability(EXT_CAP_PASID)
+        self.ats_cap = self.extended_capability(EXT_CAP_ATS)
+        self.exp_cap = self.capability(CAP_EXP)
+        self.directory = 0
+        self.enable()
+
+    def enable(self):
+        self.write(PCI_BAR0, self.bar)
+        self.command(PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)
+        self.pasid_control(1)
+
+    def command(self, value):
+        self.write(PCI_COMMAND, value, "w")
+
+    def pasid_control(self, value):
+        self.write(self.pasid_cap + 6, value, "w")
+
+    def ats_control(self, value):
+        self.write(self.ats_cap + 6, value, "w")
+
+    def flr(self):
+        self.write(self.exp_cap + 8, DEVCTL_FLR, "w")
+
+    # Control page
+    def control(self, offset, letter="l"):
+        return self.machine.read(letter, self.bar + offset)
+
+    def faults(self):
+        return (self.control(R.FAULTS_RECORDED, "q"),
+                self.control(R.FAULTS_SUPPRESSED, "q"))
+
+    def ctl(self, ch):
+        return self.bar + CTL + CTL_STEP * ch
+
+    def set_pasid(self, ch, pasid):
+        self.machine.write("l", self.ctl(ch) + R.CTL_PASID,
+                           pasid | R.PASID_VALID)
+
+    def clear_pasid(self, ch):
+        self.machine.write("l", self.ctl(ch) + R.CTL_PASID, 0)
+
+    def get_pasid(self, ch):
+        return self.machine.read("l", self.ctl(ch) + R.CTL_PASID)
+
+    def reset_channel(self, ch):
+        self.machine.write("l", self.ctl(ch) + R.CTL_RESET, 1)
+
+    # Channel pages
+    def page(self, ch):
+        return self.bar + PAGE * (1 + ch)
+
+    def get(self, ch, reg, letter="l"):
+        return self.machine.read(letter, self.page(ch) + reg)
+
+    def set(self, ch, reg, value, letter="l"):
+        self.machine.write(letter, self.page(ch) + reg, value)
+
+    def status(self, ch):
+        return self.get(ch, R.STATUS)
+
+    def counts(self, ch):
+        return (self.get(ch, R.DONE_COUNT, "q"),
+                self.get(ch, R.REFUSED_COUNT, "q"))
+
+    def start_copy(self, ch, src, dst, length):
+        self.set(ch, R.SRC, src, "q")
+        self.set(ch, R.DST, dst, "q")
+        self.set(ch, R.LEN, length)
+        self.set(ch, R.CMD, COPY)
+
+    def copy(self, ch, src, dst, length):
+        self.start_copy(ch, src, dst, length)
+        check(self.status(ch) & BUSY, "a copy is busy after its command")
+        for _ in range(100):
+            if not self.status(ch) & BUSY:
+                return self.status(ch)
+            self.machine.step(US)
+        raise Broken("a copy does not end")
+
+    def start_stream(self, ch, dst, length, period=10, burst=1):
+        self.set(ch, R.DST, dst, "q")
+        self.set(ch, R.LEN, length)
+        self.set(ch, R.PERIOD, period)
+        self.set(ch, R.BURST, burst)
+        self.set(ch, R.CMD, STREAM)
+
+    def stop(self, ch):
+        self.set(ch, R.CMD, STOP)
+
+    def poke(self, ch, iova):
+        """Write one 8-byte request, True if the device says it arrived."""
+        self.start_stream(ch, iova, 8)
+        check(self.status(ch) & BUSY, "a stream is busy after its command")
+        self.machine.step(10 * US)
+        status = self.status(ch)
+        self.stop(ch)
+        return not status & REFUSED
+
+    def arrives(self, ch, iova, phys):
+        """Does a request to iova reach phys? The device must agree."""
+        self.machine.write("q", phys, 0)
+        said = self.poke(ch, iova)
+        arrived = self.machine.read("q", phys) == 1
+        check(said == arrived, f"the device says {said}, memory {arrived}")
+        return arrived
+
+
+class Machine:
+    """An emulator with a VT-d unit and devices, tables and queue set up."""
+
+    qemu = None
+    data_dirs = ()
+    verbose = False
+
+    def __init__(self, *iommu_options, devices=("pdma",), start=True):
+        args = [self.qemu, "-accel", "qtest", "-qtest", "stdio",
+                "-qtest-log", "none", "-display", "none", "-nodefaults",
+                "-M", "q35,kernel-irqchip=split", "-m", str(RAM_MB),
+                "-device", ",".join((IOMMU,) + iommu_options)]
+        for folder in self.data_dirs:
+            args += ["-L", folder]
+        for device in devices:
+            args += ["-device", device]
+        self.qtest = QTest(args)
+        self.next_free = FIRST_FREE
+        self.next_bar = MMIO
+        self.devices = []
+        try:
+            self.set_up_pci()
+            self.set_up_iommu()
+            if start:
+                self.enable_translation()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.errors = self.qtest.close().splitlines()
+        if self.verbose:
+            for line in self.errors:
+                print("#", line)
+
+    # Memory and time
+    def read(self, letter, addr):
+        return int(self.qtest.command(f"read{letter} {addr:#x}"), 16)
+
+    def write(self, letter, addr, value):
+        self.qtest.command(f"write{letter} {addr:#x} {value:#x}")
+
+    def read_bytes(self, addr, length):
+        return bytes.fromhex(self.qtest.command(
+            f"read {addr:#x} {length:#x}")[2:])
+
+    def write_bytes(self, addr, data):
+        self.qtest.command(f"write {addr:#x} {len(data):#x} 0x{data.hex()}")
+
+    def step(self, ns):
+        self.qtest.command(f"clock_step {ns}")
+
+    def allocate(self, size=PAGE, align=PAGE):
+        """Guest memory, which is zero because nobody used it before."""
+        addr = (self.next_free + align - 1) // align * align
+        self.next_free = addr + size
+        check(self.next_free <= RAM_MB << 20, "the test wants too much memory")
+        return addr
+
+    # PCI
+    def set_up_pci(self):
+        self.qtest.command("outl 0xcf8 0x80000060")     # Q35 PCIEXBAR
+        self.qtest.command(f"outl 0xcfc {ECAM | 1:#x}")
+        self.scan(0, 1)
+
+    def scan(self, bus, next_bus):
+        for devfn in range(0, 0x100, 8):
+            function = Function(self, bus, devfn)
+            vendor = function.read(0)
+            if vendor == R.DEVICE_ID << 16 | R.VENDOR_ID:
+                self.devices.append(Pdma(self, bus, devfn, self.next_bar))
+                self.next_bar += MMIO_STEP
+            elif vendor != 0xffffffff and function.read(0x0e, "b") & 0x7f == 1:
+                # A bridge: its bus, and the window for what is behind it
+                function.write(0x18, next_bus << 16 | next_bus << 8 | bus)
+                window = self.next_bar >> 16
+                function.write(0x20, window | (window + 0x10 - 1) << 16)
+                function.command = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER
+                function.write(PCI_COMMAND, function.command, "w")
+                self.scan(next_bus, next_bus + 1)
+                next_bus += 1
+
+    # VT-d
+    def reg(self, offset, letter="l"):
+        return self.read(letter, DMAR + offset)
+
+    def set_reg(self, offset, value, letter="l"):
+        self.write(letter, DMAR + offset, value)
+
+    def global_command(self, command):
+        self.set_reg(GCMD, self.reg(GSTS) & ~GCMD_SRTP | command)
+        check(self.reg(GSTS) & command, "a global command took effect")
+
+    def set_up_iommu(self):
+        self.root = self.allocate()
+        self.contexts = {}
+        self.queue = self.allocate()
+        self.tail = 0
+        self.status = self.allocate()
+        self.submitted = 0
+        self.set_reg(IQA, self.queue | 0x800, "q")      # 256-bit descriptors
+        self.global_command(GCMD_QIE)
+        for device in self.devices:
+            device.directory = self.allocate(0x20000)
+            self.set_context(device)
+
+    def enable_translation(self):
+        self.set_root()
+        self.global_command(GCMD_TE)
+
+    def set_root(self):
+        self.set_reg(RTADDR, self.root | 0x400, "q")    # Scalable mode
+        self.global_command(GCMD_SRTP)
+
+    def context_addr(self, device):
+        half = device.devfn >> 7
+        table = self.contexts.get((device.bus, half))
+        if table is None:
+            table = self.contexts[device.bus, half] = self.allocate()
+            self.write("q", self.root + device.bus * 16 + half * 8, table | P)
+        return table + (device.devfn & 0x7f) * 32
+
+    def set_context(self, device, present=P):
+        # 2^14 entries in the directory, PASIDs and device TLB allowed
+        value = device.directory | 7 << 9 | 1 << 3 | 1 << 2 | present
+        self.write("q", self.context_addr(device), value)
+
+    def entry_addr(self, device, pasid):
+        slot = device.directory + (pasid >> 6) * 8
+        leaf = self.read("q", slot)
+        if not leaf & P:
+            leaf = self.allocate(64 * 64) | P
+            self.write("q", slot, leaf)
+        return (leaf & ~0xfff) + (pasid & 0x3f) * 64
+
+    def set_entry(self, device, pasid, space, flags=P):
+        words = space.entry()
+        words[0] |= flags
+        self.write_bytes(self.entry_addr(device, pasid),
+                         struct.pack("<8Q", *words))
+
+    def set_word0(self, device, pasid, value):
+        self.write("q", self.entry_addr(device, pasid), value)
+
+    def change_entry(self, device, pasid, clear=0, mark=0):
+        addr = self.entry_addr(device, pasid)
+        self.write("q", addr, self.read("q", addr) & ~clear | mark)
+
+    # Invalidation
+    def submit(self, *descriptors):
+        for words in descriptors:
+            self.write_bytes(self.queue + self.tail * 32,
+                             struct.pack("<4Q", *words, *[0] * (4 - len(words))))
+            self.tail = (self.tail + 1) % QUEUE_SLOTS
+        self.set_reg(IQT, self.tail << 5, "q")
+
+    def invalidate(self, *descriptors):
+        """Submit, and check that a wait behind them is reached."""
+        self.submitted += 1
+        self.submit(*descriptors, wait_status(self.status, self.submitted))
+        check(not self.reg(FSTS) & FSTS_IQE, "the queue has stopped")
+        check_equal(self.read("l", self.status), self.submitted, "wait status")
+
+    # Faults
+    def fault(self):
+        """Take the recorded fault: (reason, sid, address, pasid), or None."""
+        high = self.reg(FRCD_HI, "q")
+        if not high >> 63:
+            return None
+        low = self.reg(FRCD_LO, "q")
+        pasid = high >> 40 & 0xfffff if high >> 31 & 1 else None
+        check(pasid is not None or not high >> 40 & 0xfffff,
+              "a fault without PASID has no number")
+        self.set_reg(FRCD_HI, 1 << 63, "q")
+        self.set_reg(FSTS, FSTS_PFO)
+        return (high >> 32 & 0xff, high & 0xffff, low & ~0xfff, pasid)
+
+
+class Space:
+    """An address space: page tables of one stage, and a domain-id."""
+
+    def __init__(self, machine, domain, stage=SECOND):
+        self.machine = machine
+        self.domain = domain
+        self.stage = stage
+        self.table = machine.allocate() if stage != PASS_THROUGH else 0
+
+    def entry(self):
+        words = [0] * 8
+        words[0] = self.stage << 6 | 2 << 2     # 4 levels
+        words[1] = self.domain
+        if self.stage == FIRST:
+            words[2] = self.table
+        else:
+            words[0] |= self.table
+        return words
+
+    def slot(self, iova, bottom):
+        table = self.table
+        for level in range(4, bottom, -1):
+            slot = table + (iova >> (12 + 9 * (level - 1)) & 0x1ff) * 8
+            table = self.machine.read("q", slot) & ~0xfff
+            if not table:
+                table = self.machine.allocate()
+                self.machine.write("q", slot, table | 7)
+        return table + (iova >> (12 + 9 * (bottom - 1)) & 0x1ff) * 8
+
+    def map(self, iova, phys=None, writable=True, level=1):
+        """Map one page of a level, to a new one if none is given."""
+        size = PAGE << 9 * (level - 1)
+        if phys is None:
+            phys = self.machine.allocate(size, size)
+        if self.stage == FIRST:
+            rights = 7 if writable else 5       # User, (write,) present
+        else:
+            rights = 3 if writable else 1
+        large = 1 << 7 if level > 1 else 0
+        self.machine.write("q", self.slot(iova, level), phys | large | rights)
+        return phys
+
+    def unmap(self, iova):
+        self.machine.write("q", self.slot(iova, 1), 0)
+
+
+# Descriptors of the invalidation queue
+
+def wait_status(addr, value):
+    return (value << 32 | 1 << 5 | 5, addr)
+
+
+def wait_fence():
+    return (1 << 6 | 5, 0)
+
+
+def context_cache(granularity, sid=0, domain=0):
+    return (sid << 32 | domain << 16 | granularity << 4 | 1,)
+
+
+def iotlb(granularity, domain=0, addr=0, order=0):
+    return (domain << 16 | granularity << 4 | 2, addr | order)
+
+
+def piotlb(granularity, domain, pasid, addr=0, order=0):
+    return (pasid << 32 | domain << 16 | granularity << 4 | 6, addr | order)
+
+
+def pasid_cache(granularity, domain=0, pasid=0):
+    return (pasid << 32 | domain << 16 | granularity << 4 | 7,)
+
+
+def device_tlb(sid, addr=0, size=0):
+    return (sid << 32 | 3, addr | size)
+
+
+def device_ptlb(sid, pasid, addr=0, size=0, every_pasid=0):
+    return (pasid << 32 | sid << 16 | 8, addr | size << 11 | every_pasid)
+
+
+def device_ptlb_range(sid, pasid, addr, order):
+    """2^order pages: the lowest clear bit above the page tells the size."""
+    bits = (1 << order - 1) - 1 << 12 if order else 0
+    return device_ptlb(sid, pasid, addr | bits, 1 if order else 0)
+
+
+def device_ptlb_all(sid, pasid):
+    """What Linux sends for everything: all bits of the address but the top."""
+    return device_ptlb_range(sid, pasid, 0, 52)
+
+
+# What most tests begin with
+
+IOVA = 0x10000
+PASID = 5
+DOMAIN = 10
+
+
+class Rig(Machine):
+    """A machine where PASID of the first device can reach some pages."""
+
+    stage = SECOND
+    options = ()
+
+    def __init__(self, *options, **others):
+        super().__init__(*self.options, *options, **others)
+        if self.devices:
+            self.dev = self.devices[0]
+            self.space, self.phys = self.bind(self.dev, 0, PASID, DOMAIN)
+
+    def bind(self, device, channel, pasid, domain, pages=4):
+        """Give a channel a PASID that maps pages, contiguous from IOVA."""
+        space = Space(self, domain, self.stage)
+        phys = [space.map(IOVA + i * PAGE) for i in range(pages)]
+        self.set_entry(device, pasid, space)
+        device.set_pasid(channel, pasid)
+        return space, phys
+
+    def arrives(self, page=0, channel=0):
+        """Does a request of the first device to a mapped page arrive?"""
+        return self.dev.arrives(channel, IOVA + page * PAGE, self.phys[page])
+
+    def flush(self, pasid=PASID, domain=DOMAIN):
+        self.invalidate(pasid_cache(PC_PASID, domain, pasid),
+                        iotlb(IOTLB_DOMAIN, domain),
+                        device_ptlb_all(self.dev.sid, pasid))
+
+    def park(self, device, pasid):
+        """Block as a driver does, without the flush."""
+        self.change_entry(device, pasid, clear=P, mark=FPD)
+
+
+class FirstStageRig(Rig):
+    stage = FIRST
+    options = (FIRST_STAGE,)
+
+
+class AtsRig(Rig):
+    """A rig whose devices use their ATC."""
+
+    options = (DEVICE_IOTLB,)
+
+    def __init__(self, *options, devices=("pdma,ats=on",), **others):
+        super().__init__(*options, devices=devices, **others)
+        for device in self.devices:
+            device.ats_control(ATS_ENABLE)
+
+
+TESTS = []
+
+
+def test(rig=Rig, *options, **others):
+    def register(function):
+        TESTS.append((function.__name__, rig, options, others, function))
+        return function
+    return register
+
+
+# ---------------------------------------------------------------- VT-d: basics
+
+@test()
+def pasids_have_20_bits(m):
+    check_equal(m.reg(ECAP, "q") >> 35 & 0x1f, 19, "PSS")
+    check(m.reg(ECAP, "q") >> 40 & 1, "PASID support")
+    check_equal(m.dev.read(m.dev.pasid_cap + 4, "w") >> 8 & 0x1f, 20,
+                "width of the device")
+    space, phys = m.bind(m.dev, 1, 0xfffff, 11)
+    check(m.dev.arrives(1, IOVA, phys[0]), "the largest PASID works")
+
+
+@test()
+def dma_with_pasid_arrives_at_its_page(m):
+    check(m.arrives(), "mapped")
+    check_equal(m.read("q", m.phys[1]), 0, "the page beside it")
+    check(m.fault() is None, "no fault")
+    check_equal(m.dev.faults()[0], 0, "recorded faults")
+
+
+@test(FirstStageRig)
+def first_stage_translates(m):
+    check(m.arrives(), "mapped")
+    check(not m.dev.poke(0, IOVA + 0x100000), "unmapped")
+    check_equal(m.fault()[0], FS_ENTRY_P, "reason")
+    m.space.map(IOVA + 0x5000, m.phys[3], writable=False)
+    check(not m.dev.poke(0, IOVA + 0x5000), "read only")
+    check_equal(m.fault()[0], FS_WRITE, "reason")
+
+
+@test()
+def large_pages_are_translated(m):
+    phys = m.space.map(0x40000000, level=2)
+    check(m.dev.arrives(0, 0x40000000 + 0x12340, phys + 0x12340), "first")
+    check(m.dev.arrives(0, 0x40000000 + 0x1ff000, phys + 0x1ff000), "last")
+
+
+# ------------------------------------------------- VT-d: P, FPD and the faults
+
+@test()
+def non_present_entry_is_refused(m):
+    m.change_entry(m.dev, PASID, clear=P)
+    check(not m.arrives(), "refused")
+    check_equal(m.fault()[0], PASID_P, "reason")
+    check_equal(m.dev.faults()[0], 1, "recorded")
+    check_equal(m.dev.faults()[1], 0, "suppressed")
+
+
+@test(FirstStageRig)
+def non_present_first_stage_entry_is_refused(m):
+    m.change_entry(m.dev, PASID, clear=P)
+    check(not m.arrives(), "refused")
+    check_equal(m.fault()[0], PASID_P, "reason")
+
+
+@test()
+def non_present_entry_with_fpd_is_silent(m):
+    m.park(m.dev, PASID)
+    check(not m.arrives(), "refused")
+    check(m.fault() is None, "recorded in a register")
+    check(not m.reg(FSTS) & (FSTS_PPF | FSTS_PFO), "fault status")
+    check_equal(m.dev.faults()[0], 0, "recorded")
+    check_equal(m.dev.faults()[1], 1, "suppressed")
+
+
+@test()
+def other_fields_of_a_non_present_entry_have_no_meaning(m):
+    for word in (FPD, FPD | 0xfffffffffffff1fc, FPD | 7 << 6, FPD | 0 << 6):
+        m.set_word0(m.dev, PASID, word)
+        check(not m.arrives(), f"refused with {word:#x}")
+        check(m.fault() is None, f"silent with {word:#x}")
+    m.set_word0(m.dev, PASID, 7 << 6)
+    check(not m.arrives(), "refused")
+    check_equal(m.fault()[0], PASID_P, "reason, of an unknown type too")
+    m.set_word0(m.dev, PASID, 7 << 6 | P)
+    check(not m.arrives(), "refused")
+    check_equal(m.fault()[0], PASID_INV, "reason, when it is present")
+
+
+@test()
+def present_entry_with_fpd_silences_page_faults(m):
+    m.change_entry(m.dev, PASID, mark=FPD)
+    check(m.arrives(), "mapped")
+    check(not m.dev.poke(0, IOVA + 0x100000), "unmapped")
+    check(m.fault() is None, "recorded")
+    check_equal(m.dev.faults()[1], 1, "suppressed")
+
+
+@test()
+def directory_entry_with_fpd_silences_its_pasids(m):
+    m.write("q", m.dev.directory, m.read("q", m.dev.directory) & ~P | FPD)
+    check(not m.arrives(), "refused")
+    check(m.fault() is None, "recorded")
+
+
+@test()
+def fpd_of_one_pasid_leaves_the_others_reported(m):
+    m.bind(m.dev, 1, 6, 11)
+    m.park(m.dev, PASID)
+    m.change_entry(m.dev, 6, clear=P)
+    for _ in range(3):
+        check(not m.dev.poke(0, IOVA), "parked")
+        check(not m.dev.poke(1, IOVA), "not present")
+    check_equal(m.fault()[3], 6, "PASID")
+    check_equal(m.dev.faults()[0], 3, "recorded")
+    check_equal(m.dev.faults()[1], 3, "suppressed")
+
+
+@test()
+def page_faults_carry_their_pasid(m):
+    m.bind(m.dev, 0, 0xabcde, 11)
+    check(not m.dev.poke(0, 0x7654000), "unmapped")
+    check(m.fault() == (WRITE_DENIED, m.dev.sid, 0x7654000, 0xabcde), "fault")
+
+
+@test()
+def early_faults_carry_their_pasid(m):
+    m.dev.set_pasid(0, 0xabcde)
+    check(not m.dev.poke(0, 0x7654000), "no directory entry")
+    check(m.fault() == (PASID_DIR_P, m.dev.sid, 0x7654000, 0xabcde),
+          "fault of the directory")
+    m.entry_addr(m.dev, 0xabcde)
+    check(not m.dev.poke(0, 0x7654000), "no entry")
+    check(m.fault() == (PASID_P, m.dev.sid, 0x7654000, 0xabcde),
+          "fault of the entry")
+    m.set_context(m.dev, present=0)
+    m.invalidate(context_cache(CC_DEVICE, m.dev.sid))
+    check(not m.dev.poke(0, 0x7654000), "no context entry")
+    check(m.fault() == (CONTEXT_P, m.dev.sid, 0x7654000, 0xabcde),
+          "fault of the context entry")
+    m.write("q", m.root, 0)
+    check(not m.dev.poke(0, 0x7654000), "no root entry")
+    check(m.fault() == (ROOT_P, m.dev.sid, 0x7654000, 0xabcde),
+          "fault of the root entry")
+
+
+@test()
+def faults_that_found_no_register_are_counted(m):
+    m.change_entry(m.dev, PASID, clear=P)
+    for _ in range(5):
+        m.dev.poke(0, IOVA)
+    check_equal(m.dev.faults()[0], 5, "recorded")
+    m.dev.flr()
+    m.dev.enable()
+    check_equal(m.dev.faults()[0], 5, "recorded, after a reset of the device")
+
+
+@test(devices=("pdma", "pdma"))
+def faults_are_counted_for_their_device_only(m):
+    other = m.devices[1]
+    m.bind(other, 0, PASID, 11)
+    m.change_entry(m.dev, PASID, clear=P)
+    m.park(other, PASID)
+    for _ in range(2):
+        m.dev.poke(0, IOVA)
+    for _ in range(3):
+        other.poke(0, IOVA)
+    check(m.dev.faults() == (2, 0), f"first device {m.dev.faults()}")
+    check(other.faults() == (0, 3), f"second device {other.faults()}")
+
+
+@test()
+def refused_access_that_hits_the_iotlb_is_reported(m):
+    m.space.map(IOVA, m.phys[0], writable=False)
+    check(m.dev.copy(0, IOVA, IOVA + PAGE, 8) & DONE, "reading")
+    check(not m.dev.poke(0, IOVA), "writing")
+    check(m.fault() == (WRITE_DENIED, m.dev.sid, IOVA, PASID), "fault")
+
+
+@test()
+def context_entry_does_not_need_the_entry_of_rid_pasid(m):
+    # No test ever makes PASID 0 present: look at both states explicitly
+    check(m.arrives(), "not present")
+    m.set_entry(m.dev, 0, Space(m, 20))
+    m.invalidate(context_cache(CC_GLOBAL), pasid_cache(PC_GLOBAL),
+                 iotlb(IOTLB_GLOBAL))
+    check(m.arrives(), "present")
+    m.change_entry(m.dev, 0, clear=P)
+    m.invalidate(context_cache(CC_GLOBAL), pasid_cache(PC_GLOBAL),
+                 iotlb(IOTLB_GLOBAL))
+    check(m.arrives(), "not present any more")
+
+
+# ----------------------------------- VT-d: pass-through and the interrupt range
+
+@test()
+def interrupt_range_is_translated_with_pasid(m):
+    phys = m.space.map(0xfee00000)
+    check(m.dev.arrives(0, 0xfee00000, phys), "mapped")
+    check(not m.dev.poke(0, 0xfee10000), "unmapped")
+    check(m.fault() == (WRITE_DENIED, m.dev.sid, 0xfee10000, PASID), "fault")
+
+
+@test()
+def interrupt_range_is_no_pass_through(m):
+    m.set_entry(m.dev, 6, Space(m, 12, PASS_THROUGH))
+    m.dev.set_pasid(1, 6)
+    phys = m.allocate()
+    check(m.dev.arrives(1, phys, phys), "memory")
+    check(not m.dev.poke(1, 0xfee00000), "interrupt range")
+    check(m.fault() == (INTERRUPT_ADDR, m.dev.sid, 0xfee00000, 6), "fault")
+
+
+@test()
+def nothing_translates_to_the_interrupt_range(m):
+    m.space.map(IOVA, 0xfee00000)
+    check(not m.dev.poke(0, IOVA), "refused")
+    check(m.fault() == (INTERRUPT_ADDR, m.dev.sid, IOVA, PASID), "fault")
+
+
+@test()
+def pass_through_ends_with_its_entry(m):
+    m.set_entry(m.dev, 6, Space(m, 12, PASS_THROUGH))
+    m.dev.set_pasid(1, 6)
+    phys = m.allocate()
+    check(m.dev.arrives(1, phys, phys), "present")
+    m.park(m.dev, 6)
+    m.invalidate(pasid_cache(PC_PASID, 12, 6))
+    check(not m.dev.arrives(1, phys, phys), "parked")
+
+
+# ------------------------------------------------------- VT-d: the PASID cache
+
+def fill_pasid_cache(m):
+    """Cache entry 5, with no IOTLB entry but for page 0, then park it."""
+    check(m.arrives(0), "before")
+    m.park(m.dev, PASID)
+    check(m.arrives(1), "a stale entry goes on translating")
+
+
+def pasid_cache_test(name, drops, *descriptors):
+    """One test: do the descriptors drop the entry of PASID 5, domain 10?"""
+    def run(m):
+        fill_pasid_cache(m)
+        m.invalidate(*[d(m) if callable(d) else d for d in descriptors])
+        check(m.arrives(2) != drops, "dropped" if drops else "kept")
+        if drops:
+            check(m.fault() is None, "silent")
+            m.change_entry(m.dev, PASID, clear=FPD, mark=P)
+            check(m.arrives(3), "an entry that was not present is not cached")
+    run.__name__ = name
+    test()(run)
+
+
+pasid_cache_test("pasid_cache_keeps_stale_entries_until_invalidated", False)
+pasid_cache_test("pasid_cache_is_dropped_globally", True,
+                 pasid_cache(PC_GLOBAL))
+pasid_cache_test("pasid_cache_is_dropped_by_domain", True,
+                 pasid_cache(PC_DOMAIN, DOMAIN))
+pasid_cache_test("pasid_cache_is_dropped_by_pasid_in_domain", True,
+                 pasid_cache(PC_PASID, DOMAIN, PASID))
+pasid_cache_test("pasid_cache_of_other_domains_stays", False,
+                 pasid_cache(PC_DOMAIN, DOMAIN + 1, PASID))
+pasid_cache_test("pasid_cache_of_other_pasids_stays", False,
+                 pasid_cache(PC_PASID, DOMAIN, PASID + 1),
+                 pasid_cache(PC_PASID, DOMAIN, 0))
+pasid_cache_test("pasid_cache_of_the_pasid_in_other_domains_stays", False,
+                 pasid_cache(PC_PASID, DOMAIN + 1, PASID),
+                 pasid_cache(PC_PASID, 0, PASID))
+pasid_cache_test("pasid_cache_outlives_other_invalidations", False,
+                 context_cache(CC_GLOBAL),
+                 lambda m: context_cache(CC_DEVICE, m.dev.sid),
+                 iotlb(IOTLB_GLOBAL), iotlb(IOTLB_DOMAIN, DOMAIN),
+                 piotlb(PIOTLB_PASID, DOMAIN, PASID),
+                 lambda m: device_ptlb_all(m.dev.sid, PASID))
+
+
+@test()
+def pasid_cache_is_dropped_with_the_root_table(m):
+    fill_pasid_cache(m)
+    m.set_root()
+    check(not m.arrives(2), "dropped")
+
+
+@test()
+def pasid_cache_remembers_fpd(m):
+    check(m.arrives(), "before")
+    m.change_entry(m.dev, PASID, mark=FPD)
+    check(not m.dev.poke(0, 0x100000), "unmapped")
+    check_equal(m.dev.faults()[0], 1, "recorded, with the old FPD")
+    m.invalidate(pasid_cache(PC_PASID, DOMAIN, PASID))
+    check(not m.dev.poke(0, 0x100000), "unmapped")
+    check_equal(m.dev.faults()[1], 1, "suppressed, with the new FPD")
+
+
+@test(devices=("pdma", "pdma"))
+def pasid_cache_is_dropped_for_every_device(m):
+    other = m.devices[1]
+    phys = m.allocate()
+    m.space.map(0x50000, phys)
+    m.set_entry(other, PASID, m.space)
+    other.set_pasid(0, PASID)
+    check(m.dev.arrives(0, IOVA, m.phys[0]), "first device")
+    check(other.arrives(0, IOVA, m.phys[0]), "second device")
+    m.park(m.dev, PASID)
+    m.park(other, PASID)
+    check(other.arrives(0, 0x50000, phys), "stale")
+    m.invalidate(pasid_cache(PC_PASID, DOMAIN, PASID))
+    check(not m.arrives(1), "first device")
+    check(not other.arrives(0, IOVA + PAGE, m.phys[1]), "second device")
+
+
+@test()
+def pasid_cache_has_no_reserved_granularity(m):
+    m.submit(pasid_cache(2, DOMAIN, PASID))
+    check(m.reg(FSTS) & FSTS_IQE, "the queue stops")
+
+
+# ---------------------------------------------- VT-d: IOTLB and the wait queue
+
+def fill_iotlb(m):
+    """Cache page 0 of PASID 5, and leave nothing behind it."""
+    check(m.arrives(), "before")
+    m.park(m.dev, PASID)
+    m.invalidate(pasid_cache(PC_PASID, DOMAIN, PASID))
+    check(not m.arrives(1), "blocked where the IOTLB is empty")
+    check(m.arrives(), "an IOTLB hit does not look at the PASID entry")
+
+
+def iotlb_test(name, drops, *descriptors, rig=Rig):
+    def run(m):
+        fill_iotlb(m)
+        m.invalidate(*descriptors)
+        check(m.arrives() != drops, "dropped" if drops else "kept")
+    run.__name__ = name
+    test(rig)(run)
+
+
+iotlb_test("iotlb_keeps_stale_pages_until_invalidated", False)
+iotlb_test("iotlb_is_dropped_globally", True, iotlb(IOTLB_GLOBAL))
+iotlb_test("iotlb_is_dropped_by_domain_with_any_pasid", True,
+           iotlb(IOTLB_DOMAIN, DOMAIN))
+iotlb_test("iotlb_of_other_domains_stays", False,
+           iotlb(IOTLB_DOMAIN, DOMAIN + 1),
+           iotlb(IOTLB_PAGE, DOMAIN + 1, IOVA))
+iotlb_test("iotlb_is_dropped_by_page", True, iotlb(IOTLB_PAGE, DOMAIN, IOVA))
+iotlb_test("iotlb_is_dropped_by_page_range", True,
+           iotlb(IOTLB_PAGE, DOMAIN, IOVA & ~0xffff, 4))
+iotlb_test("iotlb_of_other_pages_stays", False,
+           iotlb(IOTLB_PAGE, DOMAIN, IOVA + PAGE),
+           iotlb(IOTLB_PAGE, DOMAIN, IOVA + 0x10000, 4))
+for stage_name, stage_rig in (("second", Rig), ("first", FirstStageRig)):
+    iotlb_test(f"iotlb_of_{stage_name}_stage_is_dropped_by_pasid", True,
+               piotlb(PIOTLB_PASID, DOMAIN, PASID), rig=stage_rig)
+    iotlb_test(f"iotlb_of_{stage_name}_stage_stays_for_other_pasids", False,
+               piotlb(PIOTLB_PASID, DOMAIN, PASID + 1),
+               piotlb(PIOTLB_PASID, DOMAIN + 1, PASID), rig=stage_rig)
+iotlb_test("iotlb_of_first_stage_is_dropped_by_page_of_a_pasid", True,
+           piotlb(PIOTLB_PAGE, DOMAIN, PASID, IOVA), rig=FirstStageRig)
+iotlb_test("iotlb_of_first_stage_stays_for_other_pages", False,
+           piotlb(PIOTLB_PAGE, DOMAIN, PASID, IOVA + PAGE),
+           piotlb(PIOTLB_PAGE, DOMAIN, PASID + 1, IOVA), rig=FirstStageRig)
+
+
+@test()
+def domain_invalidation_drops_all_pasids_of_the_domain(m):
+    for channel, pasid in ((1, 6), (2, 7)):
+        m.set_entry(m.dev, pasid, m.space)
+        m.dev.set_pasid(channel, pasid)
+    for channel in range(3):
+        check(m.arrives(channel=channel), "before")
+    for pasid in (PASID, 6, 7):
+        m.park(m.dev, pasid)
+    m.invalidate(pasid_cache(PC_GLOBAL))
+    for channel in range(3):
+        check(m.arrives(channel=channel), "stale")
+    m.invalidate(iotlb(IOTLB_DOMAIN, DOMAIN))
+    for channel in range(3):
+        check(not m.arrives(channel=channel), "dropped")
+
+
+@test()
+def wait_may_be_a_fence_only(m):
+    m.invalidate(wait_fence(), iotlb(IOTLB_GLOBAL))
+    check(not m.reg(FSTS) & FSTS_IQE, "the queue goes on")
+
+
+@test()
+def queue_wraps_around(m):
+    for _ in range(QUEUE_SLOTS):
+        m.invalidate(iotlb(IOTLB_GLOBAL), pasid_cache(PC_GLOBAL))
+
+
+# ------------------------------------------------------------------------- ATC
+
+@test(AtsRig)
+def device_iotlb_works_together_with_pasids(m):
+    check(m.reg(ECAP, "q") & 1 << 2, "device TLB support")
+    check(m.arrives(), "mapped")
+
+
+def fill_atc(m, page=0):
+    """Leave translations of PASID 5 in the ATC, and nowhere else."""
+    check(m.arrives(page), "before")
+    m.park(m.dev, PASID)
+    m.invalidate(pasid_cache(PC_PASID, DOMAIN, PASID),
+                 iotlb(IOTLB_DOMAIN, DOMAIN))
+
+
+@test(AtsRig)
+def atc_is_used_after_all_other_flushes(m):
+    fill_atc(m)
+    check(not m.arrives(1), "a page that is not cached")
+    check(m.arrives(), "a page that is cached")
+    check_equal(m.dev.faults()[1], 1, "suppressed")
+
+
+def atc_test(name, drops, *descriptors):
+    def run(m):
+        fill_atc(m)
+        m.invalidate(*[descriptor(m.dev.sid) for descriptor in descriptors])
+        check(m.arrives() != drops, "dropped" if drops else "kept")
+    run.__name__ = name
+    test(AtsRig)(run)
+
+
+atc_test("atc_is_dropped_for_a_pasid", True,
+         lambda sid: device_ptlb_all(sid, PASID))
+atc_test("atc_is_dropped_with_all_address_bits_set", True,
+         lambda sid: device_ptlb(sid, PASID, 0xfffffffffffff000, 1))
+atc_test("atc_is_dropped_for_every_pasid", True,
+         lambda sid: device_ptlb(sid, 0, 0x7ffffffffffff000, 1, 1))
+atc_test("atc_is_dropped_by_page", True,
+         lambda sid: device_ptlb(sid, PASID, IOVA))
+atc_test("atc_is_dropped_by_page_range", True,
+         lambda sid: device_ptlb_range(sid, PASID, IOVA & ~0x7fff, 3))
+atc_test("atc_of_other_pages_stays", False,
+         lambda sid: device_ptlb(sid, PASID, IOVA + PAGE),
+         lambda sid: device_ptlb(sid, PASID, IOVA - PAGE),
+         lambda sid: device_ptlb_range(sid, PASID, IOVA + 0x8000, 3),
+         lambda sid: device_ptlb_range(sid, PASID, IOVA - 0x8000, 3),
+         lambda sid: device_ptlb_range(sid, PASID, IOVA - 0x2000, 1))
+atc_test("atc_of_other_pasids_stays", False,
+         lambda sid: device_ptlb_all(sid, PASID + 1),
+         lambda sid: device_ptlb_all(sid, 0))
+atc_test("atc_of_other_devices_stays", False,
+         lambda sid: device_ptlb_all(sid + 8, PASID),
+         lambda sid: device_ptlb(sid + 8, 0, 0x7ffffffffffff000, 1, 1))
+# PCIe ATS: a request without PASID invalidates what has no PASID
+atc_test("atc_with_pasid_outlives_invalidation_without", False,
+         lambda sid: device_tlb(sid, 0x7ffffffffffff000, 1))
+
+
+@test(AtsRig)
+def atc_keeps_what_the_access_was_allowed(m):
+    m.space.map(IOVA, m.phys[0], writable=False)
+    check(m.dev.copy(0, IOVA, IOVA + PAGE, 8) & DONE, "reading")
+    check(not m.dev.poke(0, IOVA), "writing")
+    check(m.dev.copy(0, IOVA, IOVA + PAGE, 8) & DONE, "reading again")
+
+
+@test(AtsRig)
+def atc_is_kept_apart_for_each_pasid(m):
+    space, phys = m.bind(m.dev, 1, 6, 11)
+    check(m.arrives(), "PASID 5")
+    check(m.dev.arrives(1, IOVA, phys[0]), "PASID 6")
+    m.park(m.dev, PASID)
+    m.park(m.dev, 6)
+    m.invalidate(pasid_cache(PC_GLOBAL), iotlb(IOTLB_GLOBAL),
+                 device_ptlb_all(m.dev.sid, 6))
+    check(m.arrives(), "PASID 5")
+    check(not m.dev.arrives(1, IOVA, phys[0]), "PASID 6")
+    m.dev.set_pasid(1, PASID)
+    check(m.dev.arrives(1, IOVA, m.phys[0]), "PASID 5 on another channel")
+
+
+@test(AtsRig)
+def atc_is_dropped_when_ats_is_disabled(m):
+    fill_atc(m)
+    m.dev.ats_control(0)
+    m.dev.ats_control(ATS_ENABLE)
+    check(not m.arrives(), "dropped")
+
+
+@test(AtsRig)
+def atc_is_dropped_by_flr(m):
+    fill_atc(m)
+    m.dev.flr()
+    check_equal(m.dev.read(m.dev.ats_cap + 6, "w"), 0, "ATS control")
+    m.dev.enable()
+    m.dev.ats_control(ATS_ENABLE)
+    m.dev.set_pasid(0, PASID)
+    check(not m.arrives(), "dropped")
+
+
+@test(Rig, DEVICE_IOTLB, devices=("pdma,ats=on",))
+def atc_is_not_used_before_ats_is_enabled(m):
+    fill_atc(m)
+    check(not m.arrives(), "not cached")
+
+
+@test(Rig, devices=("pdma,ats=on",))
+def atc_is_not_used_without_device_iotlb(m):
+    m.dev.ats_control(ATS_ENABLE)
+    fill_atc(m)
+    check(not m.arrives(), "not cached")
+
+
+@test(devices=("pdma,ats=off",))
+def ats_capability_is_optional(m):
+    check(not m.dev.ats_cap, "ATS capability")
+
+
+@test(AtsRig)
+def atc_holds_more_pages_than_it_has_room_for(m):
+    # 4096 pages of each kind, twice over: nothing is mixed up
+    data = [m.space.map(0x8000000 + i * PAGE, m.phys[i % 4]) for i in range(512)]
+    for i in range(0, 512, 16):
+        check(m.dev.arrives(0, 0x8000000 + i * PAGE, data[i]), f"page {i}")
+    check(m.arrives(), "the first one")
+
+
+# ---------------------------------------------------------------- pdma: command
+
+@test()
+def registers_have_their_reset_values(m):
+    check_equal(m.dev.control(R.ID), R.ID_VALUE, "ID")
+    check_equal(m.dev.control(R.CHANNELS), 16, "channels")
+    for reg, letter, value in (
+            (R.SRC, "q", 0), (R.DST, "q", 0), (R.LEN, "l", 0),
+            (R.STATUS, "l", 0), (R.PERIOD, "l", 100), (R.BURST, "l", 1),
+            (R.COUNTER, "q", 0), (R.DONE_COUNT, "q", 0),
+            (R.REFUSED_COUNT, "q", 0), (R.CMD, "l", 0)):
+        check_equal(m.dev.get(3, reg, letter), value, f"register {reg:#x}")
+    check_equal(m.dev.get_pasid(3), 0, "PASID")
+
+
+@test()
+def registers_can_be_accessed_in_halves(m):
+    m.dev.set(0, R.SRC, 0x1122334455667788, "q")
+    check_equal(m.dev.get(0, R.SRC), 0x55667788, "low half")
+    check_equal(m.dev.get(0, R.SRC + 4), 0x11223344, "high half")
+    m.dev.set(0, R.DST, 0x55667788)
+    m.dev.set(0, R.DST + 4, 0x11223344)
+    check_equal(m.dev.get(0, R.DST, "q"), 0x1122334455667788, "whole")
+    check_equal(m.dev.get(0, R.SRC + 4), 0x11223344, "high half alone")
+
+
+@test()
+def registers_take_the_nearest_value_in_range(m):
+    for reg, value, want in ((R.PERIOD, 0, 10), (R.PERIOD, 2000000, 1000000),
+                             (R.PERIOD, 12345, 12345), (R.BURST, 0, 1),
+                             (R.BURST, 5000, 4096), (R.BURST, 77, 77)):
+        m.dev.set(0, reg, value)
+        check_equal(m.dev.get(0, reg), want, f"{value} in {reg:#x}")
+    m.dev.set_pasid(0, 0x7fffffff)
+    check_equal(m.dev.get_pasid(0), R.PASID_VALID | R.PASID_MASK, "PASID")
+
+
+@test(devices=("pdma,channels=64", "pdma,channels=1"))
+def channels_end_where_the_property_says(m):
+    for device, channels, size in ((m.devices[0], 64, 0x80000),
+                                   (m.devices[1], 1, 0x2000)):
+        check_equal(device.control(R.CHANNELS), channels, "channels")
+        device.write(PCI_BAR0, 0xffffffff)
+        check_equal(-device.read(PCI_BAR0) & 0xffffffff, size, "size")
+        device.write(PCI_BAR0, device.bar)
+    space, phys = m.bind(m.dev, 63, 7, 12)
+    check(m.dev.arrives(63, IOVA, phys[0]), "the last channel")
+    other = m.devices[1]
+    other.set_pasid(1, PASID)
+    check_equal(other.get_pasid(1), 0, "a channel that is not there")
+    for offset in (65 * PAGE, 0x7f000, 0x7fff8):
+        m.write("q", m.dev.bar + offset, ~0 & (1 << 64) - 1)
+        check_equal(m.read("q", m.dev.bar + offset), 0, f"at {offset:#x}")
+
+
+@test()
+def refused_commands_change_nothing(m):
+    length = R.MAX_LEN
+
+    def refused(ch, cmd, src=IOVA, dst=IOVA, size=16):
+        m.dev.set(ch, R.SRC, src, "q")
+        m.dev.set(ch, R.DST, dst, "q")
+        m.dev.set(ch, R.LEN, size)
+        before = m.dev.status(ch)
+        m.dev.set(ch, R.CMD, cmd)
+        return m.dev.status(ch) == before | INVALID
+
+    check(not refused(0, STOP), "stop")
+    check(refused(0, 3), "unknown command")
+    check(refused(0, 0x80000001), "unknown command")
+    check(refused(0, COPY, size=0), "copy of nothing")
+    check(refused(0, COPY, size=length + 1), "copy too long")
+    check(refused(0, STREAM, size=0), "stream of nothing")
+    check(refused(0, STREAM, size=length + 8), "stream too long")
+    check(refused(0, STREAM, size=12), "stream length")
+    check(refused(0, STREAM, dst=IOVA + 4), "stream address")
+    check(refused(1, COPY), "copy without PASID")
+    check(refused(1, STREAM), "stream without PASID")
+    m.step(2000000)
+    check(m.dev.counts(0) == (0, 0), "no requests")
+    check_equal(m.dev.get(0, R.COUNTER, "q"), 0, "counter")
+    check(not refused(0, COPY, size=length), "the longest copy")
+    check_equal(m.dev.status(0), BUSY, "status of the accepted one")
+    check(refused(0, COPY), "copy while busy")
+    check(refused(0, STREAM), "stream while busy")
+    check(not refused(0, STOP), "stop while busy")
+    check_equal(m.dev.status(0), 0, "status after the stop")
+    check(refused(0, 3), "unknown command")
+    check(not refused(0, STREAM, size=length), "the longest stream")
+    check_equal(m.dev.status(0), BUSY, "status of the accepted one")
+
+
+@test()
+def busy_command_survives_a_refused_one(m):
+    m.dev.start_stream(0, IOVA, 8)
+    m.step(15 * US)
+    m.dev.start_copy(0, IOVA + PAGE, IOVA + 2 * PAGE, 64)
+    check(m.dev.status(0) & INVALID, "refused")
+    m.step(20 * US)
+    check_equal(m.dev.get(0, R.COUNTER, "q"), 3, "counter")
+
+
+# ------------------------------------------------------------------ pdma: copy
+
+def pattern(size):
+    return bytes((i * 7 + i // 251) & 0xff for i in range(size))
+
+
+@test()
+def copy_crosses_pages(m):
+    data = pattern(5000)
+    for i, part in ((0, data[:PAGE - 0x123]), (1, data[PAGE - 0x123:])):
+        m.write_bytes(m.phys[i] + (0x123 if i == 0 else 0), part)
+    status = m.dev.copy(0, IOVA + 0x123, IOVA + 2 * PAGE + 0x456, 5000)
+    check_equal(status, DONE, "status")
+    got = m.read_bytes(m.phys[2] + 0x456, PAGE - 0x456)
+    got += m.read_bytes(m.phys[3], 5000 - len(got))
+    check(got == data, "what arrived")
+    check_equal(m.read("b", m.phys[3] + 5000 - (PAGE - 0x456)), 0, "behind it")
+    # Cut where either side has a page boundary: 3 parts of 2 requests
+    check(m.dev.counts(0) == (6, 0), f"requests {m.dev.counts(0)}")
+
+
+@test()
+def copy_has_its_largest_size(m):
+    src = m.allocate(R.MAX_LEN)
+    dst = m.allocate(R.MAX_LEN)
+    for i in range(0, R.MAX_LEN, PAGE):
+        m.space.map(0x100000 + i, src + i)
+        m.space.map(0x200000 + i, dst + i)
+    data = pattern(R.MAX_LEN)
+    m.write_bytes(src, data)
+    check_equal(m.dev.copy(0, 0x100000, 0x200000, R.MAX_LEN), DONE, "status")
+    check(m.read_bytes(dst, R.MAX_LEN) == data, "what arrived")
+    check(m.dev.counts(0) == (32, 0), f"requests {m.dev.counts(0)}")
+
+
+@test()
+def copy_ends_at_the_first_refused_request(m):
+    m.write_bytes(m.phys[0], pattern(PAGE))
+    m.space.unmap(IOVA + 3 * PAGE)
+    status = m.dev.copy(0, IOVA, IOVA + 2 * PAGE, 2 * PAGE)
+    check_equal(status, REFUSED, "status")
+    check(m.dev.counts(0) == (3, 1), f"requests {m.dev.counts(0)}")
+    check(m.read_bytes(m.phys[2], PAGE) == pattern(PAGE), "the first part")
+    check_equal(m.fault()[2], IOVA + 3 * PAGE, "address of the fault")
+    check_equal(m.dev.faults()[0], 1, "one fault for one request")
+    status = m.dev.copy(0, IOVA + 3 * PAGE, IOVA, 8)
+    check_equal(status, REFUSED, "status when the read is refused")
+    check(m.dev.counts(0) == (3, 2), f"requests {m.dev.counts(0)}")
+    status = m.dev.copy(0, IOVA, IOVA + PAGE, 8)
+    check_equal(status, DONE, "status of the next one")
+
+
+@test()
+def copy_works_with_the_registers_of_its_command(m):
+    m.write_bytes(m.phys[0], pattern(64))
+    m.dev.start_copy(0, IOVA, IOVA + PAGE, 64)
+    m.dev.set(0, R.SRC, IOVA + 2 * PAGE, "q")
+    m.dev.set(0, R.DST, IOVA + 3 * PAGE, "q")
+    m.dev.set(0, R.LEN, 8)
+    m.step(10 * US)
+    check_equal(m.dev.status(0), DONE, "status")
+    check(m.read_bytes(m.phys[1], 64) == pattern(64), "what arrived")
+
+
+# ---------------------------------------------------------------- pdma: stream
+
+@test()
+def stream_counts_through_its_buffer(m):
+    m.dev.start_stream(0, IOVA, 32, period=20, burst=3)
+    m.step(19 * US)
+    check_equal(m.dev.get(0, R.COUNTER, "q"), 0, "before the first period")
+    m.step(US)
+    check_equal(m.dev.get(0, R.COUNTER, "q"), 3, "after the first period")
+    m.step(20 * US)
+    check_equal(m.dev.get(0, R.COUNTER, "q"), 6, "after the second period")
+    check(struct.unpack("<4Q", m.read_bytes(m.phys[0], 32)) == (4, 5, 6, 3),
+          "the buffer")
+    check_equal(m.read("q", m.phys[0] + 32), 0, "behind it")
+    check(m.dev.counts(0) == (6, 0), "requests")
+    check_equal(m.dev.status(0), BUSY, "status")
+    m.dev.stop(0)
+    m.dev.start_stream(0, IOVA, 32, period=20, burst=1)
+    m.step(20 * US)
+    check_equal(m.dev.get(0, R.COUNTER, "q"), 1, "a new stream begins at 1")
+    check(m.dev.counts(0) == (7, 0), "requests go on")
+
+
+@test()
+def stream_tries_a_refused_value_again(m):
+    m.dev.start_stream(0, IOVA, 8)
+    m.step(30 * US)
+    m.space.unmap(IOVA)
+    m.flush()
+    m.step(40 * US)
+    check_equal(m.dev.status(0), BUSY | REFUSED, "status")
+    check_equal(m.dev.get(0, R.COUNTER, "q"), 3, "counter")
+    check(m.dev.counts(0) == (3, 4), "requests")
+    m.space.map(IOVA, m.phys[0])
+    m.step(10 * US)
+    check_equal(m.dev.status(0), BUSY, "status")
+    check_equal(m.read("q", m.phys[0]), 4, "the value that was refused")
+
+
+@test()
+def stream_and_copy_run_side_by_side(m):
+    space, phys = m.bind(m.dev, 1, 6, 11)
+    m.write_bytes(phys[0], pattern(128))
+    m.dev.start_stream(0, IOVA, 8)
+    m.dev.start_copy(1, IOVA, IOVA + PAGE, 128)
+    m.step(10 * US)
+    check_equal(m.dev.status(0), BUSY, "stream")
+    check_equal(m.dev.status(1), DONE, "copy")
+    check(m.read_bytes(phys[1], 128) == pattern(128), "the copy")
+    check_equal(m.read("q", m.phys[0]), 1, "the stream")
+
+
+# ------------------------------------------------------- pdma: stop and no DMA
+
+@test()
+def stop_is_synchronous(m):
+    m.dev.start_stream(0, IOVA, 8, burst=10)
+    m.step(25 * US)
+    m.dev.stop(0)
+    m.write("q", m.phys[0], 0)
+    before = m.dev.counts(0)
+    m.step(1000 * US)
+    check_equal(m.dev.status(0), 0, "status")
+    check_equal(m.read("q", m.phys[0]), 0, "memory")
+    check(m.dev.counts(0) == before == (20, 0), "requests")
+    m.dev.start_copy(0, IOVA, IOVA + PAGE, 2 * PAGE)
+    m.step(US)
+    m.dev.stop(0)
+    before = m.dev.counts(0)
+    m.step(1000 * US)
+    check_equal(m.dev.status(0), 0, "status")
+    check(m.dev.counts(0) == before, "requests")
+
+
+@test()
+def channel_reset_is_synchronous_and_keeps_the_pasid(m):
+    m.dev.start_stream(0, IOVA, 8, burst=10)
+    m.dev.start_stream(1, IOVA, 8)
+    m.step(25 * US)
+    m.dev.reset_channel(0)
+    m.write("q", m.phys[0], 0)
+    m.step(1000 * US)
+    check_equal(m.read("q", m.phys[0]), 0, "memory")
+    check(m.dev.counts(0) == (0, 0), "requests")
+    check_equal(m.dev.get(0, R.COUNTER, "q"), 0, "counter")
+    check_equal(m.dev.get(0, R.PERIOD), 100, "period")
+    check_equal(m.dev.get(0, R.BURST), 1, "burst")
+    check_equal(m.dev.get(0, R.LEN), 0, "length")
+    check_equal(m.dev.get_pasid(0), PASID | R.PASID_VALID, "PASID")
+    check(m.arrives(), "usable again")
+
+
+@test()
+def no_dma_without_bus_master(m):
+    m.dev.command(PCI_COMMAND_MEMORY)
+    check(not m.arrives(), "refused")
+    check(m.dev.counts(0) == (0, 1), "requests")
+    m.dev.command(PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)
+    check(m.arrives(), "again")
+
+
+@test()
+def no_dma_before_the_capability_is_enabled(m):
+    m.dev.pasid_control(0)
+    check(not m.arrives(), "refused")
+    check(m.dev.faults() == (0, 0), "nobody asked the IOMMU")
+    m.dev.pasid_control(1)
+    check(m.arrives(), "again")
+
+
+@test()
+def no_dma_when_the_pasid_is_taken_away(m):
+    m.dev.start_stream(0, IOVA, 8)
+    m.step(25 * US)
+    m.dev.clear_pasid(0)
+    m.write("q", m.phys[0], 0)
+    m.step(100 * US)
+    check_equal(m.read("q", m.phys[0]), 0, "memory")
+    check(m.dev.faults() == (0, 0), "nobody asked the IOMMU")
+    check_equal(m.dev.status(0), BUSY | REFUSED, "status")
+
+
+@test()
+def stream_takes_on_a_new_pasid(m):
+    space, phys = m.bind(m.dev, 1, 6, 11)
+    m.dev.start_stream(0, IOVA, 8)
+    m.step(25 * US)
+    m.dev.set_pasid(0, 6)
+    m.write("q", m.phys[0], 0)
+    m.step(20 * US)
+    check_equal(m.read("q", m.phys[0]), 0, "the old memory")
+    check_equal(m.read("q", phys[0]), 4, "the new memory")
+
+
+@test(AtsRig)
+def function_level_reset_resets_everything(m):
+    check(m.dev.read(m.dev.exp_cap + 4) & DEVCAP_FLR, "capability")
+    for ch in range(2):
+        m.dev.set_pasid(ch, PASID)
+        m.dev.start_stream(ch, IOVA, 8)
+    m.step(25 * US)
+    m.dev.flr()
+    m.write("q", m.phys[0], 0)
+    m.step(1000 * US)
+    check_equal(m.read("q", m.phys[0]), 0, "memory")
+    check_equal(m.dev.read(m.dev.pasid_cap + 6, "w"), 0, "PASID control")
+    check_equal(m.dev.read(m.dev.ats_cap + 6, "w"), 0, "ATS control")
+    m.dev.enable()
+    for ch in range(2):
+        check_equal(m.dev.get_pasid(ch), 0, "PASID")
+        check_equal(m.dev.status(ch), 0, "status")
+        check(m.dev.counts(ch) == (0, 0), "requests")
+    m.dev.set_pasid(0, PASID)
+    check(m.arrives(), "usable again")
+
+
+@test(AtsRig, devices=("pdma,ats=on", "pdma,ats=on"))
+def two_devices_do_not_disturb_each_other(m):
+    other = m.devices[1]
+    other_space, other_phys = m.bind(other, 0, PASID, 11)
+    for device in m.devices:
+        device.start_stream(0, IOVA, 8)
+    m.step(20 * US)
+    check_equal(m.read("q", m.phys[0]), 2, "first device")
+    check_equal(m.read("q", other_phys[0]), 2, "second device")
+    # Park the PASID on one device, while the other one goes on
+    m.park(m.dev, PASID)
+    m.flush()
+    m.step(20 * US)
+    check_equal(m.read("q", m.phys[0]), 2, "first device, parked")
+    check_equal(m.read("q", other_phys[0]), 4, "second device")
+    m.dev.flr()
+    m.step(20 * US)
+    check_equal(m.read("q", other_phys[0]), 6, "second device, after the FLR")
+    check(other.faults() == (0, 0), "faults of the second device")
+
+
+@test(AtsRig, devices=("pcie-root-port,id=root,chassis=1",
+                       "pdma,ats=on,bus=root"))
+def device_works_behind_a_root_port(m):
+    check_equal(m.dev.bus, 1, "bus")
+    fill_atc(m)
+    check(m.arrives(), "cached")
+    m.invalidate(device_ptlb_all(m.dev.sid, PASID))
+    check(not m.arrives(), "dropped")
+    m.change_entry(m.dev, PASID, clear=FPD)
+    check(not m.dev.poke(0, IOVA), "not present")
+    check(m.fault() == (PASID_P, 0x100, IOVA, PASID), "fault")
+
+
+@test(AtsRig, devices=("pcie-root-port,id=root,chassis=1",
+                       "pdma,ats=on,bus=root"))
+def device_can_go_while_it_streams(m):
+    m.dev.start_stream(0, IOVA, 8)
+    m.step(25 * US)
+    port = [Function(m, 0, devfn) for devfn in range(0, 0x100, 8)]
+    port = next(f for f in port if f.read(0x0e, "b") & 0x7f == 1)
+    cap = port.capability(CAP_EXP)
+    # Power indicator and power off: the slot lets its device go
+    port.write(cap + 0x18, port.read(cap + 0x18, "w") | 3 << 8 | 1 << 10, "w")
+    check_equal(m.dev.read(0), 0xffffffff, "the device has gone")
+    m.write("q", m.phys[0], 0)
+    m.step(1000 * US)
+    check_equal(m.read("q", m.phys[0]), 0, "memory")
+    m.invalidate(device_ptlb_all(m.dev.sid, PASID),
+                 device_ptlb(m.dev.sid, 0, 0x7ffffffffffff000, 1, 1),
+                 pasid_cache(PC_GLOBAL), iotlb(IOTLB_GLOBAL))
+
+
+@test()
+def machine_reset_resets_everything(m):
+    m.change_entry(m.dev, PASID, clear=P)
+    m.dev.start_stream(0, IOVA, 8)
+    m.step(25 * US)
+    m.qtest.command("outb 0xcf9 0x06")
+    m.step(1000 * US)
+    m.set_up_pci()
+    check_equal(m.dev.get_pasid(0), 0, "PASID")
+    check(m.dev.counts(0) == (0, 0), "requests")
+    check(m.dev.faults() == (0, 0), "faults")
+
+
+def run_one(rig, options, others, function):
+    machine = None
+    try:
+        with rig(*options, **others) as machine:
+            function(machine)
+        return None
+    except Broken as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = ", ".join(str(f.lineno) for f in frames
+                          if f.name not in ("run_one", "check", "check_equal"))
+        return f"{error} (line {lines})"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description="self-test of the emulated VT-d unit and of pdma")
+    parser.add_argument("qemu", help="the emulator")
+    parser.add_argument("names", nargs="*", help="parts of the tests' names")
+    parser.add_argument("-d", dest="data_dirs", action="append", default=[],
+                        help="a folder with firmware (QEMU's -L)")
+    parser.add_argument("-v", dest="verbose", action="store_true",
+                        help="show what the emulator says")
+    options = parser.parse_args()
+
+    Machine.qemu = options.qemu
+    Machine.data_dirs = options.data_dirs or [
+        folder for folder in ("/usr/share/seabios", "/usr/share/qemu")
+        if os.path.isdir(folder)]
+    Machine.verbose = options.verbose
+    chosen = [entry for entry in TESTS
+              if not options.names or any(n in entry[0] for n in options.names)]
+
+    failed = 0
+    print("TAP version 13")
+    print(f"1..{len(chosen)}")
+    for number, (name, *how) in enumerate(chosen, 1):
+        broken = run_one(*how)
+        failed += broken is not None
+        print(f"{'not ok' if broken else 'ok'} {number} - {name}")
+        if broken:
+            print("#", broken)
+        sys.stdout.flush()
+    return 1 if failed or not chosen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
