@@ -21,7 +21,7 @@
 
 #include "ioasid.h"
 
-/* Numbers copied from or to user space at a time, on the stack */
+/* Numbers between two looks at signals and the scheduler; fit on the stack */
 #define IOASID_BATCH	64
 
 /**
@@ -193,27 +193,21 @@ static int ioasid_pick(struct ioasid_ctx *ctx, u32 id, struct list_head *list)
 	return 0;
 }
 
-static int ioasid_pick_ids(struct ioasid_ctx *ctx, struct ioasid_free *cmd,
+static int ioasid_pick_ids(struct ioasid_ctx *ctx, const u32 *ids, u32 count,
 			   struct list_head *list)
 {
-	u32 __user *ids = u64_to_user_ptr(cmd->ids);
-	u32 batch[IOASID_BATCH];
-	u32 done, i;
+	u32 i;
 	int ret;
 
-	for (done = 0; done < cmd->count; done += i) {
-		u32 todo = min(cmd->count - done, IOASID_BATCH);
-
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		if (copy_from_user(batch, ids + done, todo * sizeof(*batch)))
-			return -EFAULT;
-		for (i = 0; i < todo; i++) {
-			ret = ioasid_pick(ctx, batch[i], list);
-			if (ret)
-				return ret;
+	for (i = 0; i < count; i++) {
+		if (i % IOASID_BATCH == 0) {
+			if (fatal_signal_pending(current))
+				return -EINTR;
+			cond_resched();
 		}
-		cond_resched();
+		ret = ioasid_pick(ctx, ids[i], list);
+		if (ret)
+			return ret;
 	}
 	return 0;
 }
@@ -221,6 +215,7 @@ static int ioasid_pick_ids(struct ioasid_ctx *ctx, struct ioasid_free *cmd,
 static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 {
 	struct ioasid_free *cmd = buf;
+	u32 *ids __free(kvfree) = NULL;
 	struct ioasid *ioasid;
 	LIST_HEAD(list);
 	int ret;
@@ -230,11 +225,19 @@ static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 	if (!cmd->count || cmd->count > IOASID_MAX)
 		return -EINVAL;
 
+	/* All at once: a page fault has no place under the lock */
+	ids = kvmalloc_array(cmd->count, sizeof(*ids), GFP_KERNEL_ACCOUNT);
+	if (!ids)
+		return -ENOMEM;
+	if (copy_from_user(ids, u64_to_user_ptr(cmd->ids),
+			   cmd->count * sizeof(*ids)))
+		return -EFAULT;
+
 	ret = mutex_lock_killable(&ctx->lock);
 	if (ret)
 		return ret;
 
-	ret = ioasid_pick_ids(ctx, cmd, &list);
+	ret = ioasid_pick_ids(ctx, ids, cmd->count, &list);
 	if (!ret) {
 		ioasid_free_list(&list);
 	} else {

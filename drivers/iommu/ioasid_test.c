@@ -12,6 +12,7 @@
 #include <linux/iommu.h>
 #include <linux/irq_work.h>
 #include <linux/kthread.h>
+#include <linux/lockdep.h>
 #include <linux/property.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -42,6 +43,10 @@ static struct mock_iommu {
 	/* What was called, as one letter each: Set Remove Park sYnc Unpark */
 	char log[64];
 	atomic_t logged;
+	/* Locks that were held in each call, if lockdep counts them */
+	unsigned int set_depth;
+	unsigned int park_depth;
+	unsigned int sync_depth;
 	/* When set, sync tells the first and waits for the second */
 	struct completion *in_sync;
 	struct completion *go_on;
@@ -78,6 +83,7 @@ static int mock_set_dev_pasid(struct iommu_domain *domain, struct device *dev,
 			      ioasid_t pasid, struct iommu_domain *old)
 {
 	mock_log('S');
+	mock.set_depth = lockdep_depth(current);
 	if (mock_entry(dev, pasid) & MOCK_PARKED)
 		return -ESHUTDOWN;
 	mock_set_entry(dev, pasid, MOCK_PRESENT);
@@ -113,6 +119,7 @@ static void mock_park_dev_pasid(struct device *dev, ioasid_t pasid,
 				struct iommu_pasid_gather *gather)
 {
 	mock_log('P');
+	mock.park_depth = lockdep_depth(current);
 	mock_set_entry(dev, pasid, MOCK_PARKED | MOCK_STALE);
 	iommu_pasid_gather_add(gather, dev, pasid, 0, 0);
 }
@@ -122,6 +129,7 @@ static void mock_park_sync(struct iommu_pasid_gather *gather)
 	unsigned int i;
 
 	mock_log('Y');
+	mock.sync_depth = lockdep_depth(current);
 	if (mock.in_sync) {
 		complete(mock.in_sync);
 		wait_for_completion(mock.go_on);
@@ -798,6 +806,32 @@ static void detach_waits_for_a_park_under_way(struct kunit *test)
 	ioasid_put(a);
 }
 
+/*
+ * Invariant 9: a lock that is held here and belongs to nobody below the IOMMU
+ * core would be one that others can deadlock on. Users are never called: there
+ * is no way to register anything.
+ */
+static void park_holds_no_lock_of_others(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	unsigned int outside = lockdep_depth(current);
+	struct ioasid *a;
+
+	if (!IS_ENABLED(CONFIG_LOCKDEP))
+		kunit_skip(test, "lockdep does not count the locks");
+
+	a = ioasid_test_alloc(test, 9, 9);
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	/* ioasid.lock and iommu_group.mutex */
+	KUNIT_EXPECT_EQ(test, mock.set_depth, outside + 2);
+	ioasid_free(a);
+	KUNIT_EXPECT_EQ(test, mock.park_depth, outside + 2);
+	KUNIT_EXPECT_EQ(test, mock.sync_depth, outside);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	ioasid_put(a);
+}
+
 static void park_of_many_fits_any_number(struct kunit *test)
 {
 	static const unsigned int counts[] = {
@@ -1029,6 +1063,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(parked_entry_stays_until_recycle),
 	KUNIT_CASE(parked_takes_no_attachment),
 	KUNIT_CASE(detach_waits_for_a_park_under_way),
+	KUNIT_CASE(park_holds_no_lock_of_others),
 	KUNIT_CASE(park_of_many_fits_any_number),
 	KUNIT_CASE(driver_without_hooks_blocks_by_removal),
 	KUNIT_CASE(device_may_go_before_recycle),
