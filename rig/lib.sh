@@ -71,14 +71,14 @@ step()
 	die "$step_what failed, see $step_log"
 }
 
-# need_space MIB WHAT: checked before something big is written
+# need_space MIB WHAT [FOLDER]: checked before something big is written
 need_space()
 {
 	local free
 
-	free=$(($(df -Pk "$BUILD" | awk 'NR == 2 { print $4 }') / 1024))
+	free=$(($(df -Pk "${3:-$BUILD}" | awk 'NR == 2 { print $4 }') / 1024))
 	[ "$free" -ge "$1" ] ||
-		die "$2 needs $1 MiB below $BUILD, $free MiB are free"
+		die "$2 needs $1 MiB free in ${3:-$BUILD}, there are $free MiB"
 }
 
 # lock FILE: hold it until the script ends
