@@ -67,7 +67,7 @@ static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE, "size");
 struct pdma_dev {
 	int device;
 	int group;		/* -1: opened through the character device */
-	int container;		/* /dev/vfio/vfio, or -1 */
+	int container;		/* /dev/vfio/vfio or what acts for it, or -1 */
 	int iommufd;		/* /dev/iommu, or -1 */
 	__u32 ioas_id;		/* valid with iommufd */
 	bool borrowed;		/* container or iommufd belong to another one */
@@ -325,10 +325,11 @@ static inline int pdma_open_cdev_fd(const char *uuid)
 
 /*
  * Open through the group. @share: put the group into the container of that
- * device, NULL: into a new one.
+ * device, NULL: into a new one, which is made by opening @node.
  */
-static inline int pdma_open_group(struct pdma_dev *dev, const char *uuid,
-				  const struct pdma_dev *share)
+static inline int pdma_open_container(struct pdma_dev *dev, const char *uuid,
+				      const struct pdma_dev *share,
+				      const char *node)
 {
 	int rc;
 
@@ -341,7 +342,7 @@ static inline int pdma_open_group(struct pdma_dev *dev, const char *uuid,
 		dev->container = share->container;
 		dev->borrowed = true;
 	} else {
-		dev->container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+		dev->container = open(node, O_RDWR | O_CLOEXEC);
 		if (dev->container < 0)
 			goto err;
 	}
@@ -360,6 +361,19 @@ err:
 	rc = -errno;
 	pdma_close(dev);
 	return rc;
+}
+
+static inline int pdma_open_group(struct pdma_dev *dev, const char *uuid,
+				  const struct pdma_dev *share)
+{
+	return pdma_open_container(dev, uuid, share, "/dev/vfio/vfio");
+}
+
+/* The same, with an iommufd that behaves like a container */
+static inline int pdma_open_compat(struct pdma_dev *dev, const char *uuid,
+				   const struct pdma_dev *share)
+{
+	return pdma_open_container(dev, uuid, share, "/dev/iommu");
 }
 
 static inline int pdma_attach_ioas(struct pdma_dev *dev, __u32 ioas_id)

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The life of two IOASIDs, told step by step
+ *
+ * Every figure is read from the kernel or from the device when it is printed,
+ * and checked. What is not as it must be is printed as such, and makes the
+ * exit status 1. Nothing here that the tests do not test more thoroughly: this
+ * is for reading.
+ */
+#include <stdarg.h>
+
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "pdma_utils.h"
+
+#define IOVA 0x100000ULL
+#define BUF_LEN PDMA_MAX_LEN
+#define POISON 0x5a5a5a5a5a5a5a5aULL
+#define MANY 2000
+
+static int step_nr, failures;
+
+static void __attribute__((format(printf, 1, 2))) step(const char *fmt, ...)
+{
+	va_list args;
+
+	printf("\n%2d. ", ++step_nr);
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	printf("\n");
+}
+
+/* A figure. @ok: it is as it must be */
+static void __attribute__((format(printf, 3, 4)))
+tell(bool ok, const char *what, const char *fmt, ...)
+{
+	va_list args;
+
+	printf("      %-44s ", what);
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	printf("%s\n", ok ? "" : "      <-- NOT SO");
+	if (!ok)
+		failures++;
+}
+
+/* For what the rest cannot go on without. @ret: 0, a descriptor, or -errno */
+static int must(int ret, const char *what)
+{
+	if (ret < 0) {
+		printf("\nFAILED: %s: %s\n", what, strerror(-ret));
+		exit(1);
+	}
+	return ret;
+}
+
+struct device {
+	char label[NAME_MAX + 32];
+	struct pdma_bar bar;
+	char uuid[PDMA_UUID_LEN + 1];
+	struct pdma_dev dev;
+	volatile __u64 *buf;
+	/* When it was parked */
+	__u64 last, done, refused, faults;
+};
+
+static void device_open(struct device *d, const char *parent, const char *name)
+{
+	bool ats = pci_ats_enabled(parent);
+	void *buf = pdma_alloc_buffer(BUF_LEN);
+
+	snprintf(d->label, sizeof(d->label), "%s (%s%s)", name, parent,
+		 ats ? ", ATS" : "");
+	must(buf ? 0 : -ENOMEM, "allocate memory");
+	d->buf = buf;
+	must(bar_map(&d->bar, parent), "map the registers of a device");
+	must(pdma_create(parent, d->uuid), "create a mediated device");
+	must(pdma_open_cdev(&d->dev, d->uuid, NULL), "open a mediated device");
+	must(pdma_map(&d->dev, buf, IOVA, BUF_LEN), "map memory for DMA");
+}
+
+static void device_close(struct device *d)
+{
+	pdma_close(&d->dev);
+	must(pdma_remove(d->uuid), "remove a mediated device");
+}
+
+static void tell_copy(struct device *d, __u32 id)
+{
+	unsigned char *buf = (unsigned char *)d->buf;
+	unsigned int half = BUF_LEN / 2, i, same = 0;
+	char what[64];
+	int ret;
+
+	for (i = 0; i < half; i++) {
+		buf[i] = 0;
+		buf[half + i] = i * 13 + i / 256 + 1;
+	}
+	ret = pdma_copy_wait(&d->dev, IOVA, IOVA + half, half);
+	for (i = 0; i < half; i++)
+		same += buf[i] == buf[half + i];
+	snprintf(what, sizeof(what), "copied with PASID %u", id);
+	tell(!ret && same == half, what, "%u of %u bytes arrived, by %s", same,
+	     half, d->label);
+}
+
+static void start_stream(struct device *d)
+{
+	must(pdma_stream(&d->dev, IOVA, BUF_LEN, 50, 4), "start a stream");
+}
+
+static void tell_stream(struct device *d, __u32 id)
+{
+	__u64 first = pdma_counter(&d->dev), now, value;
+	char what[64];
+	int ret;
+
+	ret = pdma_wait_reg(&d->dev, PDMA_COUNTER, first + 1000);
+	now = pdma_counter(&d->dev);
+	value = d->buf[now % (BUF_LEN / 8)];
+	snprintf(what, sizeof(what), "streams with PASID %u", id);
+	tell(!ret && value >= now, what, "value %llu is in memory, by %s",
+	     (unsigned long long)value, d->label);
+}
+
+/* To be called right after what blocked the DMA: later values are late */
+static void note_last(struct device *d)
+{
+	size_t i;
+
+	d->done = pdma_done(&d->dev);
+	d->last = pdma_counter(&d->dev);
+	d->refused = pdma_refused(&d->dev);
+	for (i = 0; i < BUF_LEN / sizeof(*d->buf); i++)
+		d->buf[i] = POISON;
+}
+
+/* The device goes on trying: nothing of that arrives, and nobody is bothered */
+static void tell_blocked(struct device *d, const char *since)
+{
+	__u64 tried, late;
+	size_t i, written = 0;
+	char what[64];
+
+	pdma_wait_refused(&d->dev, MANY);
+	tried = pdma_refused(&d->dev) - d->refused;
+	late = pdma_done(&d->dev) - d->done;
+	for (i = 0; i < BUF_LEN / sizeof(*d->buf); i++)
+		written += d->buf[i] != POISON;
+
+	printf("    %s\n", d->label);
+	tell(d->last > 0, "last counter value seen", "%llu",
+	     (unsigned long long)d->last);
+	snprintf(what, sizeof(what), "writes after %s returned", since);
+	tell(!late && !written, what, "%llu by the device's count, %zu in memory",
+	     (unsigned long long)late, written);
+	tell(tried >= MANY, "requests refused so far", "%llu",
+	     (unsigned long long)tried);
+	tell(bar_recorded(&d->bar) == d->faults, "faults that the IOMMU reported",
+	     "%llu", (unsigned long long)(bar_recorded(&d->bar) - d->faults));
+}
+
+static void tell_log(int kmsg)
+{
+	int lines = kmsg_faults(kmsg, 0);
+
+	tell(!lines, "fault lines in the kernel log", "%d", lines);
+}
+
+static void tell_row(__u32 id, const char *state, unsigned int holders)
+{
+	struct ioasid_row row;
+	char what[64];
+	int ret;
+
+	snprintf(what, sizeof(what), "the kernel lists PASID %u as", id);
+	ret = debugfs_ioasid(id, &row);
+	if (ret) {
+		tell(false, what, "%s", strerror(-ret));
+		return;
+	}
+	tell(!strcmp(row.state, state) && row.users == holders &&
+	     row.attachments == holders, what,
+	     "%s, held by %u users, attached to %u devices", row.state,
+	     row.users, row.attachments);
+}
+
+static void tell_set(int fd, __u32 active, __u32 parked)
+{
+	struct ioasid_info info;
+
+	must(ioasid_get_info(fd, &info), "IOASID_GET_INFO");
+	tell(info.active == active && info.parked == parked,
+	     "the process is charged for", "%u active and %u parked, of %u",
+	     info.active, info.parked, info.quota);
+}
+
+/* Number @id is not to be had */
+static void tell_taken(int fd, __u32 id)
+{
+	char what[64];
+	__u32 got;
+	int ret;
+
+	ret = ioasid_alloc(fd, id, id, 1, &got);
+	snprintf(what, sizeof(what), "asked for number %u again", id);
+	tell(ret == -ENOSPC, what, "%s", ret ? strerror(-ret) : "got it");
+}
+
+static void tell_recycled(__u32 id)
+{
+	struct ioasid_row row;
+	bool gone = wait_until(debugfs_ioasid(id, &row) == -ENOENT);
+	char what[64];
+
+	snprintf(what, sizeof(what), "PASID %u is", id);
+	tell(gone, what, "%s", gone ? "recycled" : row.state);
+}
+
+int main(void)
+{
+	struct device dev[3] = {};
+	struct ioasid_query query;
+	struct ioasid_info info;
+	char parent[2][NAME_MAX + 1];
+	int owner, other, kmsg, i;
+	uint64_t start, us;
+	__u32 ids[2], got;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	for (i = 0; i < 2; i++)
+		must(pdma_find_parent(i, parent[i]), "find two DMA engines");
+	device_open(&dev[0], parent[0], "device 1, channel 1");
+	device_open(&dev[1], parent[1], "device 2, channel 1");
+	device_open(&dev[2], parent[0], "device 1, channel 2");
+	kmsg = must(kmsg_open(), "open the kernel log");
+
+	step("A process opens /dev/ioasid and allocates two numbers");
+	owner = must(ioasid_open(), "open " IOASID_DEV);
+	other = must(ioasid_open(), "open " IOASID_DEV " once more");
+	must(ioasid_get_info(owner, &info), "IOASID_GET_INFO");
+	tell(info.min >= 1 && info.max <= 0xfffff, "numbers that exist",
+	     "%u to %u", info.min, info.max);
+	must(ioasid_alloc(owner, 0, 0, 2, ids), "IOASID_ALLOC");
+	tell(ids[0] != ids[1] && ids[0] && ids[1], "numbers allocated",
+	     "%u and %u", ids[0], ids[1]);
+	tell_set(owner, 2, 0);
+
+	step("It shows file and number to the drivers, and DMA arrives");
+	for (i = 0; i < 3; i++)
+		must(pdma_set_ioasid(&dev[i].dev, owner, ids[i / 2]),
+		     "VFIO_DEVICE_FEATURE_IOASID");
+	for (i = 0; i < 3; i++)
+		tell_copy(&dev[i], ids[i / 2]);
+	tell_row(ids[0], "active", 2);
+	tell_row(ids[1], "active", 1);
+
+	step("Both devices stream, one number for two of the streams");
+	for (i = 0; i < 3; i++) {
+		dev[i].faults = bar_recorded(&dev[i].bar);
+		start_stream(&dev[i]);
+	}
+	for (i = 0; i < 3; i++)
+		tell_stream(&dev[i], ids[i / 2]);
+
+	step("The owner frees number %u, while the device streams", ids[1]);
+	start = now_us();
+	must(ioasid_free(owner, 1, &ids[1]), "IOASID_FREE");
+	us = now_us() - start;
+	note_last(&dev[2]);
+	tell(us < 1000000, "IOASID_FREE returned after", "%llu us",
+	     (unsigned long long)us);
+	tell_blocked(&dev[2], "IOASID_FREE");
+	tell_log(kmsg);
+	must(ioasid_query(owner, ids[1], &query), "IOASID_QUERY");
+	tell(query.state == IOASID_STATE_PARKED && query.users == 1, "state",
+	     "%s, held by %u user", query.state == IOASID_STATE_PARKED ?
+	     "PARKED" : "not PARKED", query.users);
+	tell_taken(other, ids[1]);
+	tell_set(owner, 1, 1);
+	printf("    nobody else notices\n");
+	for (i = 0; i < 2; i++)
+		tell_stream(&dev[i], ids[0]);
+
+	step("The owner closes the file: number %u is blocked on both devices",
+	     ids[0]);
+	start = now_us();
+	close(owner);
+	us = now_us() - start;
+	for (i = 0; i < 2; i++)
+		note_last(&dev[i]);
+	tell(us < 1000000, "close() returned after", "%llu us",
+	     (unsigned long long)us);
+	for (i = 0; i < 2; i++)
+		tell_blocked(&dev[i], "close()");
+	tell_log(kmsg);
+	tell_row(ids[0], "parked", 2);
+	tell_taken(other, ids[0]);
+	tell_set(other, 0, 2);
+
+	step("The drivers let go, each when it suits it");
+	must(pdma_drop_ioasid(&dev[2].dev), "VFIO_DEVICE_FEATURE_IOASID");
+	tell_recycled(ids[1]);
+	must(pdma_drop_ioasid(&dev[0].dev), "VFIO_DEVICE_FEATURE_IOASID");
+	tell_row(ids[0], "parked", 1);
+	tell_taken(other, ids[0]);
+	device_close(&dev[1]);
+	tell_recycled(ids[0]);
+	tell_set(other, 0, 0);
+
+	step("Number %u is handed out again, and DMA arrives for its new owner",
+	     ids[0]);
+	got = 0;
+	must(ioasid_alloc(other, ids[0], ids[0], 1, &got), "IOASID_ALLOC");
+	tell(got == ids[0], "number allocated", "%u", got);
+	must(pdma_set_ioasid(&dev[0].dev, other, got),
+	     "VFIO_DEVICE_FEATURE_IOASID");
+	tell_copy(&dev[0], got);
+	tell_log(kmsg);
+
+	device_close(&dev[0]);
+	device_close(&dev[2]);
+	printf("\n%s\n", failures ? "FAILED: not all of it is as it must be" :
+	       "All of it is as it must be.");
+	return !!failures;
+}

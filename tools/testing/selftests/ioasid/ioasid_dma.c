@@ -1,0 +1,1058 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What an IOASID means for DMA: the device that uses it is an emulated engine,
+ * driven through its mediated devices, and what is expected is read from the
+ * memory, from the engine's counters, and from what kernel and IOMMU report.
+ *
+ * A test that says "blocked" has seen the engine try after that, and fail.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "../kselftest_harness.h"
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "pdma_utils.h"
+
+#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+
+#define IOVA 0x100000ULL
+#define BUF_LEN PDMA_MAX_LEN
+/* Never mapped */
+#define BAD_IOVA 0x40000000ULL
+
+#define POISON 0x5a
+
+struct engine {
+	char name[NAME_MAX + 1];
+	struct pdma_bar bar;
+};
+
+/* A mediated device, opened, with memory at IOVA */
+struct channel {
+	char uuid[PDMA_UUID_LEN + 1];
+	struct pdma_dev dev;
+	const void *regs;
+	volatile __u64 *buf;
+	__u32 len;		/* of the stream */
+};
+
+static int find_engine(struct engine *engine, bool ats)
+{
+	unsigned int nth;
+
+	for (nth = 0; !pdma_find_parent(nth, engine->name); nth++)
+		if (pci_ats_enabled(engine->name) == ats)
+			return bar_map(&engine->bar, engine->name);
+	return -ENODEV;
+}
+
+static void channel_open(struct __test_metadata *_metadata, struct channel *ch,
+			 const char *parent)
+{
+	void *buf = mmap(NULL, BUF_LEN, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, buf);
+	ch->buf = buf;
+	ASSERT_EQ(0, pdma_create(parent, ch->uuid));
+	ASSERT_EQ(0, pdma_open_cdev(&ch->dev, ch->uuid, NULL));
+	ch->regs = pdma_map_status(&ch->dev);
+	ASSERT_NE(NULL, ch->regs);
+	ASSERT_EQ(0, pdma_map(&ch->dev, buf, IOVA, BUF_LEN));
+}
+
+static __u64 counter(struct channel *ch)
+{
+	return pdma_mmio64(ch->regs, PDMA_COUNTER);
+}
+
+static __u64 done(struct channel *ch)
+{
+	return pdma_mmio64(ch->regs, PDMA_DONE_COUNT);
+}
+
+static __u64 refused(struct channel *ch)
+{
+	return pdma_mmio64(ch->regs, PDMA_REFUSED_COUNT);
+}
+
+static bool wait_refused(struct channel *ch, __u64 more)
+{
+	__u64 min = refused(ch) + more;
+
+	return wait_until(refused(ch) >= min);
+}
+
+static void poison(struct channel *ch)
+{
+	memset((void *)ch->buf, POISON, ch->len);
+}
+
+static bool is_poison(struct channel *ch)
+{
+	__u64 all;
+	__u32 i;
+
+	memset(&all, POISON, sizeof(all));
+	for (i = 0; i < ch->len / sizeof(all); i++)
+		if (ch->buf[i] != all)
+			return false;
+	return true;
+}
+
+/* A new number for the channel */
+static __u32 give_ioasid(struct __test_metadata *_metadata, struct channel *ch,
+			 int fd)
+{
+	__u32 id = 0;
+
+	test_cmd_alloc(fd, 0, 0, 1, &id);
+	ASSERT_EQ(0, pdma_set_ioasid(&ch->dev, fd, id));
+	return id;
+}
+
+/* Values arrive, and memory holds what the engine says that it wrote */
+static void expect_running(struct __test_metadata *_metadata,
+			   struct channel *ch)
+{
+	__u64 min = counter(ch) + 3;
+	__u64 slots = ch->len / sizeof(__u64);
+	__u64 last, value;
+
+	ASSERT_TRUE(wait_until(counter(ch) >= min));
+	last = counter(ch);
+	value = ch->buf[last % slots];
+	EXPECT_LE(last, value);
+	EXPECT_EQ(last % slots, value % slots);
+}
+
+static void start_stream(struct __test_metadata *_metadata, struct channel *ch,
+			 __u32 len, __u32 period, __u32 burst)
+{
+	ch->len = len;
+	ASSERT_EQ(0, pdma_stream(&ch->dev, IOVA, len, period, burst));
+	expect_running(_metadata, ch);
+}
+
+/*
+ * The call that has just returned must have been the end of all DMA: whether
+ * anything was written after it, while the engine went on trying.
+ */
+static bool late_write(struct __test_metadata *_metadata, struct channel *ch)
+{
+	__u64 arrived = done(ch);
+
+	poison(ch);
+	ASSERT_TRUE(wait_refused(ch, 3));
+	return done(ch) != arrived || !is_poison(ch);
+}
+
+#define expect_blocked(ch) EXPECT_FALSE(late_write(_metadata, ch))
+
+#define expect_state(state, fd, id) EXPECT_EQ((int)(state), ioasid_state(fd, id))
+
+#define wait_child(pid) do {						\
+	int __status;							\
+									\
+	ASSERT_EQ(pid, waitpid(pid, &__status, 0));			\
+	ASSERT_EQ(0, __status);						\
+} while (0)
+
+/* One engine, and two of its channels. One variant for each kind of engine */
+FIXTURE(dma)
+{
+	int fd;
+	int kmsg;
+	struct engine engine;
+	struct channel ch[2];
+};
+
+FIXTURE_VARIANT(dma)
+{
+	bool ats;
+};
+
+FIXTURE_VARIANT_ADD(dma, plain)
+{
+	.ats = false,
+};
+
+FIXTURE_VARIANT_ADD(dma, ats)
+{
+	.ats = true,
+};
+
+FIXTURE_SETUP(dma)
+{
+	int i;
+
+	self->fd = ioasid_open();
+	if (self->fd == -ENOENT)
+		SKIP(return, "no " IOASID_DEV);
+	ASSERT_LE(0, self->fd);
+	if (find_engine(&self->engine, variant->ats))
+		SKIP(return, "no engine %s ATS",
+		     variant->ats ? "with" : "without");
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	for (i = 0; i < ARRAY_LEN(self->ch); i++)
+		channel_open(_metadata, &self->ch[i], self->engine.name);
+}
+
+/* All files are closed when this runs */
+FIXTURE_TEARDOWN_PARENT(dma)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_LEN(self->ch); i++)
+		EXPECT_EQ(0, pdma_remove(self->ch[i].uuid));
+}
+
+TEST_F(dma, active_number_lets_dma_through)
+{
+	struct channel *ch = &self->ch[0];
+	__u64 faults = bar_recorded(&self->engine.bar);
+	char *buf = (char *)ch->buf;
+	struct ioasid_query query;
+	__u32 id;
+	int i;
+
+	/* Not without a number */
+	EXPECT_EQ(-ENXIO, pdma_copy(&ch->dev, IOVA, IOVA + BUF_LEN / 2, 8));
+
+	id = give_ioasid(_metadata, ch, self->fd);
+	for (i = 0; i < BUF_LEN / 2; i++)
+		buf[BUF_LEN / 2 + i] = i * 7 + i / 256;
+	EXPECT_EQ(0, pdma_copy_wait(&ch->dev, IOVA, IOVA + BUF_LEN / 2,
+				    BUF_LEN / 2));
+	EXPECT_EQ(0, memcmp(buf, buf + BUF_LEN / 2, BUF_LEN / 2));
+
+	start_stream(_metadata, ch, BUF_LEN, 50, 8);
+	test_cmd_query(self->fd, id, &query);
+	EXPECT_EQ(IOASID_STATE_ACTIVE, query.state);
+	EXPECT_EQ(1, query.users);
+	EXPECT_EQ(1, query.attachments);
+	EXPECT_EQ(0, refused(ch));
+	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/* Invariant 1 */
+TEST_F(dma, number_is_not_reused_while_referenced)
+{
+	struct channel *ch = &self->ch[0];
+	int other = ioasid_open();
+	__u32 id, got, ids[512];
+	int i;
+
+	ASSERT_LE(0, other);
+	id = give_ioasid(_metadata, ch, self->fd);
+	test_cmd_free(self->fd, 1, &id);
+
+	/* Nobody can have it, by name or by chance */
+	expect_state(IOASID_STATE_PARKED, self->fd, id);
+	test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
+	test_err_alloc(ENOSPC, other, id, id, 1, &got);
+	test_cmd_alloc(self->fd, 0, 0, ARRAY_LEN(ids), ids);
+	for (i = 0; i < ARRAY_LEN(ids); i++)
+		EXPECT_NE(id, ids[i]);
+	test_cmd_free(self->fd, ARRAY_LEN(ids), ids);
+	usleep(20000);
+	test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
+	expect_state(IOASID_STATE_PARKED, self->fd, id);
+	EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
+
+	/* The user lets go: it can be had, even before anybody has waited */
+	EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+	test_cmd_alloc(other, id, id, 1, &got);
+	EXPECT_EQ(id, got);
+	test_err_query(ENOENT, self->fd, id);
+	expect_state(IOASID_STATE_ACTIVE, other, id);
+}
+
+TEST_F(dma, number_of_closed_file_is_not_reused_while_referenced)
+{
+	struct channel *ch = &self->ch[0];
+	int owner = ioasid_open();
+	struct ioasid_info info;
+	__u32 id, got;
+
+	ASSERT_LE(0, owner);
+	id = give_ioasid(_metadata, ch, owner);
+	close(owner);
+
+	test_cmd_get_info(self->fd, &info);
+	EXPECT_EQ(0, info.active);
+	EXPECT_EQ(1, info.parked);
+	test_err_query(ENOENT, self->fd, id);
+	test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
+	usleep(20000);
+	test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
+	EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
+
+	/* This time, the user lets go by the close of the device */
+	pdma_close(&ch->dev);
+	test_cmd_alloc(self->fd, id, id, 1, &got);
+	EXPECT_EQ(id, got);
+	test_in_use(self->fd, 1, 0);
+}
+
+/*
+ * Invariant 2, for all of @ch, which share a number in every round. Returns
+ * how many times something was written when it must not have been.
+ */
+static int late_writes(struct __test_metadata *_metadata, int fd,
+		       struct channel *ch, int nr_ch, int rounds, bool by_close)
+{
+	static const struct {
+		__u32 len, period, burst;
+	} streams[] = {
+		/* One page; a few; all that there is, new ones all the time */
+		{ 4096, 50, 1 }, { 3 * 4096, 20, 4 }, { BUF_LEN, 100, 64 },
+	};
+	int round, i, owner = fd, late = 0;
+	__u32 id;
+
+	for (round = 0; round < rounds; round++) {
+		if (by_close) {
+			owner = ioasid_open();
+			ASSERT_LE(0, owner);
+		}
+		test_cmd_alloc(owner, 0, 0, 1, &id);
+		for (i = 0; i < nr_ch; i++) {
+			int k = (round + i) % ARRAY_LEN(streams);
+
+			ASSERT_EQ(0, pdma_set_ioasid(&ch[i].dev, owner, id));
+			start_stream(_metadata, &ch[i], streams[k].len,
+				     streams[k].period, streams[k].burst);
+		}
+		if (by_close)
+			close(owner);
+		else
+			test_cmd_free(owner, 1, &id);
+		for (i = 0; i < nr_ch; i++)
+			late += late_write(_metadata, &ch[i]);
+	}
+	return late;
+}
+
+TEST_F(dma, no_write_after_free_returns)
+{
+	__u64 faults = bar_recorded(&self->engine.bar);
+
+	EXPECT_EQ(0, late_writes(_metadata, self->fd, self->ch, 1, 250, false));
+	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+TEST_F(dma, no_write_after_close_returns)
+{
+	__u64 faults = bar_recorded(&self->engine.bar);
+
+	EXPECT_EQ(0, late_writes(_metadata, -1, self->ch, 1, 250, true));
+	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/* A batch of numbers, of which two are in use, is freed by one call */
+TEST_F(dma, no_write_after_free_of_many_returns)
+{
+	__u32 ids[256];
+	int i, k;
+
+	for (i = 0; i < 4; i++) {
+		test_cmd_alloc(self->fd, 0, 0, ARRAY_LEN(ids), ids);
+		ASSERT_EQ(0, pdma_set_ioasid(&self->ch[0].dev, self->fd,
+					     ids[i]));
+		ASSERT_EQ(0, pdma_set_ioasid(&self->ch[1].dev, self->fd,
+					     ids[255 - i]));
+		for (k = 0; k < 2; k++)
+			start_stream(_metadata, &self->ch[k], 4096, 50, 1);
+		test_cmd_free(self->fd, ARRAY_LEN(ids), ids);
+		for (k = 0; k < 2; k++)
+			expect_blocked(&self->ch[k]);
+	}
+}
+
+/* A stream of the channel that no driver has checked must stay blocked */
+static void expect_still_blocked(struct __test_metadata *_metadata,
+				 struct engine *engine, struct channel *ch,
+				 unsigned int nr)
+{
+	__u64 faults = bar_recorded(&engine->bar);
+
+	bar_stop(&engine->bar, nr);
+	ASSERT_TRUE(bar_stream(&engine->bar, nr, IOVA, ch->len, 50));
+	expect_blocked(ch);
+	/* And silent: that is not a plain entry, or one without the page */
+	EXPECT_EQ(faults, bar_recorded(&engine->bar));
+	bar_stop(&engine->bar, nr);
+}
+
+/* Invariant 3 */
+TEST_F(dma, parked_is_final)
+{
+	struct pdma_bar *bar = &self->engine.bar;
+	struct channel *ch = &self->ch[0];
+	void *buf = (void *)ch->buf;
+	__u32 id;
+	int nr;
+
+	id = give_ioasid(_metadata, ch, self->fd);
+	start_stream(_metadata, ch, 4096, 50, 1);
+	nr = bar_find_channel(bar, id);
+	ASSERT_LE(0, nr);
+	test_cmd_free(self->fd, 1, &id);
+	expect_blocked(ch);
+
+	/* What the user may ask for */
+	EXPECT_EQ(-ESHUTDOWN, pdma_set_ioasid(&ch->dev, self->fd, id));
+	EXPECT_EQ(-ESHUTDOWN, pdma_set_ioasid(&self->ch[1].dev, self->fd, id));
+	EXPECT_EQ(0, pdma_get_ioasid(&self->ch[1].dev));
+	expect_blocked(ch);
+	EXPECT_EQ(0, pdma_stop(&ch->dev));
+	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, IOVA, 4096, 50, 1));
+	EXPECT_EQ(-ESHUTDOWN, pdma_copy(&ch->dev, IOVA, IOVA + 4096, 4096));
+	expect_still_blocked(_metadata, &self->engine, ch, nr);
+
+	/* A reset of the channel, and new mappings */
+	EXPECT_EQ(0, pdma_reset(&ch->dev));
+	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, IOVA, 4096, 50, 1));
+	expect_still_blocked(_metadata, &self->engine, ch, nr);
+	EXPECT_EQ(0, pdma_unmap(&ch->dev, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_map(&ch->dev, buf, IOVA, BUF_LEN));
+	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, IOVA, 4096, 50, 1));
+	expect_still_blocked(_metadata, &self->engine, ch, nr);
+
+	/* A reset of the function, which also loses what it has cached */
+	ASSERT_EQ(0, pci_reset(self->engine.name));
+	EXPECT_EQ(0, bar_read32(bar, PDMA_CTL(nr) + PDMA_CTL_PASID));
+	EXPECT_EQ(variant->ats, pci_ats_enabled(self->engine.name));
+	bar_set_pasid(bar, nr, PDMA_PASID_VALID | id);
+	expect_still_blocked(_metadata, &self->engine, ch, nr);
+
+	expect_state(IOASID_STATE_PARKED, self->fd, id);
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/* Invariants 3 and 6: whichever comes first */
+struct racer {
+	pthread_barrier_t *barrier;
+	struct channel *ch;
+	int fd;
+	__u32 id;
+	int delay;
+	int ret;
+};
+
+static void *attach_and_stream(void *arg)
+{
+	struct racer *r = arg;
+
+	pthread_barrier_wait(r->barrier);
+	r->ret = pdma_set_ioasid(&r->ch->dev, r->fd, r->id);
+	if (!r->ret)
+		r->ret = pdma_stream(&r->ch->dev, IOVA, r->ch->len, 10, 1);
+	return NULL;
+}
+
+TEST_F(dma, attach_races_with_free)
+{
+	__u64 faults = bar_recorded(&self->engine.bar);
+	struct channel *ch = &self->ch[0];
+	pthread_barrier_t barrier;
+	volatile int spin;
+	pthread_t thread;
+	__u32 id, got;
+	int round;
+
+	ch->len = 4096;
+	ASSERT_EQ(0, pthread_barrier_init(&barrier, NULL, 2));
+	for (round = 0; round < 100; round++) {
+		struct racer racer = { .barrier = &barrier, .ch = ch,
+				       .fd = self->fd };
+
+		test_cmd_alloc(self->fd, 0, 0, 1, &id);
+		racer.id = id;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, attach_and_stream,
+					    &racer));
+		pthread_barrier_wait(&barrier);
+		for (spin = 0; spin < round * 500; spin++)
+			;
+		test_cmd_free(self->fd, 1, &id);
+		ASSERT_EQ(0, pthread_join(thread, NULL));
+
+		if (!racer.ret) {
+			expect_blocked(ch);
+		} else if (racer.ret != -ESHUTDOWN) {
+			/* Recycled before it was asked for */
+			EXPECT_EQ(-ENOENT, racer.ret);
+		}
+		if (pdma_get_ioasid(&ch->dev) == id) {
+			test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
+		} else {
+			EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
+		}
+		ASSERT_EQ(0, pdma_drop_ioasid(&ch->dev));
+	}
+	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+}
+
+/* Invariant 4 */
+TEST_F(dma, refused_requests_are_silent_and_others_are_reported)
+{
+	struct pdma_bar *bar = &self->engine.bar;
+	struct channel *parked = &self->ch[0], *bad = &self->ch[1];
+	__u64 faults, suppressed, before;
+	__u32 parked_id, bad_id;
+	int nr, seen = 0;
+	char msg[8192];
+	char pasid[32];
+
+	bad_id = give_ioasid(_metadata, bad, self->fd);
+	nr = bar_find_channel(bar, bad_id);
+	ASSERT_LE(0, nr);
+	parked_id = give_ioasid(_metadata, parked, self->fd);
+	start_stream(_metadata, parked, 4096, 100, 64);
+
+	faults = bar_recorded(bar);
+	suppressed = bar_suppressed(bar);
+	before = refused(parked);
+	test_cmd_free(self->fd, 1, &parked_id);
+	ASSERT_TRUE(wait_refused(parked, 10000));
+	EXPECT_LE(10000, bar_suppressed(bar) - suppressed);
+	EXPECT_LE(10000, refused(parked) - before);
+	EXPECT_EQ(faults, bar_recorded(bar));
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+
+	/* Meanwhile, the other one DMAs to where it has no memory */
+	kmsg_expect_faults(self->kmsg, true);
+	snprintf(pasid, sizeof(pasid), "PASID 0x%x]", bad_id);
+	suppressed = bar_suppressed(bar);
+	ASSERT_TRUE(bar_stream(bar, nr, BAD_IOVA, 4096, 1000));
+	EXPECT_TRUE(wait_until(bar_recorded(bar) >= faults + 5));
+	/* The log is limited to a few messages in five seconds */
+	EXPECT_TRUE(wait_until_ms(({
+		while (kmsg_next(self->kmsg, msg, sizeof(msg)) > 0) {
+			if (!strstr(msg, " PASID 0x"))
+				continue;
+			/* Of no other PASID, and never of the parked one */
+			EXPECT_TRUE(!!strstr(msg, pasid)) TH_LOG("%s", msg);
+			seen++;
+		}
+		seen;
+	}), 8000));
+	EXPECT_LT(suppressed, bar_suppressed(bar));
+	bar_stop(bar, nr);
+	before = bar_refused(bar, nr);
+	EXPECT_LE(5, before);
+	/* The fault interrupt runs in a thread of its own, let it finish */
+	while (usleep(100000), kmsg_faults(self->kmsg, 0) > 0)
+		;
+	kmsg_expect_faults(self->kmsg, false);
+
+	faults = bar_recorded(bar);
+	ASSERT_TRUE(wait_refused(parked, 1000));
+	EXPECT_EQ(faults, bar_recorded(bar));
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+TEST_F(dma, recycled_number_is_plain_again)
+{
+	struct pdma_bar *bar = &self->engine.bar;
+	struct channel *ch = &self->ch[0];
+	__u64 faults;
+	__u32 id, got;
+	int nr;
+
+	id = give_ioasid(_metadata, ch, self->fd);
+	nr = bar_find_channel(bar, id);
+	ASSERT_LE(0, nr);
+	start_stream(_metadata, ch, 4096, 50, 1);
+	test_cmd_free(self->fd, 1, &id);
+	expect_blocked(ch);
+	EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+	ASSERT_TRUE(ioasid_wait_recycled(self->fd, id));
+
+	/* A device that uses it now makes a mistake of its own: reported */
+	kmsg_expect_faults(self->kmsg, true);
+	faults = bar_recorded(bar);
+	bar_set_pasid(bar, nr, PDMA_PASID_VALID | id);
+	ASSERT_TRUE(bar_stream(bar, nr, IOVA, 4096, 1000));
+	EXPECT_TRUE(wait_until(bar_recorded(bar) >= faults + 3));
+	bar_stop(bar, nr);
+	bar_set_pasid(bar, nr, 0);
+	while (usleep(100000), kmsg_faults(self->kmsg, 0) > 0)
+		;
+	kmsg_expect_faults(self->kmsg, false);
+
+	/* And its next owner can use it as any other, time and again */
+	for (int i = 0; i < 5; i++) {
+		test_cmd_alloc(self->fd, id, id, 1, &got);
+		ASSERT_EQ(0, pdma_set_ioasid(&ch->dev, self->fd, id));
+		start_stream(_metadata, ch, 4096, 50, 1);
+		test_cmd_free(self->fd, 1, &id);
+		expect_blocked(ch);
+		EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+	}
+}
+
+/* Invariant 5 */
+TEST_F(dma, parked_counts_against_quota)
+{
+	struct channel *ch = self->ch;
+	__u32 id[2], ids[4];
+	int i;
+
+	test_cmd_set_quota(self->fd, 4);
+	for (i = 0; i < 2; i++) {
+		id[i] = give_ioasid(_metadata, &ch[i], self->fd);
+		test_cmd_free(self->fd, 1, &id[i]);
+	}
+	test_in_use(self->fd, 0, 2);
+
+	/* Whoever holds what was freed cannot get more for it */
+	test_err_alloc(EDQUOT, self->fd, 0, 0, 3, ids);
+	test_in_use(self->fd, 0, 2);
+	test_cmd_alloc(self->fd, 0, 0, 2, ids);
+	test_in_use(self->fd, 2, 2);
+	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, ids + 2);
+
+	for (i = 0; i < 2; i++) {
+		EXPECT_EQ(0, pdma_drop_ioasid(&ch[i].dev));
+		test_cmd_alloc(self->fd, 0, 0, 1, &ids[2 + i]);
+		test_in_use(self->fd, 3 + i, 1 - i);
+		test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &id[0]);
+	}
+}
+
+/* Invariant 6 */
+TEST_F(dma, holder_may_use_parked_object)
+{
+	struct channel *ch = &self->ch[0];
+	struct ioasid_query query;
+	struct ioasid_row row;
+	__u32 id;
+
+	id = give_ioasid(_metadata, ch, self->fd);
+	start_stream(_metadata, ch, 4096, 50, 1);
+	test_cmd_free(self->fd, 1, &id);
+
+	test_cmd_query(self->fd, id, &query);
+	EXPECT_EQ(IOASID_STATE_PARKED, query.state);
+	EXPECT_EQ(1, query.users);
+	EXPECT_EQ(1, query.attachments);
+	EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
+	ASSERT_EQ(0, debugfs_ioasid(id, &row));
+	EXPECT_STREQ("parked", row.state);
+	EXPECT_EQ(1, row.users);
+	EXPECT_EQ(1, row.attachments);
+	test_err_free(ENOENT, self->fd, 1, &id);
+
+	EXPECT_EQ(0, pdma_stop(&ch->dev));
+	EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+	EXPECT_EQ(0, pdma_get_ioasid(&ch->dev));
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
+	EXPECT_EQ(-ENOENT, debugfs_ioasid(id, &row));
+	test_in_use(self->fd, 0, 0);
+}
+
+TEST_F(dma, replacing_a_parked_number_lets_go_of_it)
+{
+	struct channel *ch = &self->ch[0];
+	__u32 id, next;
+
+	id = give_ioasid(_metadata, ch, self->fd);
+	start_stream(_metadata, ch, 4096, 50, 1);
+	test_cmd_free(self->fd, 1, &id);
+	expect_blocked(ch);
+	next = give_ioasid(_metadata, ch, self->fd);
+	EXPECT_NE(id, next);
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
+	start_stream(_metadata, ch, 4096, 50, 1);
+	test_in_use(self->fd, 1, 0);
+}
+
+TEST_F(dma, fdinfo_lists_parked_numbers)
+{
+	char path[64], text[4096], expected[64];
+	__u32 id;
+
+	id = give_ioasid(_metadata, &self->ch[0], self->fd);
+	test_cmd_free(self->fd, 1, &id);
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", self->fd);
+	ASSERT_EQ(0, pdma_read_file(path, text, sizeof(text)));
+	EXPECT_TRUE(!!strstr(text, "\nioasid-parked:\t1\n"));
+	snprintf(expected, sizeof(expected), "\nioasid-parked-ids:\t%u", id);
+	EXPECT_TRUE(!!strstr(text, expected)) TH_LOG("%s", text);
+	EXPECT_TRUE(!!strstr(text, "\nioasid-active-ids:\t\n"));
+}
+
+TEST_F(dma, parking_one_does_not_disturb_another)
+{
+	__u64 faults = bar_recorded(&self->engine.bar);
+	struct channel *parked = &self->ch[0], *other = &self->ch[1];
+	int round;
+	__u32 id;
+
+	give_ioasid(_metadata, other, self->fd);
+	start_stream(_metadata, other, 4096, 50, 1);
+	for (round = 0; round < 20; round++) {
+		id = give_ioasid(_metadata, parked, self->fd);
+		start_stream(_metadata, parked, 4096, 50, 1);
+		test_cmd_free(self->fd, 1, &id);
+		expect_blocked(parked);
+		expect_running(_metadata, other);
+	}
+	EXPECT_EQ(0, refused(other));
+	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
+}
+
+static volatile int *map_flag(void)
+{
+	void *flag = mmap(NULL, sizeof(int), PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return flag == MAP_FAILED ? NULL : flag;
+}
+
+TEST_F(dma, kill_of_the_owner_blocks_dma)
+{
+	struct channel *ch = &self->ch[0];
+	int owner, round;
+	pid_t pid;
+	__u32 id;
+
+	for (round = 0; round < 5; round++) {
+		owner = ioasid_open();
+		ASSERT_LE(0, owner);
+		id = give_ioasid(_metadata, ch, owner);
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			pause();
+			_exit(0);
+		}
+		/* Only the child has the file now */
+		close(owner);
+		start_stream(_metadata, ch, 4096, 50, 1);
+		ASSERT_EQ(0, kill(pid, SIGKILL));
+		ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+		expect_blocked(ch);
+		test_in_use(self->fd, 0, 1);
+		EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
+		EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+		EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	}
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+TEST_F(dma, kill_of_owner_and_user_leaves_nothing)
+{
+	volatile int *ready = map_flag();
+	__u64 faults = bar_recorded(&self->engine.bar);
+	struct channel *ch = &self->ch[0];
+	int owner = ioasid_open();
+	__u32 id, got;
+	pid_t pid;
+
+	ASSERT_NE(NULL, ready);
+	ASSERT_LE(0, owner);
+	id = give_ioasid(_metadata, ch, owner);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		start_stream(_metadata, ch, 4096, 50, 1);
+		*ready = 1;
+		pause();
+		_exit(0);
+	}
+	/* All of it belongs to the child, but the memory can be seen here */
+	close(owner);
+	pdma_unmap_status(ch->regs);
+	pdma_close(&ch->dev);
+	ch->len = 4096;
+	ASSERT_TRUE(wait_until(*ready));
+	ASSERT_NE(0, ch->buf[1]);
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	poison(ch);
+
+	test_cmd_alloc(self->fd, id, id, 1, &got);
+	EXPECT_EQ(id, got);
+	test_in_use(self->fd, 1, 0);
+	usleep(20000);
+	EXPECT_TRUE(is_poison(ch));
+	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/* The events of one IOASID, in a row */
+struct life {
+	__u32 id;
+	char events[1024];
+};
+
+static bool is_event_of(const char *args, __u32 id)
+{
+	unsigned int nr;
+
+	return sscanf(args, "id=%u", &nr) == 1 && nr == id;
+}
+
+static void add_event(const char *event, const char *args, void *data)
+{
+	struct life *life = data;
+	size_t len = strlen(life->events);
+
+	if (is_event_of(args, life->id))
+		snprintf(life->events + len, sizeof(life->events) - len,
+			 "%s%s", len ? " " : "", event);
+}
+
+TEST_F(dma, trace_events_tell_one_life)
+{
+	static const char *const events[] = { "ioasid:*", NULL };
+	struct channel *ch = &self->ch[0];
+	struct life life = {};
+
+	ASSERT_EQ(0, trace_start(events));
+	life.id = give_ioasid(_metadata, ch, self->fd);
+	start_stream(_metadata, ch, 4096, 50, 1);
+	test_cmd_free(self->fd, 1, &life.id);
+	EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, life.id));
+
+	EXPECT_EQ(0, trace_for_each(add_event, &life));
+	trace_stop();
+	EXPECT_STREQ("ioasid_alloc ioasid_get ioasid_attach "
+		     "ioasid_park ioasid_block ioasid_put "
+		     "ioasid_detach ioasid_put ioasid_recycle", life.events);
+}
+
+/* What was submitted to the invalidation queue while one IOASID was parked */
+struct flush {
+	__u32 id;
+	bool parking;
+	char steps[256];
+	__u64 pasid_cache, iotlb, dev_tlb;
+};
+
+static void add_flush(const char *event, const char *args, void *data)
+{
+	struct flush *flush = data;
+	size_t len = strlen(flush->steps);
+	char type[32];
+	__u64 qw0;
+
+	if (!strcmp(event, "ioasid_park") && is_event_of(args, flush->id))
+		flush->parking = true;
+	if (!strcmp(event, "ioasid_block") && is_event_of(args, flush->id))
+		flush->parking = false;
+	if (!flush->parking || strcmp(event, "qi_submit") ||
+	    sscanf(args, "%31s %*s 0x%llx", type, &qw0) != 2)
+		return;
+
+	if (!strcmp(type, "pc_inv"))
+		flush->pasid_cache = qw0;
+	else if (!strcmp(type, "iotlb_inv") || !strcmp(type, "p_iotlb_inv"))
+		flush->iotlb = qw0;
+	else if (!strcmp(type, "p_dev_tlb_inv"))
+		flush->dev_tlb = qw0;
+	/* With or without a PASID tag, as the translation has one or not */
+	snprintf(flush->steps + len, sizeof(flush->steps) - len, "%s%s",
+		 len ? " " : "", strcmp(type, "p_iotlb_inv") ? type :
+		 "iotlb_inv");
+}
+
+#define QI_TYPE(qw0)	((qw0) & 0xf)
+#define QI_WAIT		5
+#define QI_PASID_CACHE	7
+#define QI_DID(qw0)	(((qw0) >> 16) & 0xffff)
+#define QI_PASID(qw0)	(((qw0) >> 32) & 0xfffff)
+
+/*
+ * What is left in the invalidation queue, from the last invalidation of the
+ * PASID cache for @id on: types as hexadecimal digits
+ */
+static int read_queue(__u32 id, char *types, size_t len)
+{
+	FILE *f = fopen("/sys/kernel/debug/iommu/intel/invalidation_queue",
+			"r");
+	unsigned long long qw0[256] = {}, val;
+	unsigned int index, head = 0, first;
+	char line[256];
+
+	if (!f)
+		return -errno;
+	while (fgets(line, sizeof(line), f)) {
+		char *p = strstr(line, "Head: ");
+
+		if (p)
+			head = atoi(p + 6);
+		else if (sscanf(line, "%u %llx", &index, &val) == 2 &&
+			 index < ARRAY_LEN(qw0))
+			qw0[index] = val;
+	}
+	fclose(f);
+
+	for (first = (head + 255) % 256; first != head;
+	     first = (first + 255) % 256) {
+		if (QI_TYPE(qw0[first]) != QI_PASID_CACHE ||
+		    QI_PASID(qw0[first]) != id)
+			continue;
+		for (; first != head && len > 1; first = (first + 1) % 256) {
+			snprintf(types, len, "%llx", QI_TYPE(qw0[first]));
+			types++;
+			len--;
+		}
+		return 0;
+	}
+	return -ENOENT;
+}
+
+/* Invariant 2: the order that VT-d asks for, each step waited for */
+TEST_F(dma, park_flushes_in_the_order_of_the_specification)
+{
+	static const char *const events[] = {
+		"ioasid:ioasid_park", "ioasid:ioasid_block",
+		"intel_iommu:qi_submit", NULL,
+	};
+	struct channel *ch = &self->ch[0];
+	struct flush flush = {};
+	char queue[64] = "", *p;
+
+	flush.id = give_ioasid(_metadata, ch, self->fd);
+	start_stream(_metadata, ch, 4096, 50, 1);
+	ASSERT_EQ(0, trace_start(events));
+	test_cmd_free(self->fd, 1, &flush.id);
+	ASSERT_EQ(0, read_queue(flush.id, queue, sizeof(queue)));
+	EXPECT_EQ(0, trace_for_each(add_flush, &flush));
+	trace_stop();
+
+	EXPECT_STREQ(variant->ats ? "pc_inv iotlb_inv p_dev_tlb_inv" :
+				    "pc_inv iotlb_inv", flush.steps);
+	EXPECT_EQ(flush.id, QI_PASID(flush.pasid_cache));
+	EXPECT_EQ(QI_DID(flush.pasid_cache), QI_DID(flush.iotlb));
+	EXPECT_NE(0, QI_DID(flush.iotlb));
+	if (variant->ats)
+		EXPECT_EQ(flush.id, QI_PASID(flush.dev_tlb));
+
+	/* The waits are not traced: PASID cache, wait, IOTLB, wait, ... */
+	for (p = queue; *p; p++)
+		if (*p == '6')
+			*p = '2';
+	EXPECT_STREQ(variant->ats ? "752585" : "7525", queue);
+}
+
+/* Both engines, a channel of each, one number for both */
+FIXTURE(both)
+{
+	int fd;
+	int kmsg;
+	struct engine engine[2];
+	struct channel ch[2];
+};
+
+FIXTURE_SETUP(both)
+{
+	int i;
+
+	self->fd = ioasid_open();
+	if (self->fd == -ENOENT)
+		SKIP(return, "no " IOASID_DEV);
+	ASSERT_LE(0, self->fd);
+	for (i = 0; i < 2; i++)
+		if (find_engine(&self->engine[i], i))
+			SKIP(return, "no engine %s ATS",
+			     i ? "with" : "without");
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	for (i = 0; i < 2; i++)
+		channel_open(_metadata, &self->ch[i], self->engine[i].name);
+}
+
+FIXTURE_TEARDOWN_PARENT(both)
+{
+	int i;
+
+	for (i = 0; i < 2; i++)
+		EXPECT_EQ(0, pdma_remove(self->ch[i].uuid));
+}
+
+TEST_F(both, no_write_after_close_of_a_shared_number_returns)
+{
+	EXPECT_EQ(0, late_writes(_metadata, -1, self->ch, 2, 50, true));
+	EXPECT_EQ(0, late_writes(_metadata, self->fd, self->ch, 2, 50, false));
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+TEST_F(both, each_user_of_a_shared_number_is_counted)
+{
+	struct ioasid_query query;
+	__u32 id, got;
+	int i;
+
+	id = give_ioasid(_metadata, &self->ch[0], self->fd);
+	ASSERT_EQ(0, pdma_set_ioasid(&self->ch[1].dev, self->fd, id));
+	for (i = 0; i < 2; i++)
+		start_stream(_metadata, &self->ch[i], 4096, 50, 1);
+	test_cmd_query(self->fd, id, &query);
+	EXPECT_EQ(IOASID_STATE_ACTIVE, query.state);
+	EXPECT_EQ(2, query.users);
+	EXPECT_EQ(2, query.attachments);
+
+	/* One of them leaves while it is ACTIVE: the other one goes on */
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->ch[1].dev));
+	test_cmd_query(self->fd, id, &query);
+	EXPECT_EQ(1, query.users);
+	EXPECT_EQ(1, query.attachments);
+	expect_running(_metadata, &self->ch[0]);
+	ASSERT_EQ(0, pdma_set_ioasid(&self->ch[1].dev, self->fd, id));
+
+	test_cmd_free(self->fd, 1, &id);
+	for (i = 0; i < 2; i++) {
+		test_cmd_query(self->fd, id, &query);
+		EXPECT_EQ(IOASID_STATE_PARKED, query.state);
+		EXPECT_EQ(2 - i, query.users);
+		EXPECT_EQ(2 - i, query.attachments);
+		test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
+		EXPECT_EQ(0, pdma_drop_ioasid(&self->ch[i].dev));
+	}
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
+}
+
+/*
+ * Invariant 3: a user that lets go takes down its entry, but the number is
+ * still taken. The entry must stay blocked and silent until it is recycled.
+ */
+TEST_F(both, detach_leaves_a_parked_entry_blocked)
+{
+	int i, nr[2];
+	__u32 id;
+
+	id = give_ioasid(_metadata, &self->ch[0], self->fd);
+	ASSERT_EQ(0, pdma_set_ioasid(&self->ch[1].dev, self->fd, id));
+	for (i = 0; i < 2; i++) {
+		nr[i] = bar_find_channel(&self->engine[i].bar, id);
+		ASSERT_LE(0, nr[i]);
+		start_stream(_metadata, &self->ch[i], 4096, 50, 1);
+	}
+	test_cmd_free(self->fd, 1, &id);
+	for (i = 0; i < 2; i++)
+		expect_blocked(&self->ch[i]);
+
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->ch[0].dev));
+	bar_set_pasid(&self->engine[0].bar, nr[0], PDMA_PASID_VALID | id);
+	expect_still_blocked(_metadata, &self->engine[0], &self->ch[0], nr[0]);
+	bar_set_pasid(&self->engine[0].bar, nr[0], 0);
+	/* Its partner has noticed nothing of that */
+	expect_blocked(&self->ch[1]);
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,1287 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The life of a mediated device that DMAs with an IOASID
+ *
+ * Each test runs for the three ways to open a device: its group in a container,
+ * its group in an iommufd that acts as one, and its character device.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "../kselftest_harness.h"
+#include "ioasid_utils.h"
+#include "pdma_utils.h"
+
+#define DRIVER		"/sys/bus/pci/drivers/pdma"
+
+#define IOVA		0x40000000ULL
+#define BUF_LEN		0x40000
+#define PAGE		0x1000
+
+/* Long compared with the period of a stream, short compared with a timeout */
+#define A_WHILE_MS	50
+
+FIXTURE(mdev)
+{
+	char parent[NAME_MAX + 1];
+	char uuid[2][PDMA_UUID_LEN + 1];
+	int available;
+	int ioasid;
+	__u32 id;		/* given to dev */
+	__u32 other;		/* not given to anybody */
+	struct pdma_dev dev;
+	char *buf;		/* mapped at IOVA */
+};
+
+FIXTURE_VARIANT(mdev)
+{
+	int (*open)(struct pdma_dev *dev, const char *uuid,
+		    const struct pdma_dev *share);
+	bool cdev;
+};
+
+FIXTURE_VARIANT_ADD(mdev, container)
+{
+	.open = pdma_open_group,
+};
+
+FIXTURE_VARIANT_ADD(mdev, compat)
+{
+	.open = pdma_open_compat,
+};
+
+FIXTURE_VARIANT_ADD(mdev, cdev)
+{
+	.open = pdma_open_cdev,
+	.cdev = true,
+};
+
+FIXTURE_SETUP(mdev)
+{
+	__u32 ids[2];
+
+	if (pdma_find_parent(0, self->parent))
+		SKIP(return, "no PASID DMA engine");
+
+	self->available = pdma_available(self->parent);
+	ASSERT_LT(1, self->available);
+	ASSERT_EQ(0, pdma_create(self->parent, self->uuid[0]));
+	ASSERT_EQ(0, variant->open(&self->dev, self->uuid[0], NULL));
+
+	self->ioasid = ioasid_open();
+	ASSERT_LE(0, self->ioasid);
+	test_cmd_alloc(self->ioasid, 0, 0, 2, ids);
+	self->id = ids[0];
+	self->other = ids[1];
+
+	/* Shared: so that who is left can watch what is written to it */
+	self->buf = mmap(NULL, BUF_LEN, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, self->buf);
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
+}
+
+/*
+ * The test's own process must be gone: as long as it has a device open, or its
+ * status page mapped, the removal blocks.
+ */
+FIXTURE_TEARDOWN_PARENT(mdev)
+{
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		if (self->uuid[i][0] && pdma_mdev_exists(self->uuid[i]))
+			EXPECT_EQ(0, pdma_remove(self->uuid[i]));
+	}
+	/* Nothing that a test did costs a channel for good */
+	EXPECT_EQ(self->available, pdma_available(self->parent));
+}
+
+/* A second device on the same parent, with the memory of the first one */
+#define open_second(_dev, _share) ({					\
+	ASSERT_EQ(0, pdma_create(self->parent, self->uuid[1]));		\
+	ASSERT_EQ(0, variant->open(_dev, self->uuid[1], _share));	\
+})
+
+/* How many hold @_id besides its owner, and how many attachments it has */
+#define test_users(_id, _users, _attachments) ({			\
+	struct ioasid_query __query;					\
+	test_cmd_query(self->ioasid, _id, &__query);			\
+	EXPECT_EQ(_users, __query.users);				\
+	EXPECT_EQ(_attachments, __query.attachments);			\
+})
+
+static bool is_still(const void *buf, size_t len)
+{
+	char *before = malloc(len);
+	bool ret;
+
+	memcpy(before, buf, len);
+	pdma_sleep_ms(A_WHILE_MS);
+	ret = !memcmp(before, buf, len);
+	free(before);
+	return ret;
+}
+
+/* The stream of @_dev into the first page goes on */
+#define test_streams(_dev) ({						\
+	EXPECT_EQ(0, pdma_wait_counter(_dev, 20));			\
+	EXPECT_EQ(PDMA_STATUS_BUSY,					\
+		  pdma_status(_dev) & PDMA_STATUS_BUSY);		\
+})
+
+/* It does not, and nothing is written any more */
+#define test_stopped(_dev) ({						\
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));			\
+	EXPECT_EQ(0, pdma_status(_dev) & PDMA_STATUS_BUSY);		\
+})
+
+#define start_stream(_dev) ({						\
+	ASSERT_EQ(0, pdma_stream(_dev, IOVA, PAGE, 0, 0));		\
+	ASSERT_EQ(0, pdma_wait_counter(_dev, 20));			\
+})
+
+#define test_copies(_dev) ({						\
+	memset(self->buf, __LINE__, PAGE);				\
+	memset(self->buf + PAGE, 0, PAGE);				\
+	EXPECT_EQ(0, pdma_copy_wait(_dev, IOVA + PAGE, IOVA, PAGE));	\
+	EXPECT_EQ(0, memcmp(self->buf, self->buf + PAGE, PAGE));	\
+})
+
+/* Run @fn in a process that has nothing of ours open */
+static pid_t run_alone(int (*fn)(const char *arg), const char *arg)
+{
+	pid_t pid = fork();
+
+	if (pid)
+		return pid;
+	close_range(3, ~0U, 0);
+	_exit(fn(arg) ? 1 : 0);
+}
+
+static bool has_exited(pid_t pid, int *status)
+{
+	return waitpid(pid, status, WNOHANG) == pid;
+}
+
+/* Creation and description */
+
+TEST_F(mdev, each_device_takes_one_channel)
+{
+	char uuid[PDMA_MAX_CHANNELS][PDMA_UUID_LEN + 1];
+	int i, n = pdma_available(self->parent);
+
+	EXPECT_EQ(self->available - 1, n);
+	ASSERT_GE(PDMA_MAX_CHANNELS, n);
+	for (i = 0; i < n; i++) {
+		EXPECT_EQ(0, pdma_create(self->parent, uuid[i]));
+		EXPECT_EQ(n - i - 1, pdma_available(self->parent));
+	}
+	EXPECT_EQ(-EUSERS, pdma_create(self->parent, self->uuid[1]));
+	EXPECT_FALSE(pdma_mdev_exists(self->uuid[1]));
+
+	for (i = 0; i < n; i++)
+		EXPECT_EQ(0, pdma_remove(uuid[i]));
+	EXPECT_EQ(n, pdma_available(self->parent));
+}
+
+TEST_F(mdev, device_tells_what_it_has)
+{
+	struct vfio_device_info info = { .argsz = sizeof(info) };
+	struct vfio_irq_info irq = { .argsz = sizeof(irq) };
+	struct vfio_region_info region;
+	char path[PDMA_PATH_LEN], api[32];
+
+	ASSERT_EQ(0, ioctl(self->dev.device, VFIO_DEVICE_GET_INFO, &info));
+	EXPECT_EQ(VFIO_DEVICE_FLAGS_RESET, info.flags);
+	EXPECT_EQ(PDMA_NUM_REGIONS, info.num_regions);
+	EXPECT_EQ(0, info.num_irqs);
+	info.argsz = offsetof(struct vfio_device_info, num_irqs);
+	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_GET_INFO, &info));
+	EXPECT_EQ(EINVAL, errno);
+
+	EXPECT_EQ(0, pdma_region(self->dev.device, PDMA_REGION_SUBMIT,
+				 &region));
+	EXPECT_EQ(VFIO_REGION_INFO_FLAG_WRITE, region.flags);
+	EXPECT_EQ(PDMA_SUBMIT_SIZE, region.size);
+	EXPECT_EQ(0, pdma_region(self->dev.device, PDMA_REGION_STATUS,
+				 &region));
+	EXPECT_EQ(VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_MMAP,
+		  region.flags);
+	EXPECT_EQ(PDMA_PAGE_SIZE, region.size);
+	EXPECT_EQ(-EINVAL, pdma_region(self->dev.device, PDMA_NUM_REGIONS,
+				       &region));
+	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_GET_IRQ_INFO, &irq));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
+			    &irq));
+	EXPECT_EQ(ENOTTY, errno);
+
+	pdma_mdev_path(self->uuid[0], "mdev_type/device_api", path);
+	EXPECT_EQ(0, pdma_read_file(path, api, sizeof(api)));
+	EXPECT_STREQ("vfio-pdma", api);
+}
+
+/* VFIO_DEVICE_FEATURE_IOASID */
+
+TEST_F(mdev, feature_can_be_probed)
+{
+	const __u32 probe = VFIO_DEVICE_FEATURE_PROBE;
+	const __u32 get = VFIO_DEVICE_FEATURE_GET;
+	const __u32 set = VFIO_DEVICE_FEATURE_SET;
+	struct pdma_feature feature = {};
+	struct vfio_device_feature header = { .argsz = sizeof(header) };
+
+	EXPECT_EQ(0, pdma_feature_ioasid(&self->dev, probe, &feature));
+	EXPECT_EQ(0, pdma_feature_ioasid(&self->dev, probe | get, &feature));
+	EXPECT_EQ(0, pdma_feature_ioasid(&self->dev, probe | set, &feature));
+	EXPECT_EQ(0, pdma_feature_ioasid(&self->dev, probe | get | set,
+					 &feature));
+	EXPECT_EQ(-EINVAL, pdma_feature_ioasid(&self->dev, get | set,
+					       &feature));
+	EXPECT_EQ(-EINVAL, pdma_feature_ioasid(&self->dev, 0, &feature));
+
+	/* Probing needs no data, the rest does */
+	header.flags = VFIO_DEVICE_FEATURE_IOASID | probe | get | set;
+	EXPECT_EQ(0, ioctl(self->dev.device, VFIO_DEVICE_FEATURE, &header));
+	header.flags = VFIO_DEVICE_FEATURE_IOASID | get;
+	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_FEATURE, &header));
+	EXPECT_EQ(EINVAL, errno);
+	header.flags = VFIO_DEVICE_FEATURE_IOASID | set;
+	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_FEATURE, &header));
+	EXPECT_EQ(EINVAL, errno);
+	header.flags = VFIO_DEVICE_FEATURE_BUS_MASTER | probe;
+	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_FEATURE, &header));
+	EXPECT_EQ(ENOTTY, errno);
+
+	/* Nothing of this was a SET */
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	test_users(self->id, 1, 1);
+}
+
+TEST_F(mdev, set_takes_a_reference_and_an_attachment)
+{
+	test_users(self->id, 1, 1);
+	test_users(self->other, 0, 0);
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+}
+
+TEST_F(mdev, set_of_what_is_not_ours_is_refused_and_changes_nothing)
+{
+	int file = ioasid_open(), pipefd[2];
+	struct pdma_dev second;
+	__u32 foreign, gone;
+
+	ASSERT_LE(0, file);
+	test_cmd_alloc(file, 0, 0, 1, &foreign);
+	test_cmd_alloc(self->ioasid, 0, 0, 1, &gone);
+	test_cmd_free(self->ioasid, 1, &gone);
+	ASSERT_TRUE(ioasid_wait_recycled(self->ioasid, gone));
+	ASSERT_EQ(0, pipe(pipefd));
+	start_stream(&self->dev);
+
+	/* The descriptor */
+	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, 1000, self->other));
+	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, -2, self->other));
+	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, pipefd[0], self->other));
+	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, self->dev.device,
+					  self->other));
+	/* The number */
+	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->ioasid, foreign));
+	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, file, self->other));
+	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->ioasid, gone));
+	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->ioasid, 0));
+	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->ioasid, 0x100000));
+	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->ioasid,
+					   self->other | 0x80000000));
+	/* A number that means nothing */
+	EXPECT_EQ(-EINVAL, pdma_set_ioasid(&self->dev, -1, self->other));
+
+	/* PARKED, because the second device holds it */
+	open_second(&second, NULL);
+	ASSERT_EQ(0, pdma_set_ioasid(&second, file, foreign));
+	test_cmd_free(file, 1, &foreign);
+	EXPECT_EQ(-ESHUTDOWN, pdma_set_ioasid(&self->dev, file, foreign));
+	EXPECT_EQ(-ESHUTDOWN, pdma_set_ioasid(&second, file, foreign));
+	EXPECT_EQ(foreign, pdma_get_ioasid(&second));
+
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	test_users(self->id, 1, 1);
+	test_users(self->other, 0, 0);
+	test_streams(&self->dev);
+	pdma_close(&second);
+}
+
+TEST_F(mdev, bad_pointer_is_refused_and_changes_nothing)
+{
+	/* The header ends where the mapped memory ends */
+	char *page = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct vfio_device_feature *header;
+
+	ASSERT_NE(MAP_FAILED, page);
+	ASSERT_EQ(0, munmap(page + PAGE, PAGE));
+	header = (void *)(page + PAGE - sizeof(*header));
+	header->argsz = sizeof(struct pdma_feature);
+	header->flags = VFIO_DEVICE_FEATURE_IOASID | VFIO_DEVICE_FEATURE_SET;
+	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_FEATURE, header));
+	EXPECT_EQ(EFAULT, errno);
+	header->flags = VFIO_DEVICE_FEATURE_IOASID | VFIO_DEVICE_FEATURE_GET;
+	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_FEATURE, header));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(-EFAULT, pdma_submit_raw(&self->dev, page + PAGE - 8,
+					   PDMA_SUBMIT_SIZE, 0));
+	EXPECT_EQ(-1, pread(self->dev.device, page + PAGE - 4, 8,
+			    self->dev.status_offset));
+	EXPECT_EQ(EFAULT, errno);
+
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	test_copies(&self->dev);
+}
+
+TEST_F(mdev, one_pasid_has_one_user_on_a_parent)
+{
+	struct pdma_dev second;
+
+	open_second(&second, NULL);
+	EXPECT_EQ(-EBUSY, pdma_set_ioasid(&second, self->ioasid, self->id));
+	EXPECT_EQ(0, pdma_get_ioasid(&second));
+	test_users(self->id, 1, 1);
+
+	/* Nor does it lose the one that it has, or the stream it is used for */
+	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
+	ASSERT_EQ(0, pdma_map(&second, self->buf, IOVA, BUF_LEN));
+	start_stream(&second);
+	EXPECT_EQ(-EBUSY, pdma_set_ioasid(&second, self->ioasid, self->id));
+	EXPECT_EQ(self->other, pdma_get_ioasid(&second));
+	test_users(self->id, 1, 1);
+	test_users(self->other, 1, 1);
+	test_streams(&second);
+	EXPECT_EQ(0, pdma_stop(&second));
+
+	/* The first one has not noticed, and can let the second one have it */
+	test_copies(&self->dev);
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->id));
+	test_users(self->id, 1, 1);
+	test_users(self->other, 0, 0);
+	pdma_close(&second);
+}
+
+TEST_F(mdev, one_pasid_works_on_two_parents)
+{
+	char parent[NAME_MAX + 1];
+	struct pdma_dev second;
+
+	if (pdma_find_parent(1, parent))
+		SKIP(return, "only one PASID DMA engine");
+
+	ASSERT_EQ(0, pdma_create(parent, self->uuid[1]));
+	ASSERT_EQ(0, variant->open(&second, self->uuid[1], &self->dev));
+	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->id));
+	test_users(self->id, 2, 2);
+	start_stream(&self->dev);
+	EXPECT_EQ(0, pdma_copy_wait(&second, IOVA + PAGE, IOVA + 2 * PAGE,
+				    PAGE));
+	test_streams(&self->dev);
+
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	test_users(self->id, 1, 1);
+	test_copies(&second);
+	pdma_close(&second);
+}
+
+TEST_F(mdev, replaced_pasid_is_free_and_the_new_one_works)
+{
+	struct pdma_dev second;
+
+	start_stream(&self->dev);
+	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->other));
+	EXPECT_EQ(self->other, pdma_get_ioasid(&self->dev));
+	test_users(self->id, 0, 0);
+	test_users(self->other, 1, 1);
+
+	/* The stream was that of the old one */
+	test_stopped(&self->dev);
+	test_copies(&self->dev);
+
+	open_second(&second, NULL);
+	EXPECT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->id));
+	EXPECT_EQ(0, pdma_refused(&self->dev));
+	pdma_close(&second);
+}
+
+TEST_F(mdev, set_of_the_same_pasid_changes_nothing)
+{
+	start_stream(&self->dev);
+	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
+	test_users(self->id, 1, 1);
+	test_streams(&self->dev);
+}
+
+TEST_F(mdev, dropped_pasid_is_free_and_dma_has_ended)
+{
+	start_stream(&self->dev);
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	test_stopped(&self->dev);
+	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
+	test_users(self->id, 0, 0);
+
+	EXPECT_EQ(-ENXIO, pdma_copy(&self->dev, IOVA, IOVA, 8));
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
+	test_copies(&self->dev);
+}
+
+/* DMA */
+
+TEST_F(mdev, copy_arrives)
+{
+	static const struct {
+		__u32 src;
+		__u32 dst;
+		__u32 len;
+	} copies[] = {
+		{ 0, PAGE, 1 },
+		{ 0, PAGE, PAGE },
+		{ 3, PAGE + 5, 7 },
+		{ PAGE - 1, 3 * PAGE - 2, 4 },
+		{ 0, 0x20000, PDMA_MAX_LEN },
+		/* As many pages as a command can touch */
+		{ 0xfff, 0x20ffe, PDMA_MAX_LEN },
+	};
+	char *before = malloc(BUF_LEN);
+	unsigned int i, j;
+
+	for (i = 0; i < ARRAY_SIZE(copies); i++) {
+		for (j = 0; j < BUF_LEN; j++)
+			self->buf[j] = j * 7 + (j >> 8) + i;
+		memcpy(before, self->buf, BUF_LEN);
+		memmove(before + copies[i].dst, before + copies[i].src,
+			copies[i].len);
+
+		EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA + copies[i].dst,
+					    IOVA + copies[i].src,
+					    copies[i].len));
+		/* This much has changed, and no more */
+		EXPECT_EQ(0, memcmp(before, self->buf, BUF_LEN)) {
+			TH_LOG("copy %u", i);
+		}
+	}
+	EXPECT_EQ(0, pdma_refused(&self->dev));
+	free(before);
+}
+
+TEST_F(mdev, copy_within_shared_pages_arrives)
+{
+	/* One page for both sides */
+	memset(self->buf, 0x11, PAGE);
+	memset(self->buf, 0x22, PAGE / 2);
+	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA + PAGE / 2, IOVA,
+				    PAGE / 2));
+	EXPECT_EQ(0, memcmp(self->buf, self->buf + PAGE / 2, PAGE / 2));
+
+	/* The very same bytes */
+	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA, IOVA, PDMA_MAX_LEN));
+
+	/* Some pages for both, some for one, in either order */
+	memset(self->buf + 2 * PAGE, 0x33, 2 * PAGE);
+	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA, IOVA + 2 * PAGE,
+				    2 * PAGE + 8));
+	EXPECT_EQ(0, memcmp(self->buf, self->buf + 2 * PAGE, 2 * PAGE));
+	memset(self->buf, 0x44, 2 * PAGE);
+	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA + 2 * PAGE, IOVA,
+				    2 * PAGE));
+	EXPECT_EQ(0, memcmp(self->buf, self->buf + 2 * PAGE, 2 * PAGE));
+	EXPECT_EQ(0, pdma_refused(&self->dev));
+}
+
+TEST_F(mdev, stream_arrives_until_stopped)
+{
+	const __u64 slots = PAGE / 8;
+	__u64 *mem = (__u64 *)self->buf;
+	__u64 n, last;
+
+	ASSERT_EQ(0, pdma_stream(&self->dev, IOVA, PAGE, 10, 100));
+	EXPECT_EQ(0, pdma_wait_counter(&self->dev, 3 * slots));
+	EXPECT_EQ(PDMA_STATUS_BUSY, pdma_status(&self->dev) & PDMA_STATUS_BUSY);
+	EXPECT_EQ(0, pdma_stop(&self->dev));
+	test_stopped(&self->dev);
+
+	last = pdma_counter(&self->dev);
+	for (n = last - slots + 1; n <= last; n++)
+		ASSERT_EQ(n, mem[n % slots]);
+	EXPECT_EQ(0, pdma_refused(&self->dev));
+
+	/* There is nothing to stop any more, which is not an error */
+	EXPECT_EQ(0, pdma_stop(&self->dev));
+}
+
+TEST_F(mdev, second_command_is_refused_while_one_goes_on)
+{
+	start_stream(&self->dev);
+	EXPECT_EQ(-EBUSY, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
+	EXPECT_EQ(-EBUSY, pdma_copy(&self->dev, IOVA, IOVA + PAGE, 8));
+	test_streams(&self->dev);
+	EXPECT_EQ(0, pdma_stop(&self->dev));
+	test_copies(&self->dev);
+}
+
+TEST_F(mdev, submission_without_pasid_is_refused)
+{
+	struct pdma_dev second;
+
+	open_second(&second, NULL);
+	ASSERT_EQ(0, pdma_map(&second, self->buf, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_get_ioasid(&second));
+	EXPECT_EQ(-ENXIO, pdma_copy(&second, IOVA, IOVA + PAGE, 8));
+	EXPECT_EQ(-ENXIO, pdma_stream(&second, IOVA, PAGE, 0, 0));
+	EXPECT_EQ(0, pdma_stop(&second));
+	EXPECT_EQ(0, pdma_status(&second));
+	EXPECT_EQ(0, pdma_done(&second));
+	pdma_close(&second);
+}
+
+TEST_F(mdev, submission_with_parked_pasid_is_refused)
+{
+	test_cmd_free(self->ioasid, 1, &self->id);
+	EXPECT_EQ(-ESHUTDOWN, pdma_copy(&self->dev, IOVA, IOVA + PAGE, 8));
+	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
+	EXPECT_EQ(0, pdma_stop(&self->dev));
+	EXPECT_EQ(0, pdma_done(&self->dev));
+	EXPECT_EQ(0, pdma_refused(&self->dev));
+
+	/* The device holds what it has, and can be given another one */
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	EXPECT_EQ(IOASID_STATE_PARKED, ioasid_state(self->ioasid, self->id));
+	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->other));
+	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, self->id));
+	test_copies(&self->dev);
+}
+
+TEST_F(mdev, stream_is_refused_when_its_pasid_is_parked)
+{
+	start_stream(&self->dev);
+	test_cmd_free(self->ioasid, 1, &self->id);
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_EQ(0, pdma_wait_refused(&self->dev, 20));
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
+
+	/* Whatever user space does with the device, the PASID stays blocked */
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	test_stopped(&self->dev);
+	EXPECT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
+	EXPECT_EQ(0, pdma_reset(&self->dev));
+	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, self->id));
+}
+
+/* Submissions */
+
+TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
+{
+	const struct pdma_submit copy = {
+		.cmd = PDMA_CMD_COPY,
+		.src = IOVA,
+		.dst = IOVA + PAGE,
+		.len = PAGE,
+	};
+	const struct pdma_submit stream = {
+		.cmd = PDMA_CMD_STREAM,
+		.dst = IOVA,
+		.len = PAGE,
+	};
+	const struct pdma_submit stop = { .cmd = PDMA_CMD_STOP };
+	const __u64 top = ~0ULL << 12;
+	const __u64 msi = 0xfee00000;
+
+#define BAD(_base, _field, _value, _errno) ({				\
+	struct pdma_submit __submit = _base;				\
+	__submit._field = _value;					\
+	EXPECT_EQ(-(_errno), pdma_submit(&self->dev, &__submit)) {	\
+		TH_LOG(#_base " with " #_field " " #_value);		\
+	}								\
+})
+
+	memset(self->buf, 0x5a, BUF_LEN);
+
+	BAD(copy, cmd, 3, EINVAL);
+	BAD(copy, cmd, 0x80000001, EINVAL);
+	BAD(copy, len, 0, EINVAL);
+	BAD(copy, len, PDMA_MAX_LEN + 1, EINVAL);
+	BAD(copy, len, 0xffffffff, EINVAL);
+	BAD(copy, period, 100, EINVAL);
+	BAD(copy, burst, 1, EINVAL);
+	BAD(copy, src, top + 1, EINVAL);
+	BAD(copy, src, top, EINVAL);
+	BAD(copy, dst, ~0ULL, EINVAL);
+	BAD(copy, src, IOVA + BUF_LEN, EFAULT);
+	BAD(copy, dst, IOVA + BUF_LEN, EFAULT);
+	BAD(copy, src, IOVA - PAGE, EFAULT);
+	/* The last byte */
+	BAD(copy, src, IOVA + BUF_LEN - PAGE + 1, EFAULT);
+	BAD(copy, dst, IOVA + BUF_LEN - PAGE + 1, EFAULT);
+	BAD(copy, dst, 0, EFAULT);
+
+	BAD(stream, len, 0, EINVAL);
+	BAD(stream, len, PDMA_MAX_LEN + 8, EINVAL);
+	BAD(stream, len, 12, EINVAL);
+	BAD(stream, dst, IOVA + 4, EINVAL);
+	BAD(stream, src, 8, EINVAL);
+	BAD(stream, period, 9, EINVAL);
+	BAD(stream, period, 1000001, EINVAL);
+	BAD(stream, burst, 4097, EINVAL);
+	BAD(stream, dst, top + 8, EINVAL);
+	BAD(stream, dst, IOVA + BUF_LEN, EFAULT);
+	BAD(stream, dst, IOVA + BUF_LEN - 8, EFAULT);
+
+	BAD(stop, src, 1, EINVAL);
+	BAD(stop, dst, 1, EINVAL);
+	BAD(stop, len, 1, EINVAL);
+	BAD(stop, period, 1, EINVAL);
+	BAD(stop, burst, 1, EINVAL);
+
+	/* What is mapped there is not what a DMA to there reaches */
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, msi, PAGE));
+	BAD(copy, src, msi, EINVAL);
+	BAD(copy, dst, msi, EINVAL);
+	BAD(stream, dst, msi, EINVAL);
+
+#undef BAD
+
+	EXPECT_EQ(0, pdma_status(&self->dev));
+	EXPECT_EQ(0, pdma_done(&self->dev));
+	EXPECT_EQ(0, pdma_refused(&self->dev));
+	EXPECT_EQ(0x5a, self->buf[0]);
+	EXPECT_EQ(0, memcmp(self->buf, self->buf + 1, BUF_LEN - 1));
+	EXPECT_EQ(0, pdma_submit(&self->dev, &copy));
+}
+
+TEST_F(mdev, limits_of_a_stream_are_accepted)
+{
+	static const __u32 limits[][2] = {
+		{ 10, 1 }, { 1000000, 1 }, { 0, 4096 }, { 1000000, 4096 },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(limits); i++) {
+		EXPECT_EQ(0, pdma_stream(&self->dev, IOVA, PDMA_MAX_LEN,
+					 limits[i][0], limits[i][1]));
+		EXPECT_EQ(limits[i][0] ?: 100,
+			  pdma_read32(&self->dev, PDMA_PERIOD));
+		EXPECT_EQ(limits[i][1], pdma_read32(&self->dev, PDMA_BURST));
+		EXPECT_EQ(0, pdma_stop(&self->dev));
+	}
+}
+
+TEST_F(mdev, submission_is_one_whole_write)
+{
+	struct pdma_submit cmd[2] = {
+		{ .cmd = PDMA_CMD_COPY, .src = IOVA, .dst = IOVA, .len = 8 },
+	};
+	const __u64 next = 1ULL << 63;
+
+	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd,
+					   PDMA_SUBMIT_SIZE - 1, 0));
+	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, sizeof(cmd), 0));
+	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, 4, 0));
+	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
+					   8));
+	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
+					   PDMA_SUBMIT_SIZE));
+	/* To the other region, to none */
+	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
+					   self->dev.status_offset -
+					   self->dev.submit_offset));
+	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
+					   2 * (self->dev.status_offset -
+						self->dev.submit_offset)));
+	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
+					   next));
+	EXPECT_EQ(0, pdma_done(&self->dev));
+	EXPECT_EQ(0, pdma_submit(&self->dev, cmd));
+}
+
+TEST_F(mdev, memory_is_used_as_it_was_mapped)
+{
+	const __u64 ro = IOVA + BUF_LEN, wo = ro + PAGE;
+	char *mem = pdma_alloc_buffer(2 * PAGE);
+
+	ASSERT_NE(NULL, mem);
+	ASSERT_EQ(0, pdma_map_prot(&self->dev, mem, ro, PAGE, PDMA_MAP_READ));
+	ASSERT_EQ(0, pdma_map_prot(&self->dev, mem + PAGE, wo, PAGE,
+				   PDMA_MAP_WRITE));
+
+	EXPECT_EQ(-EFAULT, pdma_copy(&self->dev, ro, IOVA, 8));
+	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, ro, PAGE, 0, 0));
+	EXPECT_EQ(-EFAULT, pdma_copy(&self->dev, ro + 8, ro, 8));
+	EXPECT_EQ(-EFAULT, pdma_copy(&self->dev, IOVA, wo, 8));
+	EXPECT_EQ(0, pdma_done(&self->dev));
+
+	EXPECT_EQ(0, pdma_copy_wait(&self->dev, wo, ro, PAGE));
+	EXPECT_EQ(0, pdma_refused(&self->dev));
+}
+
+/* Unmap */
+
+TEST_F(mdev, unmap_of_streaming_memory_stops_dma)
+{
+	start_stream(&self->dev);
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	test_stopped(&self->dev);
+	/* Stopped by us, not by the IOMMU */
+	EXPECT_EQ(0, pdma_refused(&self->dev));
+	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
+
+	/* The device has all it needs to go on */
+	EXPECT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	test_copies(&self->dev);
+}
+
+TEST_F(mdev, unmap_of_everything_stops_dma)
+{
+	start_stream(&self->dev);
+	EXPECT_EQ(0, pdma_unmap(&self->dev, 0, 0));
+	test_stopped(&self->dev);
+	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
+}
+
+TEST_F(mdev, unmap_of_other_memory_does_not_stop_dma)
+{
+	const __u64 below = IOVA - PAGE, above = IOVA + BUF_LEN;
+	struct pdma_dev second;
+	char *mem = pdma_alloc_buffer(2 * PAGE);
+
+	ASSERT_NE(NULL, mem);
+	ASSERT_EQ(0, pdma_map(&self->dev, mem, below, PAGE));
+	ASSERT_EQ(0, pdma_map(&self->dev, mem + PAGE, above, PAGE));
+
+	/* Pinned by somebody else, so that all devices are told of the unmap */
+	open_second(&second, &self->dev);
+	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
+	EXPECT_EQ(0, pdma_copy_wait(&second, above, below, PAGE));
+
+	start_stream(&self->dev);
+	EXPECT_EQ(0, pdma_unmap(&self->dev, below, PAGE));
+	EXPECT_EQ(0, pdma_unmap(&self->dev, above, PAGE));
+	test_streams(&self->dev);
+	EXPECT_EQ(0, pdma_refused(&self->dev));
+	pdma_close(&second);
+}
+
+TEST_F(mdev, unmap_stops_all_devices_that_use_the_memory)
+{
+	struct pdma_dev second;
+
+	open_second(&second, &self->dev);
+	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
+	start_stream(&self->dev);
+	start_stream(&second);
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	test_stopped(&self->dev);
+	test_stopped(&second);
+	pdma_close(&second);
+}
+
+TEST_F(mdev, unmap_of_either_side_of_a_copy_succeeds)
+{
+	const __u64 src = IOVA + BUF_LEN;
+	char *mem = pdma_alloc_buffer(PAGE);
+
+	ASSERT_NE(NULL, mem);
+	ASSERT_EQ(0, pdma_map(&self->dev, mem, src, PAGE));
+	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA, src, PAGE));
+	/* It is done, but nothing has told the driver */
+	EXPECT_EQ(0, pdma_unmap(&self->dev, src, PAGE));
+	EXPECT_EQ(-EFAULT, pdma_copy(&self->dev, IOVA, src, PAGE));
+
+	ASSERT_EQ(0, pdma_map(&self->dev, mem, src, PAGE));
+	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA, src, PAGE));
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	EXPECT_EQ(-EFAULT, pdma_copy(&self->dev, IOVA, src, PAGE));
+}
+
+/* Pages of the domain that a command left behind would still be reached */
+TEST_F(mdev, remapped_iova_reaches_the_new_memory)
+{
+	char *mem = pdma_alloc_buffer(PAGE);
+
+	ASSERT_NE(NULL, mem);
+	test_copies(&self->dev);
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	ASSERT_EQ(0, pdma_map(&self->dev, mem, IOVA, PAGE));
+
+	memset(mem, 0x77, PAGE / 2);
+	memset(self->buf, 0, BUF_LEN);
+	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA + PAGE / 2, IOVA,
+				    PAGE / 2));
+	EXPECT_EQ(0, memcmp(mem, mem + PAGE / 2, PAGE / 2));
+	EXPECT_EQ(0, self->buf[PAGE / 2]);
+}
+
+TEST_F(mdev, detached_ioas_stops_dma)
+{
+	if (!variant->cdev)
+		SKIP(return, "a group cannot leave its container when open");
+
+	start_stream(&self->dev);
+	EXPECT_EQ(0, pdma_detach_ioas(&self->dev));
+	test_stopped(&self->dev);
+	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
+
+	/* The PASID has nothing to do with the IOAS */
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_attach_ioas(&self->dev, self->dev.ioas_id));
+	test_copies(&self->dev);
+}
+
+TEST_F(mdev, replaced_ioas_stops_dma)
+{
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+
+	if (!variant->cdev)
+		SKIP(return, "a group has one container");
+
+	ASSERT_EQ(0, ioctl(self->dev.iommufd, IOMMU_IOAS_ALLOC, &alloc));
+	start_stream(&self->dev);
+	EXPECT_EQ(0, pdma_attach_ioas(&self->dev, alloc.out_ioas_id));
+	test_stopped(&self->dev);
+	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
+}
+
+struct race {
+	struct pdma_dev *dev;
+	bool end;
+	int bad;
+	unsigned int started;
+};
+
+static void *submit_until_end(void *arg)
+{
+	struct race *race = arg;
+	int rc;
+
+	while (!__atomic_load_n(&race->end, __ATOMIC_RELAXED)) {
+		rc = pdma_stream(race->dev, IOVA, PDMA_MAX_LEN, 10, 1);
+		if (!rc)
+			race->started++;
+		else if (rc == -EBUSY)
+			pdma_stop(race->dev);
+		else if (rc != -EFAULT)
+			race->bad = rc;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(mdev, unmap_races_with_submission, 120)
+{
+	struct race race = { .dev = &self->dev };
+	__u64 end = pdma_now_ms() + 3000;
+	unsigned int rounds = 0, moved = 0;
+	char *before = malloc(BUF_LEN);
+	pthread_t thread;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, submit_until_end, &race));
+	while (pdma_now_ms() < end) {
+		usleep(rounds % 7 * 100);
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+		memcpy(before, self->buf, BUF_LEN);
+		usleep(rounds % 5 * 100);
+		moved += !!memcmp(before, self->buf, BUF_LEN);
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+		rounds++;
+	}
+	__atomic_store_n(&race.end, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	free(before);
+
+	EXPECT_EQ(0, moved);
+	EXPECT_EQ(0, race.bad);
+	EXPECT_LT(10, rounds);
+	EXPECT_LT(0, race.started);
+	EXPECT_EQ(0, pdma_refused(&self->dev));
+	EXPECT_EQ(0, pdma_stop(&self->dev));
+	test_copies(&self->dev);
+}
+
+static void *set_until_end(void *arg)
+{
+	struct race *race = arg;
+	int fd = ioasid_open(), rc;
+	__u32 id;
+
+	while (!__atomic_load_n(&race->end, __ATOMIC_RELAXED)) {
+		rc = ioasid_alloc(fd, 0, 0, 1, &id);
+		if (!rc)
+			rc = pdma_set_ioasid(race->dev, fd, id);
+		if (!rc)
+			rc = ioasid_free(fd, 1, &id);
+		if (rc)
+			race->bad = rc;
+		race->started++;
+	}
+	close(fd);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(mdev, set_and_park_race_with_submission, 120)
+{
+	struct race race = { .dev = &self->dev };
+	__u64 end = pdma_now_ms() + 3000;
+	pthread_t thread;
+	int rc;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, set_until_end, &race));
+	while (pdma_now_ms() < end) {
+		rc = pdma_stream(&self->dev, IOVA, PDMA_MAX_LEN, 10, 1);
+		if (rc == -EBUSY)
+			rc = pdma_stop(&self->dev);
+		EXPECT_TRUE(!rc || rc == -ESHUTDOWN) {
+			TH_LOG("%d", rc);
+		}
+	}
+	__atomic_store_n(&race.end, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(0, race.bad);
+	EXPECT_LT(10, race.started);
+
+	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
+	test_copies(&self->dev);
+}
+
+/* Reset and close */
+
+TEST_F(mdev, reset_stops_dma_and_keeps_the_pasid)
+{
+	start_stream(&self->dev);
+	EXPECT_EQ(0, pdma_reset(&self->dev));
+	test_stopped(&self->dev);
+	EXPECT_EQ(0, pdma_counter(&self->dev));
+	EXPECT_EQ(0, pdma_done(&self->dev));
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	test_users(self->id, 1, 1);
+	test_copies(&self->dev);
+
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_reset(&self->dev));
+	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
+}
+
+TEST_F(mdev, close_stops_dma_and_drops_the_pasid)
+{
+	start_stream(&self->dev);
+	pdma_close(&self->dev);
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	test_users(self->id, 0, 0);
+	EXPECT_EQ(IOASID_STATE_ACTIVE, ioasid_state(self->ioasid, self->id));
+
+	/* The next user gets nothing of this one */
+	ASSERT_EQ(0, variant->open(&self->dev, self->uuid[0], NULL));
+	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_status(&self->dev));
+	EXPECT_EQ(0, pdma_counter(&self->dev));
+	EXPECT_EQ(0, pdma_done(&self->dev));
+	EXPECT_EQ(0, pdma_read64(&self->dev, PDMA_DST));
+	EXPECT_EQ(-ENXIO, pdma_copy(&self->dev, IOVA, IOVA, 8));
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
+	test_copies(&self->dev);
+}
+
+TEST_F(mdev, mapped_status_page_keeps_the_device_open)
+{
+	const void *regs = pdma_map_status(&self->dev);
+
+	ASSERT_NE(NULL, regs);
+	start_stream(&self->dev);
+	close(self->dev.device);
+	EXPECT_EQ(PDMA_STATUS_BUSY,
+		  pdma_mmio32(regs, PDMA_STATUS) & PDMA_STATUS_BUSY);
+	test_users(self->id, 1, 1);
+
+	pdma_unmap_status(regs);
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	test_users(self->id, 0, 0);
+	self->dev.device = -1;
+}
+
+TEST_F(mdev, owner_first_close_order_keeps_the_number_for_the_user)
+{
+	int file = ioasid_open();
+	__u32 id;
+
+	ASSERT_LE(0, file);
+	start_stream(&self->dev);
+	close(self->ioasid);
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	EXPECT_EQ(-ESHUTDOWN, pdma_copy(&self->dev, IOVA, IOVA, 8));
+	test_err_alloc(ENOSPC, file, self->id, self->id, 1, &id);
+	test_in_use(file, 0, 1);
+
+	pdma_close(&self->dev);
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	test_cmd_alloc(file, self->id, self->id, 1, &id);
+	test_in_use(file, 1, 0);
+	close(file);
+}
+
+TEST_F(mdev, user_first_close_order_leaves_the_owner_alone)
+{
+	start_stream(&self->dev);
+	pdma_close(&self->dev);
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	test_in_use(self->ioasid, 2, 0);
+	test_users(self->id, 0, 0);
+	test_cmd_free(self->ioasid, 1, &self->id);
+	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, self->id));
+}
+
+TEST_F(mdev, killed_process_leaves_nothing_behind)
+{
+	int ready[2], status;
+	__u32 id, *shared = (__u32 *)(self->buf + BUF_LEN - PAGE);
+	pid_t pid;
+	char c;
+
+	pdma_close(&self->dev);
+	ASSERT_EQ(0, pipe(ready));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		int fd = ioasid_open();
+
+		if (!variant->open(&self->dev, self->uuid[0], NULL) &&
+		    !ioasid_alloc(fd, 0, 0, 1, shared) &&
+		    !pdma_map(&self->dev, self->buf, IOVA, BUF_LEN) &&
+		    !pdma_set_ioasid(&self->dev, fd, *shared) &&
+		    !pdma_stream(&self->dev, IOVA, PAGE, 10, 10) &&
+		    !pdma_wait_counter(&self->dev, 100))
+			write(ready[1], "", 1);
+		pause();
+		_exit(0);
+	}
+	close(ready[1]);
+	EXPECT_EQ(1, read(ready[0], &c, 1));
+	EXPECT_FALSE(is_still(self->buf, BUF_LEN));
+	EXPECT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(pid, waitpid(pid, &status, 0));
+
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	test_cmd_alloc(self->ioasid, *shared, *shared, 1, &id);
+	ASSERT_EQ(0, variant->open(&self->dev, self->uuid[0], NULL));
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, id));
+	test_copies(&self->dev);
+}
+
+TEST_F(mdev, device_passed_by_fork_stays_open)
+{
+	int status;
+	pid_t pid;
+
+	start_stream(&self->dev);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		pause();
+		_exit(0);
+	}
+	pdma_close(&self->dev);
+	test_users(self->id, 1, 1);
+	EXPECT_FALSE(is_still(self->buf, BUF_LEN));
+
+	EXPECT_EQ(0, kill(pid, SIGKILL));
+	EXPECT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	test_users(self->id, 0, 0);
+}
+
+/* Removal */
+
+TEST_F(mdev, removal_waits_for_close)
+{
+	int status;
+	pid_t pid;
+
+	start_stream(&self->dev);
+	pid = run_alone(pdma_remove, self->uuid[0]);
+	ASSERT_LE(0, pid);
+	pdma_sleep_ms(500);
+	EXPECT_FALSE(has_exited(pid, &status));
+
+	/* Who has it open may go on as if nothing had happened */
+	test_streams(&self->dev);
+	EXPECT_EQ(0, pdma_stop(&self->dev));
+	test_copies(&self->dev);
+	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->other));
+	start_stream(&self->dev);
+
+	pdma_close(&self->dev);
+	EXPECT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_FALSE(pdma_mdev_exists(self->uuid[0]));
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_EQ(self->available, pdma_available(self->parent));
+	test_users(self->id, 0, 0);
+	test_users(self->other, 0, 0);
+}
+
+TEST_F(mdev, removed_device_cannot_be_opened_again)
+{
+	struct pdma_dev second;
+	int status;
+	pid_t pid;
+
+	pid = run_alone(pdma_remove, self->uuid[0]);
+	ASSERT_LE(0, pid);
+	pdma_sleep_ms(200);
+	EXPECT_NE(0, variant->open(&second, self->uuid[0], NULL));
+	EXPECT_FALSE(has_exited(pid, &status));
+	pdma_close(&self->dev);
+	EXPECT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_NE(0, variant->open(&second, self->uuid[0], NULL));
+}
+
+static int unbind_parent(const char *parent)
+{
+	return pdma_write_file(DRIVER "/unbind", parent);
+}
+
+TEST_F(mdev, parent_removal_waits_for_all_devices)
+{
+	struct pdma_dev second;
+	int status;
+	pid_t pid;
+
+	open_second(&second, NULL);
+	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
+	start_stream(&self->dev);
+
+	pid = run_alone(unbind_parent, self->parent);
+	ASSERT_LE(0, pid);
+	pdma_sleep_ms(500);
+	EXPECT_FALSE(has_exited(pid, &status));
+	test_streams(&self->dev);
+
+	pdma_close(&self->dev);
+	pdma_close(&second);
+	EXPECT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_FALSE(pdma_mdev_exists(self->uuid[0]));
+	EXPECT_FALSE(pdma_mdev_exists(self->uuid[1]));
+	EXPECT_NE(self->available, pdma_available(self->parent));
+	test_users(self->id, 0, 0);
+
+	/* And comes back with all of its channels */
+	ASSERT_EQ(0, pdma_write_file(DRIVER "/bind", self->parent));
+	EXPECT_EQ(self->available, pdma_available(self->parent));
+	ASSERT_EQ(0, pdma_create(self->parent, self->uuid[0]));
+	ASSERT_EQ(0, variant->open(&self->dev, self->uuid[0], NULL));
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
+	test_copies(&self->dev);
+}
+
+/* Status */
+
+TEST_F(mdev, status_page_shows_the_same_as_pread)
+{
+	const void *regs = pdma_map_status(&self->dev);
+
+	ASSERT_NE(NULL, regs);
+	test_copies(&self->dev);
+	EXPECT_EQ(pdma_done(&self->dev), pdma_mmio64(regs, PDMA_DONE_COUNT));
+	EXPECT_EQ(pdma_status(&self->dev), pdma_mmio32(regs, PDMA_STATUS));
+	EXPECT_EQ(IOVA + PAGE, pdma_mmio64(regs, PDMA_DST));
+	EXPECT_EQ(PAGE, pdma_mmio32(regs, PDMA_LEN));
+	pdma_unmap_status(regs);
+}
+
+TEST_F(mdev, status_page_is_read_only)
+{
+	struct pdma_dev *dev = &self->dev;
+	void *regs;
+
+#define BAD_MMAP(_errno, _len, _prot, _flags, _offset) ({		\
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, _len, _prot, _flags,		\
+				   dev->device, _offset));		\
+	EXPECT_EQ(_errno, errno);					\
+})
+
+	BAD_MMAP(EPERM, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
+		 dev->status_offset);
+	BAD_MMAP(EPERM, PAGE, PROT_WRITE, MAP_SHARED, dev->status_offset);
+	/* A private one could become writable */
+	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_PRIVATE, dev->status_offset);
+	/* The pages of others, what is no page */
+	BAD_MMAP(EINVAL, 2 * PAGE, PROT_READ, MAP_SHARED, dev->status_offset);
+	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED,
+		 dev->status_offset + PAGE);
+	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED,
+		 dev->status_offset - PAGE);
+	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED, dev->submit_offset);
+	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED,
+		 dev->status_offset * PDMA_NUM_REGIONS);
+
+#undef BAD_MMAP
+
+	regs = (void *)pdma_map_status(dev);
+	ASSERT_NE(NULL, regs);
+	EXPECT_EQ(-1, mprotect(regs, PAGE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(EACCES, errno);
+	EXPECT_EQ(-1, mprotect(regs, PAGE, PROT_WRITE));
+	EXPECT_EQ(EACCES, errno);
+	EXPECT_EQ(0, pdma_mmio32(regs, PDMA_STATUS));
+	pdma_unmap_status(regs);
+}
+
+TEST_F(mdev, registers_are_read_one_at_a_time)
+{
+	struct pdma_dev *dev = &self->dev;
+	char data[2 * PAGE];
+
+#define READ(_expect, _len, _offset) ({					\
+	ssize_t __n = pread(dev->device, data, _len, _offset);		\
+	EXPECT_EQ(_expect, __n < 0 ? -errno : __n) {			\
+		TH_LOG("%u at " #_offset, (unsigned int)(_len));	\
+	}								\
+})
+
+	READ(4, 4, dev->status_offset);
+	READ(8, 8, dev->status_offset);
+	READ(4, 4, dev->status_offset + PAGE - 4);
+	READ(8, 8, dev->status_offset + PAGE - 8);
+
+	READ(-EINVAL, 0, dev->status_offset);
+	READ(-EINVAL, 1, dev->status_offset);
+	READ(-EINVAL, 2, dev->status_offset);
+	READ(-EINVAL, 12, dev->status_offset);
+	READ(-EINVAL, PAGE, dev->status_offset);
+	READ(-EINVAL, 2 * PAGE, dev->status_offset);
+	READ(-EINVAL, 4, dev->status_offset + 2);
+	READ(-EINVAL, 8, dev->status_offset + 4);
+	READ(-EINVAL, 8, dev->status_offset + PAGE - 4);
+	READ(-EINVAL, 4, dev->status_offset + PAGE);
+	READ(-EINVAL, 4, dev->status_offset - 4);
+	READ(-EINVAL, 4, dev->status_offset * 2 - 4);
+	READ(-EINVAL, 4, dev->status_offset * 2);
+	READ(-EINVAL, 4, dev->submit_offset);
+	READ(-EINVAL, PDMA_SUBMIT_SIZE, dev->submit_offset);
+
+#undef READ
+
+	EXPECT_EQ(-1, pwrite(dev->device, data, 4,
+			     dev->status_offset + PDMA_CMD));
+	EXPECT_EQ(EINVAL, errno);
+}
+
+TEST_HARNESS_MAIN
