@@ -53,14 +53,14 @@ struct pdma_submit {
 	__u32 burst;
 };
 
-static_assert(offsetof(struct pdma_submit, src) == PDMA_SUBMIT_SRC, "src");
-static_assert(offsetof(struct pdma_submit, dst) == PDMA_SUBMIT_DST, "dst");
-static_assert(offsetof(struct pdma_submit, len) == PDMA_SUBMIT_LEN, "len");
-static_assert(offsetof(struct pdma_submit, cmd) == PDMA_SUBMIT_CMD, "cmd");
-static_assert(offsetof(struct pdma_submit, period) == PDMA_SUBMIT_PERIOD,
-	       "period");
-static_assert(offsetof(struct pdma_submit, burst) == PDMA_SUBMIT_BURST,
-	       "burst");
+#define PDMA_SUBMIT_FIELD(_field, _offset) \
+	static_assert(offsetof(struct pdma_submit, _field) == (_offset), #_field)
+PDMA_SUBMIT_FIELD(src, PDMA_SUBMIT_SRC);
+PDMA_SUBMIT_FIELD(dst, PDMA_SUBMIT_DST);
+PDMA_SUBMIT_FIELD(len, PDMA_SUBMIT_LEN);
+PDMA_SUBMIT_FIELD(cmd, PDMA_SUBMIT_CMD);
+PDMA_SUBMIT_FIELD(period, PDMA_SUBMIT_PERIOD);
+PDMA_SUBMIT_FIELD(burst, PDMA_SUBMIT_BURST);
 static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE, "size");
 
 /* An open mediated device, and what its memory is mapped through */
@@ -205,7 +205,7 @@ static inline int pdma_create(const char *parent, char uuid[PDMA_UUID_LEN + 1])
 static inline void pdma_mdev_path(const char *uuid, const char *file,
 				  char path[PDMA_PATH_LEN])
 {
-	snprintf(path, PDMA_PATH_LEN, "/sys/bus/mdev/devices/%s/%s", uuid,
+	snprintf(path, PDMA_PATH_LEN, "/sys/bus/mdev/devices/%.36s/%.64s", uuid,
 		 file);
 }
 
