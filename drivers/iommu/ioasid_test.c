@@ -8,11 +8,11 @@
 #include <kunit/test.h>
 #include <linux/completion.h>
 #include <linux/delay.h>
-#include <linux/device.h>
 #include <linux/iommu.h>
 #include <linux/irq_work.h>
 #include <linux/kthread.h>
 #include <linux/lockdep.h>
+#include <linux/platform_device.h>
 #include <linux/property.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -29,17 +29,9 @@ enum mock_entry {
 	MOCK_STALE = 4,		/* blocked, but caches still translate */
 };
 
-struct mock_device {
-	struct device dev;
-	struct xarray entries;	/* enum mock_entry by PASID */
-};
-
-#define to_mock_device(d) container_of(d, struct mock_device, dev)
-
 static struct mock_iommu {
 	struct iommu_device iommu;
-	struct notifier_block nb;
-	struct fwnode_handle *fwnode;
+	struct platform_device *pdev;
 	/* What was called, as one letter each: Set Remove Park sYnc Unpark */
 	char log[64];
 	atomic_t logged;
@@ -60,18 +52,24 @@ static void mock_log(char what)
 		mock.log[i] = what;
 }
 
+/* enum mock_entry by PASID */
+static struct xarray *mock_entries(struct device *dev)
+{
+	return dev_get_drvdata(dev);
+}
+
 static unsigned long mock_entry(struct device *dev, u32 pasid)
 {
-	return xa_to_value(xa_load(&to_mock_device(dev)->entries, pasid));
+	return xa_to_value(xa_load(mock_entries(dev), pasid));
 }
 
 static void mock_set_entry(struct device *dev, u32 pasid, unsigned long entry)
 {
 	if (entry)
-		xa_store(&to_mock_device(dev)->entries, pasid,
+		xa_store(mock_entries(dev), pasid,
 			 xa_mk_value(entry), GFP_KERNEL);
 	else
-		xa_erase(&to_mock_device(dev)->entries, pasid);
+		xa_erase(mock_entries(dev), pasid);
 }
 
 static int mock_attach_dev(struct iommu_domain *domain, struct device *dev)
@@ -95,12 +93,17 @@ static const struct iommu_domain_ops mock_domain_ops = {
 	.set_dev_pasid = mock_set_dev_pasid,
 };
 
-static struct iommu_domain mock_blocked_domain = {
-	.type = IOMMU_DOMAIN_BLOCKED,
+static struct iommu_domain mock_identity_domain = {
+	.type = IOMMU_DOMAIN_IDENTITY,
 	.ops = &(const struct iommu_domain_ops) {
 		.attach_dev = mock_attach_dev,
 	},
 };
+
+static int mock_def_domain_type(struct device *dev)
+{
+	return IOMMU_DOMAIN_IDENTITY;
+}
 
 static struct iommu_device *mock_probe_device(struct device *dev)
 {
@@ -148,8 +151,8 @@ static void mock_unpark_dev_pasid(struct device *dev, ioasid_t pasid)
 
 /* Not const: one test takes the hooks away */
 static struct iommu_ops mock_ops = {
-	.default_domain = &mock_blocked_domain,
-	.blocked_domain = &mock_blocked_domain,
+	.identity_domain = &mock_identity_domain,
+	.def_domain_type = mock_def_domain_type,
 	.pgsize_bitmap = PAGE_SIZE,
 	.probe_device = mock_probe_device,
 	.device_group = generic_device_group,
@@ -166,44 +169,43 @@ static struct iommu_domain mock_domain = {
 	.owner = &mock_ops,
 };
 
-static const struct bus_type mock_bus = {
-	.name = "ioasid-mock",
+static const struct property_entry mock_properties[] = {
+	PROPERTY_ENTRY_U32("pasid-num-bits", 20),
+	{}
 };
-
-static void mock_device_release(struct device *dev)
-{
-	xa_destroy(&to_mock_device(dev)->entries);
-	kfree(to_mock_device(dev));
-}
 
 static struct device *mock_device_add(struct kunit *test, unsigned int nr)
 {
-	static const struct property_entry properties[] = {
-		PROPERTY_ENTRY_U32("pasid-num-bits", 20),
-		{}
-	};
-	struct mock_device *mdev;
+	struct platform_device *pdev;
+	struct xarray *entries;
+	int ret;
 
-	mdev = kzalloc(sizeof(*mdev), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, mdev);
-	xa_init(&mdev->entries);
-	device_initialize(&mdev->dev);
-	mdev->dev.bus = &mock_bus;
-	mdev->dev.release = mock_device_release;
-	KUNIT_ASSERT_EQ(test, dev_set_name(&mdev->dev, "ioasid-mock%u", nr), 0);
-	KUNIT_ASSERT_EQ(test, device_create_managed_software_node(&mdev->dev,
-								  properties,
-								  NULL), 0);
-	KUNIT_ASSERT_EQ(test, iommu_fwspec_init(&mdev->dev, mock.fwnode), 0);
-	KUNIT_ASSERT_EQ(test, device_add(&mdev->dev), 0);
-	KUNIT_ASSERT_NOT_NULL(test, mdev->dev.iommu_group);
-	return &mdev->dev;
+	entries = kzalloc(sizeof(*entries), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, entries);
+	xa_init(entries);
+	pdev = platform_device_alloc("ioasid-mock", nr);
+	KUNIT_ASSERT_NOT_NULL(test, pdev);
+	platform_set_drvdata(pdev, entries);
+	KUNIT_ASSERT_EQ(test,
+			device_create_managed_software_node(&pdev->dev,
+							    mock_properties,
+							    NULL), 0);
+	mutex_lock(&iommu_probe_device_lock);
+	ret = iommu_fwspec_init(&pdev->dev, mock.iommu.fwnode);
+	mutex_unlock(&iommu_probe_device_lock);
+	KUNIT_ASSERT_EQ(test, ret, 0);
+	KUNIT_ASSERT_EQ(test, platform_device_add(pdev), 0);
+	KUNIT_ASSERT_NOT_NULL(test, pdev->dev.iommu_group);
+	return &pdev->dev;
 }
 
 static void mock_device_remove(struct device *dev)
 {
-	device_del(dev);
-	put_device(dev);
+	struct xarray *entries = mock_entries(dev);
+
+	platform_device_unregister(to_platform_device(dev));
+	xa_destroy(entries);
+	kfree(entries);
 }
 
 /* Test fixture */
@@ -218,42 +220,40 @@ struct ioasid_fixture {
 
 static int ioasid_suite_init(struct kunit_suite *suite)
 {
+	const struct platform_device_info info = {
+		.name = "ioasid-mock-iommu",
+		.id = PLATFORM_DEVID_NONE,
+		/* For the firmware node that tells whose devices are whose */
+		.properties = mock_properties,
+	};
 	int ret;
 
-	mock.fwnode = fwnode_create_software_node(NULL, NULL);
-	if (IS_ERR(mock.fwnode))
-		return PTR_ERR(mock.fwnode);
+	mock.pdev = platform_device_register_full(&info);
+	if (IS_ERR(mock.pdev))
+		return PTR_ERR(mock.pdev);
 
-	ret = bus_register(&mock_bus);
-	if (ret)
-		goto err_fwnode;
-
-	mock.iommu.fwnode = mock.fwnode;
 	mock.iommu.max_pasids = IOASID_MAX + 1;
-	ret = iommu_device_sysfs_add(&mock.iommu, NULL, NULL, "ioasid-mock");
+	ret = iommu_device_sysfs_add(&mock.iommu, &mock.pdev->dev, NULL,
+				     "ioasid-mock");
 	if (ret)
-		goto err_bus;
-	ret = iommu_device_register_bus(&mock.iommu, &mock_ops, &mock_bus,
-					&mock.nb);
+		goto err_pdev;
+	ret = iommu_device_register(&mock.iommu, &mock_ops, &mock.pdev->dev);
 	if (ret)
 		goto err_sysfs;
 	return 0;
 
 err_sysfs:
 	iommu_device_sysfs_remove(&mock.iommu);
-err_bus:
-	bus_unregister(&mock_bus);
-err_fwnode:
-	fwnode_remove_software_node(mock.fwnode);
+err_pdev:
+	platform_device_unregister(mock.pdev);
 	return ret;
 }
 
 static void ioasid_suite_exit(struct kunit_suite *suite)
 {
-	iommu_device_unregister_bus(&mock.iommu, &mock_bus, &mock.nb);
+	iommu_device_unregister(&mock.iommu);
 	iommu_device_sysfs_remove(&mock.iommu);
-	bus_unregister(&mock_bus);
-	fwnode_remove_software_node(mock.fwnode);
+	platform_device_unregister(mock.pdev);
 }
 
 static int ioasid_test_init(struct kunit *test)
@@ -862,9 +862,9 @@ static void park_of_many_fits_any_number(struct kunit *test)
 		}
 		ioasid_recycle_flush();
 		KUNIT_EXPECT_TRUE(test,
-				  xa_empty(&to_mock_device(fix->dev[0])->entries));
+				  xa_empty(mock_entries(fix->dev[0])));
 		KUNIT_EXPECT_TRUE(test,
-				  xa_empty(&to_mock_device(fix->dev[1])->entries));
+				  xa_empty(mock_entries(fix->dev[1])));
 	}
 }
 
