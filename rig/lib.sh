@@ -19,6 +19,7 @@ export BASE BUILD
 
 log=$BUILD/log
 linux=$BUILD/linux-$BASE
+# shellcheck disable=SC2034 # for the scripts
 src=$linux/src
 mkdir -p "$log"
 

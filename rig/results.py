@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""
+What a test run said: reads TAP and KTAP, kernel logs and kmemleak's reports,
+and makes one list of results of them.
+"""
+import re
+
+PASS, FAIL, SKIP = "passed", "failed", "skipped"
+
+
+class Result:
+    def __init__(self, outcome, name, why="", details=()):
+        self.outcome, self.name, self.why, self.details = outcome, name, why, list(details)
+
+
+def summary(results):
+    count = {outcome: sum(r.outcome == outcome for r in results) for outcome in (PASS, FAIL, SKIP)}
+    return ", ".join(f"{number} {outcome}" for outcome, number in count.items())
+
+
+# ---- TAP
+
+RESULT = re.compile(r"(not )?ok\b(?: +\d+)?(?: +-)? *([^#]*?) *"
+                    r"(?:# *(?:(SKIP|XFAIL|TODO)\b *)?(.*))?", re.I)
+PLAN = re.compile(r"1\.\.(\d+)(?: *# *SKIP *(.*))?", re.I)
+SUBTEST = re.compile(r"# Subtest: (.*)")
+DETAILS = 30        # lines before a failed result that are shown with it
+
+
+class Stream:
+    """One level of nesting: a plan and the results that came"""
+
+    def __init__(self):
+        self.name, self.planned, self.skip, self.tests = "", None, None, []
+
+
+class Test:
+    def __init__(self, name, outcome, why="", details=(), stream=None):
+        self.result = Result(outcome, name, why, details)
+        self.stream = stream if stream and stream.tests else None
+
+
+def read_tap(lines):
+    """Builds the tree of results; what did not end is closed as failed"""
+    streams = {0: Stream()}
+    recent = []
+    for line in lines:
+        text = line.rstrip("\r\n")
+        body = text.lstrip(" ")
+        depth = (len(text) - len(body)) // 4
+        plan, subtest, result = (e.fullmatch(body) for e in (PLAN, SUBTEST, RESULT))
+        if plan:
+            stream = streams.setdefault(depth, Stream())
+            stream.planned, stream.skip = int(plan[1]), plan[2]
+        elif subtest:
+            streams.setdefault(depth, Stream()).name = subtest[1].strip()
+        elif result:
+            failed, name, directive, rest = result.groups()
+            outcome, why = (FAIL, "") if failed else (PASS, "")
+            if directive and directive.upper() == "SKIP":
+                outcome, why = SKIP, rest
+            elif directive:
+                outcome = PASS
+            nested = streams.pop(depth + 1, None)
+            for deeper in [d for d in streams if d > depth]:
+                del streams[deeper]
+            stream = streams.setdefault(depth, Stream())
+            name = name or f"test {len(stream.tests) + 1}"
+            stream.tests.append(Test(name, outcome, why, recent if failed else (), nested))
+            recent = []
+            continue
+        recent = recent[-DETAILS:] + [text]
+    for depth in sorted(streams, reverse=True)[:-1]:
+        stream = streams[depth]
+        outer = streams.setdefault(depth - 1, Stream())
+        name = stream.name or f"test {len(outer.tests) + 1}"
+        outer.tests.append(Test(name, FAIL, "did not end", recent, stream))
+        if not stream.tests and stream.planned:
+            outer.tests[-1].stream = stream
+        recent = []
+    return streams[0]
+
+
+def flatten(stream, path):
+    """Only leaves count, and groups that failed although all their leaves passed"""
+    results = []
+    for test in stream.tests:
+        name = f"{path} {test.result.name}".strip()
+        below = flatten(test.stream, name) if test.stream else []
+        results += below
+        outcome = test.result.outcome
+        if not below or (outcome == FAIL and all(r.outcome != FAIL for r in below)):
+            results.append(Result(outcome, name, test.result.why, test.result.details))
+    for number in range(len(stream.tests) + 1, (stream.planned or 0) + 1):
+        results.append(Result(FAIL, f"{path} test {number} of {stream.planned}".strip(),
+                              "planned, but did not report"))
+    return results
+
+
+def program(name, lines, status):
+    """The results of a program that writes TAP, and what its exit status says"""
+    stream = read_tap(lines)
+    results = flatten(stream, name)
+    if stream.planned == 0 and stream.skip is not None:
+        return [Result(SKIP, name, stream.skip)]
+    if stream.planned is None:
+        results.append(Result(FAIL, name, "gave no plan", lines[-DETAILS:]))
+    elif not results:
+        results.append(Result(FAIL, name, "ran no test", lines[-DETAILS:]))
+    if status != 0 and all(r.outcome != FAIL for r in results):
+        results.append(Result(FAIL, name, f"ended with status {status}", lines[-DETAILS:]))
+    return results
+
+
+# ---- kernel log
+
+STAMP = re.compile(r"^\[ *\d+\.\d+\] ?")
+
+BAD = re.compile("|".join([
+    r"\bBUG: ", r"\bBUG at ", r"WARNING: ", r"INFO: possible", r"INFO: task .* blocked",
+    r"INFO: rcu", r"rcu: INFO", r"KASAN", r"ODEBUG", r"suspicious RCU", r"UBSAN", r"\bOops",
+    r"general protection fault", r"Kernel panic", r"unable to handle", r"soft lockup",
+    r"hard LOCKUP", r"refcount_t:", r"list_(add|del) corruption", r"sleeping function called",
+    r"DEBUG_LOCKS_WARN_ON", r"inconsistent lock state", r"Out of memory", r"oom-kill",
+    r"unreferenced object", r"new suspected memory leaks", r"kmemleak: .*(disabled|failed)",
+    r"Unknown symbol", r"Modules linked in:"]))
+# Printed by the kernel about itself, not about a fault
+GOOD = re.compile(r"KernelAddressSanitizer initialized|KASAN: .*(shadow|enabled)")
+FAULT = re.compile(r"DMAR: .*(fault|Fault|\[DMA|\[INTR|detected|timeout|error)")
+WINDOW = re.compile(r"ioasid-selftest: expect-dmar-faults (begin|end)")
+SPLAT = 25          # lines of a splat that are shown
+
+
+def bad_lines(lines):
+    """
+    The lines of a kernel log that no test may cause, each splat with what
+    follows it. Faults are fine while a test says that it expects them.
+    """
+    found = []
+    show = 0
+    expected = False
+    for line in lines:
+        text = line.rstrip("\r\n")
+        window = WINDOW.search(text)
+        if window:
+            expected = window[1] == "begin"
+        bad = BAD.search(text) and not GOOD.search(text)
+        fault = FAULT.search(text) and not expected
+        if bad or fault:
+            show = SPLAT if bad else 1
+        if show:
+            found.append(text)
+            show -= 1
+    return found
+
+
+def kernel_log(lines):
+    bad = bad_lines(lines)
+    if not lines:
+        return Result(FAIL, "kernel_log_is_clean", "the kernel printed nothing")
+    if bad:
+        return Result(FAIL, "kernel_log_is_clean", bad[0].strip(), bad)
+    return Result(PASS, "kernel_log_is_clean")
+
+
+def kunit(lines):
+    """The results of the KUnit suites that ran at boot; none if KUnit did not"""
+    lines = [STAMP.sub("", line) for line in lines]
+    start = next((n for n, line in enumerate(lines) if line.startswith("KTAP version")), None)
+    if start is None:
+        return []
+    return flatten(read_tap(lines[start:]), "kunit")
+
+
+# ---- what the guest's test job wrote (rig/guest/test)
+
+def guest(lines, programs, died):
+    """
+    The results of each program of the list, and of the search for leaks. A
+    program that never began failed: the kernel was dead by then.
+    """
+    text = {}       # program -> its output
+    status = {}
+    leaks = None
+    current = None
+    for line in lines:
+        line = line.rstrip("\r\n")
+        mark = re.search(r"rig: (begin|end|leaks|done) ?(\S*) ?(\d*)$", line)
+        if not mark:
+            if current is not None:
+                text[current].append(line)
+            continue
+        if line[:mark.start()] and current is not None:
+            text[current].append(line[:mark.start()])
+        what, name, number = mark.groups()
+        if what == "begin":
+            current = name
+            text[name] = []
+        elif what == "end":
+            status[name] = int(number)
+            current = None
+        elif what == "leaks":
+            current = "leaks"
+            text["leaks"] = []
+        else:
+            leaks = text.get("leaks")
+            current = None
+
+    results = []
+    for name in programs:
+        if name not in text:
+            results.append(Result(FAIL, name, "did not run"))
+        elif name not in status:
+            results += program(name, text[name], 0)
+            results.append(Result(FAIL, name, "did not end: " + died, text[name][-DETAILS:]))
+        else:
+            if status[name] == 137:
+                text[name].append("# killed: it did not end in time")
+            results += program(name, text[name], status[name])
+    if leaks is None:
+        results.append(Result(FAIL, "no_memory_is_leaked", "was not looked at: " + died))
+    elif leaks == ["not supported"]:
+        results.append(Result(SKIP, "no_memory_is_leaked", "this kernel has no kmemleak"))
+    elif leaks:
+        results.append(Result(FAIL, "no_memory_is_leaked", leaks[0].strip(), leaks[:60]))
+    else:
+        results.append(Result(PASS, "no_memory_is_leaked"))
+    return results
