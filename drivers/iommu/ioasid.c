@@ -333,7 +333,7 @@ void ioasid_free_list(struct list_head *list)
 
 	list_for_each_entry(ioasid, list, owner_node) {
 		trace_ioasid_block(ioasid->id);
-		/* Pairs with the acquire in ioasid_detach_device() */
+		/* Pairs with the acquire in ioasid_is_blocked() */
 		smp_store_release(&ioasid->blocked, true);
 		cond_resched();
 	}
@@ -428,16 +428,18 @@ void ioasid_put(struct ioasid *ioasid)
 }
 EXPORT_SYMBOL_GPL(ioasid_put);
 
+static bool ioasid_is_published(const struct ioasid *ioasid)
+{
+	/* Pairs with the release in ioasid_publish() */
+	return smp_load_acquire(&ioasid->state) != IOASID_STATE_RESERVED;
+}
+
 /* Under RCU, or while something else keeps the object. NULL if there is none. */
 struct ioasid *ioasid_lookup(u32 id)
 {
 	struct ioasid *ioasid = xa_load(&ioasid_xa, id);
 
-	/* Pairs with the release in ioasid_publish() */
-	if (ioasid &&
-	    smp_load_acquire(&ioasid->state) == IOASID_STATE_RESERVED)
-		return NULL;
-	return ioasid;
+	return ioasid && ioasid_is_published(ioasid) ? ioasid : NULL;
 }
 
 /* The first published IOASID with a number of at least *@id, as above. */
@@ -447,7 +449,7 @@ struct ioasid *ioasid_next(u32 *id)
 	struct ioasid *ioasid;
 
 	xa_for_each_start(&ioasid_xa, index, ioasid, index) {
-		if (smp_load_acquire(&ioasid->state) != IOASID_STATE_RESERVED) {
+		if (ioasid_is_published(ioasid)) {
 			*id = index;
 			return ioasid;
 		}
@@ -612,6 +614,12 @@ static void ioasid_free_attachment(struct ioasid_attachment *att)
 	kfree(att);
 }
 
+static bool ioasid_is_blocked(const struct ioasid *ioasid)
+{
+	/* Pairs with the release in ioasid_free_list() */
+	return smp_load_acquire(&ioasid->blocked);
+}
+
 /**
  * ioasid_detach_device() - end an attachment
  * @ioasid: the IOASID
@@ -634,11 +642,9 @@ void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 	 * Between the two halves of park, @dev is about to be flushed: it must
 	 * not go away, and the domain ID must not be used again.
 	 */
-	while (!ioasid_is_active(ioasid) &&
-	       !smp_load_acquire(&ioasid->blocked)) {
+	while (!ioasid_is_active(ioasid) && !ioasid_is_blocked(ioasid)) {
 		mutex_unlock(&ioasid->lock);
-		wait_event(ioasid_blocked_wq,
-			   smp_load_acquire(&ioasid->blocked));
+		wait_event(ioasid_blocked_wq, ioasid_is_blocked(ioasid));
 		mutex_lock(&ioasid->lock);
 	}
 

@@ -35,7 +35,7 @@ struct ioasid_set {
 	refcount_t refs;
 	struct mm_struct *mm;
 	struct hlist_node node;
-	spinlock_t lock;
+	spinlock_t lock;	/* the counters below */
 	u32 quota;
 	u32 used;
 	u32 parked;
@@ -74,7 +74,7 @@ struct ioasid {
 	struct ioasid_set *set;
 	u64 owner;
 	struct list_head owner_node;
-	struct mutex lock;
+	struct mutex lock;	/* attach, detach and park */
 	struct list_head attachments;
 	union {
 		struct llist_node recycle_node;

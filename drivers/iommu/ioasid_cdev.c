@@ -33,7 +33,7 @@
  *	   gone is never mistaken for a new one
  */
 struct ioasid_ctx {
-	struct mutex lock;
+	struct mutex lock;	/* @ioasids, and free against query */
 	struct list_head ioasids;
 	struct ioasid_set *set;
 	u64 owner;
@@ -215,9 +215,9 @@ static int ioasid_pick_ids(struct ioasid_ctx *ctx, const u32 *ids, u32 count,
 static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 {
 	struct ioasid_free *cmd = buf;
-	u32 *ids __free(kvfree) = NULL;
 	struct ioasid *ioasid;
 	LIST_HEAD(list);
+	u32 *ids;
 	int ret;
 
 	if (cmd->flags || cmd->__reserved)
@@ -229,13 +229,14 @@ static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 	ids = kvmalloc_array(cmd->count, sizeof(*ids), GFP_KERNEL_ACCOUNT);
 	if (!ids)
 		return -ENOMEM;
+	ret = -EFAULT;
 	if (copy_from_user(ids, u64_to_user_ptr(cmd->ids),
 			   cmd->count * sizeof(*ids)))
-		return -EFAULT;
+		goto out_free;
 
 	ret = mutex_lock_killable(&ctx->lock);
 	if (ret)
-		return ret;
+		goto out_free;
 
 	ret = ioasid_pick_ids(ctx, ids, cmd->count, &list);
 	if (!ret) {
@@ -248,6 +249,8 @@ static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 		list_splice_tail(&list, &ctx->ioasids);
 	}
 	mutex_unlock(&ctx->lock);
+out_free:
+	kvfree(ids);
 	return ret;
 }
 
@@ -483,4 +486,5 @@ static struct miscdevice ioasid_miscdev = {
 	.nodename = "ioasid",
 	.mode = 0660,
 };
+
 builtin_misc_device(ioasid_miscdev);

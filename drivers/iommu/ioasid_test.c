@@ -1080,6 +1080,7 @@ static struct kunit_suite ioasid_suite = {
 	.exit = ioasid_test_exit,
 	.test_cases = ioasid_cases,
 };
+
 kunit_test_suite(ioasid_suite);
 
 MODULE_DESCRIPTION("KUnit tests of the IOASID core");

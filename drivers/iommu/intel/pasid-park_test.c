@@ -611,4 +611,5 @@ static struct kunit_suite park_suite = {
 	.exit = park_test_exit,
 	.test_cases = park_cases,
 };
+
 kunit_test_suite(park_suite);
