@@ -52,7 +52,8 @@
 /*
  * Channel page. A reset stops the channel and sets all of these registers to
  * zero but PDMA_PERIOD and PDMA_BURST, which become 100 and 1; it does not
- * touch the PASID. When a write of PDMA_CMD_STOP or a reset has been completed
+ * touch the PASID. A function level reset resets all channels, takes away
+ * their PASIDs, and disables the PASID and ATS capabilities. When a write of PDMA_CMD_STOP or a reset has been completed
  * (a read of any register of the channel has returned), the channel issues no
  * more DMA until the next command.
  */
@@ -80,6 +81,14 @@
  * the PASID is not valid, when it is unknown, when LEN is 0 or larger than
  * PDMA_MAX_LEN, for PDMA_CMD_STREAM also when LEN or DST is not a multiple of
  * 8, and when the channel is busy (for any command but PDMA_CMD_STOP).
+ * PDMA_CMD_STOP is always accepted. A command works with the values that the
+ * registers had when it was written; only the PASID is looked up for each
+ * request. PERIOD and BURST take the nearest value that is in range.
+ *
+ * A request is refused without asking the IOMMU when the PASID has become
+ * invalid, when the PASID capability is not enabled, or when the function may
+ * not master the bus. PDMA_STATUS_REFUSED tells about the last request, and
+ * goes away with the next one that arrives.
  *
  * A stream writes the 64-bit values 1, 2, 3, ... : value n goes to
  * DST + (n * 8) % LEN. A request that is refused takes no value: the next

@@ -134,12 +134,12 @@ static bool pdma_ats_enabled(PDMAState *s)
             PCI_ATS_CTRL_ENABLE);
 }
 
-static AddressSpace *pdma_address_space(PDMAState *s, uint32_t pasid)
+static IOMMUMemoryRegion *pdma_iommu_region(PDMAState *s, uint32_t pasid)
 {
     PCIDevice *pdev = PCI_DEVICE(s);
 
     return &vtd_find_add_as(s->iommu, pci_get_bus(pdev), pdev->devfn,
-                            pasid)->as;
+                            pasid)->iommu;
 }
 
 /*
@@ -179,7 +179,6 @@ static void pdma_atc_free(gpointer data)
 
 static PDMAAtc *pdma_find_add_atc(PDMAState *s, uint32_t pasid)
 {
-    PCIDevice *pdev = PCI_DEVICE(s);
     PDMAAtc *atc = g_hash_table_lookup(s->atcs, GUINT_TO_POINTER(pasid));
 
     if (!atc) {
@@ -188,8 +187,7 @@ static PDMAAtc *pdma_find_add_atc(PDMAState *s, uint32_t pasid)
         atc->pasid = pasid;
         atc->pages = g_hash_table_new_full(g_int64_hash, g_int64_equal,
                                            NULL, g_free);
-        atc->iommu = &vtd_find_add_as(s->iommu, pci_get_bus(pdev),
-                                      pdev->devfn, pasid)->iommu;
+        atc->iommu = pdma_iommu_region(s, pasid);
         iommu_notifier_init(&atc->notifier, pdma_atc_invalidate,
                             IOMMU_NOTIFIER_DEVIOTLB_UNMAP, 0, HWADDR_MAX, 0);
         memory_region_register_iommu_notifier(MEMORY_REGION(atc->iommu),
@@ -200,12 +198,16 @@ static PDMAAtc *pdma_find_add_atc(PDMAState *s, uint32_t pasid)
     return atc;
 }
 
-/* Fill in where a request that stays within one page goes to */
+/*
+ * Fill in where a request that stays within one page goes to. The IOMMU is
+ * asked once for each request, so that it reports each refused one once.
+ */
 static bool pdma_translate(PDMAState *s, uint32_t pasid, uint64_t iova,
                            bool is_write, AddressSpace **as, uint64_t *addr)
 {
     IOMMUAccessFlags access = is_write ? IOMMU_WO : IOMMU_RO;
     uint64_t iova_page = iova & ~(uint64_t)(PDMA_PAGE_SIZE - 1);
+    IOMMUMemoryRegion *iommu = pdma_iommu_region(s, pasid);
     PDMAAtc *atc = NULL;
     PDMAPage *page;
     IOMMUTLBEntry entry;
@@ -222,11 +224,10 @@ static bool pdma_translate(PDMAState *s, uint32_t pasid, uint64_t iova,
     }
 
     WITH_RCU_READ_LOCK_GUARD() {
-        entry = address_space_get_iotlb_entry(pdma_address_space(s, pasid),
-                                              iova, is_write,
-                                              MEMTXATTRS_UNSPECIFIED);
+        entry = memory_region_get_iommu_class_nocheck(iommu)->translate(
+            iommu, iova, access, 0);
     }
-    if (entry.perm == IOMMU_NONE) {
+    if (!(entry.perm & access)) {
         return false;
     }
     *as = entry.target_as;
