@@ -487,15 +487,17 @@ TEST_F(mdev, copy_within_shared_pages_arrives)
 	/* The very same bytes */
 	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA, IOVA, PDMA_MAX_LEN));
 
-	/* Some pages for both, some for one, in either order */
-	memset(self->buf + 2 * PAGE, 0x33, 2 * PAGE);
+	/* One page for both, the others for one, in either order */
+	memset(self->buf, 0x33, 5 * PAGE);
+	memset(self->buf, 0x44, 2 * PAGE);
 	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA, IOVA + 2 * PAGE,
 				    2 * PAGE + 8));
-	EXPECT_EQ(0, memcmp(self->buf, self->buf + 2 * PAGE, 2 * PAGE));
+	EXPECT_EQ(0x33, self->buf[0]);
+	EXPECT_EQ(0, memcmp(self->buf, self->buf + 1, 5 * PAGE - 1));
 	memset(self->buf, 0x44, 2 * PAGE);
 	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA + 2 * PAGE, IOVA,
-				    2 * PAGE));
-	EXPECT_EQ(0, memcmp(self->buf, self->buf + 2 * PAGE, 2 * PAGE));
+				    2 * PAGE + 8));
+	EXPECT_EQ(0, memcmp(self->buf, self->buf + 1, 4 * PAGE + 7));
 	EXPECT_EQ(0, pdma_refused(&self->dev));
 }
 
@@ -908,6 +910,100 @@ TEST_F_TIMEOUT(mdev, unmap_races_with_submission, 120)
 	EXPECT_EQ(0, pdma_refused(&self->dev));
 	EXPECT_EQ(0, pdma_stop(&self->dev));
 	test_copies(&self->dev);
+}
+
+/*
+ * While the first device is told of the unmap, the others submit; when the last
+ * one has been told, the first one may have started over.
+ */
+TEST_F_TIMEOUT(mdev, unmap_ends_while_many_devices_submit, 120)
+{
+	enum { MANY = 4 };
+	char uuid[MANY][PDMA_UUID_LEN + 1];
+	struct pdma_dev devs[MANY];
+	struct race race[MANY] = {};
+	pthread_t threads[MANY];
+	unsigned int rounds = 0;
+	__u32 ids[MANY];
+	__u64 end;
+	int i;
+
+	test_cmd_alloc(self->ioasid, 0, 0, MANY, ids);
+	for (i = 0; i < MANY; i++) {
+		ASSERT_EQ(0, pdma_create(self->parent, uuid[i]));
+		ASSERT_EQ(0, variant->open(&devs[i], uuid[i], &self->dev));
+		ASSERT_EQ(0, pdma_set_ioasid(&devs[i], self->ioasid, ids[i]));
+		race[i].dev = &devs[i];
+	}
+	for (i = 0; i < MANY; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL,
+					    submit_until_end, &race[i]));
+
+	end = pdma_now_ms() + 3000;
+	while (pdma_now_ms() < end) {
+		usleep(rounds % 7 * 100);
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+		rounds++;
+	}
+	for (i = 0; i < MANY; i++)
+		__atomic_store_n(&race[i].end, true, __ATOMIC_RELAXED);
+	for (i = 0; i < MANY; i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		EXPECT_EQ(0, race[i].bad);
+		EXPECT_LT(0, race[i].started);
+		EXPECT_EQ(0, pdma_refused(&devs[i]));
+	}
+	EXPECT_LT(10, rounds);
+	for (i = 0; i < MANY; i++) {
+		pdma_close(&devs[i]);
+		EXPECT_EQ(0, pdma_remove(uuid[i]));
+	}
+}
+
+static void *unmap_until_end(void *arg)
+{
+	struct race *race = arg;
+	const __u64 iova = IOVA + BUF_LEN + PAGE;
+	char *mem = pdma_alloc_buffer(PAGE);
+	int rc;
+
+	while (!__atomic_load_n(&race->end, __ATOMIC_RELAXED)) {
+		rc = pdma_map(race->dev, mem, iova, PAGE);
+		if (!rc)
+			rc = pdma_copy(race->dev, iova, iova, PAGE);
+		if (!rc)
+			rc = pdma_unmap(race->dev, iova, PAGE);
+		if (rc)
+			race->bad = rc;
+		race->started++;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(mdev, two_unmaps_of_pinned_memory_do_not_block_each_other, 120)
+{
+	struct pdma_dev second;
+	struct race race = { .dev = &second };
+	__u64 end = pdma_now_ms() + 3000;
+	unsigned int rounds = 0;
+	pthread_t thread;
+
+	open_second(&second, &self->dev);
+	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, unmap_until_end, &race));
+	while (pdma_now_ms() < end) {
+		EXPECT_EQ(0, pdma_copy(&self->dev, IOVA, IOVA, PAGE));
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+		rounds++;
+	}
+	__atomic_store_n(&race.end, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(0, race.bad);
+	EXPECT_LT(10, race.started);
+	EXPECT_LT(10, rounds);
+	pdma_close(&second);
 }
 
 static void *set_until_end(void *arg)
