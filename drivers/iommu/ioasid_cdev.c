@@ -21,7 +21,7 @@
 
 #include "ioasid.h"
 
-/* Numbers between two looks at signals and the scheduler; fit on the stack */
+/* Numbers copied at a time, between two looks at the scheduler, on the stack */
 #define IOASID_BATCH	64
 
 /**
@@ -193,21 +193,35 @@ static int ioasid_pick(struct ioasid_ctx *ctx, u32 id, struct list_head *list)
 	return 0;
 }
 
-static int ioasid_pick_ids(struct ioasid_ctx *ctx, const u32 *ids, u32 count,
+/*
+ * The lock is not held across copy_from_user(): a page fault takes locks of
+ * others, and as long as it likes. What was picked stays picked.
+ */
+static int ioasid_pick_ids(struct ioasid_ctx *ctx, struct ioasid_free *cmd,
 			   struct list_head *list)
 {
-	u32 i;
+	u32 __user *ids = u64_to_user_ptr(cmd->ids);
+	u32 batch[IOASID_BATCH];
+	u32 done, i;
 	int ret;
 
-	for (i = 0; i < count; i++) {
-		if (i % IOASID_BATCH == 0) {
-			if (fatal_signal_pending(current))
-				return -EINTR;
-			cond_resched();
-		}
-		ret = ioasid_pick(ctx, ids[i], list);
+	for (done = 0; done < cmd->count; done += i) {
+		u32 todo = min(cmd->count - done, IOASID_BATCH);
+
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		if (copy_from_user(batch, ids + done, todo * sizeof(*batch)))
+			return -EFAULT;
+
+		ret = mutex_lock_killable(&ctx->lock);
 		if (ret)
 			return ret;
+		for (i = 0; i < todo && !ret; i++)
+			ret = ioasid_pick(ctx, batch[i], list);
+		mutex_unlock(&ctx->lock);
+		if (ret)
+			return ret;
+		cond_resched();
 	}
 	return 0;
 }
@@ -217,7 +231,6 @@ static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 	struct ioasid_free *cmd = buf;
 	struct ioasid *ioasid;
 	LIST_HEAD(list);
-	u32 *ids;
 	int ret;
 
 	if (cmd->flags || cmd->__reserved)
@@ -225,20 +238,10 @@ static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 	if (!cmd->count || cmd->count > IOASID_MAX)
 		return -EINVAL;
 
-	/* All at once: a page fault has no place under the lock */
-	ids = kvmalloc_array(cmd->count, sizeof(*ids), GFP_KERNEL_ACCOUNT);
-	if (!ids)
-		return -ENOMEM;
-	ret = -EFAULT;
-	if (copy_from_user(ids, u64_to_user_ptr(cmd->ids),
-			   cmd->count * sizeof(*ids)))
-		goto out_free;
+	/* Allocates nothing: what stops DMA must not fail for want of memory */
+	ret = ioasid_pick_ids(ctx, cmd, &list);
 
-	ret = mutex_lock_killable(&ctx->lock);
-	if (ret)
-		goto out_free;
-
-	ret = ioasid_pick_ids(ctx, ids, cmd->count, &list);
+	mutex_lock(&ctx->lock);
 	if (!ret) {
 		ioasid_free_list(&list);
 	} else {
@@ -249,8 +252,6 @@ static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 		list_splice_tail(&list, &ctx->ioasids);
 	}
 	mutex_unlock(&ctx->lock);
-out_free:
-	kvfree(ids);
 	return ret;
 }
 

@@ -101,7 +101,6 @@ struct ioasid_alloc {
  *  - EINVAL: @count is 0 or larger than the number space
  *  - ENOENT: a number is not an ACTIVE IOASID of this file, or stands in the
  *    array twice
- *  - ENOMEM: no memory for a copy of the array
  *  - EINTR: a fatal signal
  */
 struct ioasid_free {
