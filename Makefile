@@ -29,8 +29,8 @@ help:
 setup:
 	@rig/setup
 
-qemu: setup
-	@rig/qemu
+qemu: $(if $(QEMU),,setup)
+	@$(if $(QEMU),true,rig/qemu)
 
 tree: setup
 	@rig/unpack
@@ -45,10 +45,13 @@ kernel: tree
 selftests: kernel
 	@rig/selftests $(or $(CONFIG),run)
 
-boot: qemu $(if $(KERNEL),tree,kernel)
+boot: qemu tree
+	@$(if $(KERNEL),true,rig/kernel run)
 	@rig/boot
 
-run: setup
+run: qemu tree
+	@rig/kernel run
+	@rig/selftests run
 	@rig/run
 
 test: setup

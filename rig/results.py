@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
 What a test run said: reads TAP and KTAP, kernel logs and kmemleak's reports,
-and makes one list of results of them.
+and makes one list of results of them. As a program: prints the lines of a
+kernel log that should not be there.
 """
 import re
+import sys
 
 PASS, FAIL, SKIP = "passed", "failed", "skipped"
 
@@ -226,3 +228,8 @@ def guest(lines, programs, died):
     else:
         results.append(Result(PASS, "no_memory_is_leaked"))
     return results
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], encoding="utf-8", errors="replace") as console:
+        print("\n".join(bad_lines(console)))
