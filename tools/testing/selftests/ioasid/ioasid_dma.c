@@ -64,6 +64,27 @@ static void channel_open(struct __test_metadata *_metadata, struct channel *ch,
 	ASSERT_EQ(0, pdma_map(&ch->dev, buf, IOVA, BUF_LEN));
 }
 
+/* Nothing of the device is left in this process */
+static void channel_close(struct channel *ch)
+{
+	if (ch->regs)
+		pdma_unmap_status(ch->regs);
+	ch->regs = NULL;
+	pdma_close(&ch->dev);
+}
+
+/*
+ * In the parent of the test, where nothing is open any more; or in the test
+ * itself, when an assertion has failed.
+ */
+static void channel_remove(struct __test_metadata *_metadata,
+			   struct channel *ch, pid_t opener)
+{
+	if (getpid() == opener)
+		channel_close(ch);
+	EXPECT_EQ(0, pdma_remove(ch->uuid));
+}
+
 static __u64 counter(struct channel *ch)
 {
 	return pdma_mmio64(ch->regs, PDMA_COUNTER);
@@ -164,6 +185,7 @@ static bool late_write(struct __test_metadata *_metadata, struct channel *ch)
 /* One engine, and two of its channels. One variant for each kind of engine */
 FIXTURE(dma)
 {
+	pid_t pid;
 	int fd;
 	int kmsg;
 	struct engine engine;
@@ -189,6 +211,7 @@ FIXTURE_SETUP(dma)
 {
 	int i;
 
+	self->pid = getpid();
 	self->fd = ioasid_open();
 	if (self->fd == -ENOENT)
 		SKIP(return, "no " IOASID_DEV);
@@ -202,13 +225,12 @@ FIXTURE_SETUP(dma)
 		channel_open(_metadata, &self->ch[i], self->engine.name);
 }
 
-/* All files are closed when this runs */
 FIXTURE_TEARDOWN_PARENT(dma)
 {
 	int i;
 
 	for (i = 0; i < ARRAY_LEN(self->ch); i++)
-		EXPECT_EQ(0, pdma_remove(self->ch[i].uuid));
+		channel_remove(_metadata, &self->ch[i], self->pid);
 }
 
 TEST_F(dma, active_number_lets_dma_through)
@@ -294,7 +316,7 @@ TEST_F(dma, number_of_closed_file_is_not_reused_while_referenced)
 	EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
 
 	/* This time, the user lets go by the close of the device */
-	pdma_close(&ch->dev);
+	channel_close(ch);
 	test_cmd_alloc(self->fd, id, id, 1, &got);
 	EXPECT_EQ(id, got);
 	test_in_use(self->fd, 1, 0);
@@ -374,6 +396,35 @@ TEST_F(dma, no_write_after_free_of_many_returns)
 		test_cmd_free(self->fd, ARRAY_LEN(ids), ids);
 		for (k = 0; k < 2; k++)
 			expect_blocked(&self->ch[k]);
+	}
+}
+
+/* Whatever is short, an owner can get rid of its numbers */
+TEST_F(dma, park_needs_no_memory)
+{
+	int nth_fd = fail_nth_open();
+	int nth, owner;
+	__u32 id;
+
+	if (nth_fd == -ENOENT)
+		SKIP(return, "no fault injection");
+	ASSERT_LE(0, nth_fd);
+	for (nth = 1; nth <= 4; nth++) {
+		id = give_ioasid(_metadata, &self->ch[0], self->fd);
+		start_stream(_metadata, &self->ch[0], 4096, 50, 1);
+		ASSERT_EQ(0, fail_nth_begin(nth_fd, nth));
+		EXPECT_EQ(0, ioasid_free(self->fd, 1, &id));
+		fail_nth_end(nth_fd);
+		expect_blocked(&self->ch[0]);
+
+		owner = ioasid_open();
+		ASSERT_LE(0, owner);
+		give_ioasid(_metadata, &self->ch[0], owner);
+		start_stream(_metadata, &self->ch[0], 4096, 50, 1);
+		ASSERT_EQ(0, fail_nth_begin(nth_fd, nth));
+		EXPECT_EQ(0, close(owner));
+		fail_nth_end(nth_fd);
+		expect_blocked(&self->ch[0]);
 	}
 }
 
@@ -771,13 +822,11 @@ TEST_F(dma, kill_of_owner_and_user_leaves_nothing)
 		pause();
 		_exit(0);
 	}
-	/* All of it belongs to the child, but the memory can be seen here */
-	close(owner);
-	pdma_unmap_status(ch->regs);
-	pdma_close(&ch->dev);
-	ch->len = 4096;
 	ASSERT_TRUE(wait_until(*ready));
 	ASSERT_NE(0, ch->buf[1]);
+	/* All of it belongs to the child, but the memory can be seen here */
+	close(owner);
+	channel_close(ch);
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
 	poison(ch);
@@ -952,6 +1001,7 @@ TEST_F(dma, park_flushes_in_the_order_of_the_specification)
 /* Both engines, a channel of each, one number for both */
 FIXTURE(both)
 {
+	pid_t pid;
 	int fd;
 	int kmsg;
 	struct engine engine[2];
@@ -962,6 +1012,7 @@ FIXTURE_SETUP(both)
 {
 	int i;
 
+	self->pid = getpid();
 	self->fd = ioasid_open();
 	if (self->fd == -ENOENT)
 		SKIP(return, "no " IOASID_DEV);
@@ -981,7 +1032,7 @@ FIXTURE_TEARDOWN_PARENT(both)
 	int i;
 
 	for (i = 0; i < 2; i++)
-		EXPECT_EQ(0, pdma_remove(self->ch[i].uuid));
+		channel_remove(_metadata, &self->ch[i], self->pid);
 }
 
 TEST_F(both, no_write_after_close_of_a_shared_number_returns)

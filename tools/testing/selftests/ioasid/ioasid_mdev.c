@@ -22,6 +22,7 @@
 
 /* Long compared with the period of a stream, short compared with a timeout */
 #define A_WHILE_MS	50
+#define RACE_MS		1000
 
 FIXTURE(mdev)
 {
@@ -433,6 +434,56 @@ TEST_F(mdev, dropped_pasid_is_free_and_dma_has_ended)
 	EXPECT_EQ(-ENXIO, pdma_copy(&self->dev, IOVA, IOVA, 8));
 	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
+	test_copies(&self->dev);
+}
+
+TEST_F(mdev, failed_allocation_changes_nothing)
+{
+	int nth_fd = fail_nth_open(), rc;
+	unsigned int nth, failed = 0;
+	bool last;
+
+	if (nth_fd == -ENOENT)
+		SKIP(return, "no fault injection");
+	ASSERT_LE(0, nth_fd);
+
+	for (nth = 1, last = false; !last; nth++) {
+		start_stream(&self->dev);
+		ASSERT_EQ(0, fail_nth_begin(nth_fd, nth));
+		rc = pdma_set_ioasid(&self->dev, self->ioasid, self->other);
+		last = !fail_nth_end(nth_fd);
+		if (rc) {
+			failed++;
+			EXPECT_EQ(-ENOMEM, rc);
+			EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+			test_users(self->id, 1, 1);
+			test_users(self->other, 0, 0);
+			test_streams(&self->dev);
+			EXPECT_EQ(0, pdma_stop(&self->dev));
+		} else {
+			test_users(self->id, 0, 0);
+			test_users(self->other, 1, 1);
+			ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid,
+						     self->id));
+		}
+	}
+	EXPECT_LT(0, failed);
+
+	for (nth = 1, last = false, failed = 0; !last; nth++) {
+		ASSERT_EQ(0, fail_nth_begin(nth_fd, nth));
+		rc = pdma_stream(&self->dev, IOVA, PDMA_MAX_LEN, 0, 0);
+		last = !fail_nth_end(nth_fd);
+		if (rc) {
+			failed++;
+			EXPECT_EQ(-ENOMEM, rc);
+			EXPECT_EQ(0, pdma_status(&self->dev));
+		}
+		EXPECT_EQ(0, pdma_stop(&self->dev));
+		/* Nothing stayed pinned */
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	}
+	EXPECT_LT(0, failed);
 	test_copies(&self->dev);
 }
 
@@ -884,7 +935,7 @@ static void *submit_until_end(void *arg)
 TEST_F_TIMEOUT(mdev, unmap_races_with_submission, 120)
 {
 	struct race race = { .dev = &self->dev };
-	__u64 end = pdma_now_ms() + 3000;
+	__u64 end = pdma_now_ms() + RACE_MS;
 	unsigned int rounds = 0, moved = 0;
 	char *before = malloc(BUF_LEN);
 	pthread_t thread;
@@ -939,7 +990,7 @@ TEST_F_TIMEOUT(mdev, unmap_ends_while_many_devices_submit, 120)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL,
 					    submit_until_end, &race[i]));
 
-	end = pdma_now_ms() + 3000;
+	end = pdma_now_ms() + RACE_MS;
 	while (pdma_now_ms() < end) {
 		usleep(rounds % 7 * 100);
 		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
@@ -985,7 +1036,7 @@ TEST_F_TIMEOUT(mdev, two_unmaps_of_pinned_memory_do_not_block_each_other, 120)
 {
 	struct pdma_dev second;
 	struct race race = { .dev = &second };
-	__u64 end = pdma_now_ms() + 3000;
+	__u64 end = pdma_now_ms() + RACE_MS;
 	unsigned int rounds = 0;
 	pthread_t thread;
 
@@ -1029,7 +1080,7 @@ static void *set_until_end(void *arg)
 TEST_F_TIMEOUT(mdev, set_and_park_race_with_submission, 120)
 {
 	struct race race = { .dev = &self->dev };
-	__u64 end = pdma_now_ms() + 3000;
+	__u64 end = pdma_now_ms() + RACE_MS;
 	pthread_t thread;
 	int rc;
 
@@ -1067,6 +1118,33 @@ TEST_F(mdev, reset_stops_dma_and_keeps_the_pasid)
 	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
 	EXPECT_EQ(0, pdma_reset(&self->dev));
 	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
+}
+
+TEST_F(mdev, reset_of_the_engine_stops_dma_and_keeps_the_pasids)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+	struct pdma_dev second;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/reset",
+		 self->parent);
+	if (!pdma_exists(path))
+		SKIP(return, "the engine has no function level reset");
+
+	/* One that has a PASID, one that has none */
+	open_second(&second, NULL);
+	start_stream(&self->dev);
+	EXPECT_EQ(0, pdma_write_file(path, "1"));
+	test_stopped(&self->dev);
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	test_users(self->id, 1, 1);
+	test_copies(&self->dev);
+	EXPECT_EQ(-ENXIO, pdma_copy(&second, IOVA, IOVA, 8));
+
+	/* What was parked before stays so */
+	test_cmd_free(self->ioasid, 1, &self->id);
+	EXPECT_EQ(0, pdma_write_file(path, "1"));
+	EXPECT_EQ(-ESHUTDOWN, pdma_copy(&self->dev, IOVA, IOVA, 8));
+	pdma_close(&second);
 }
 
 TEST_F(mdev, close_stops_dma_and_drops_the_pasid)
