@@ -64,7 +64,6 @@ static DEFINE_MUTEX(ioasid_sets_lock);
 static DEFINE_HASHTABLE(ioasid_sets, 8);
 
 static struct kmem_cache *ioasid_cache;
-struct dentry *ioasid_debugfs_dir;
 
 /* Detach waits here for a park that is under way */
 static DECLARE_WAIT_QUEUE_HEAD(ioasid_blocked_wq);
@@ -259,8 +258,8 @@ void ioasid_unreserve(struct ioasid *ioasid)
  * @min: smallest PASID wanted, at least 1
  * @max: largest PASID wanted, inclusive, at most 0xfffff
  *
- * Context: Process context, may sleep; also waits for objects that are about
- * to be recycled when the range or the quota is full.
+ * Context: Process context, may sleep. When the range or the quota is full, it
+ * waits for the worker that recycles, which takes group mutexes.
  * Return: the IOASID in state ACTIVE with the owner's reference, to be given
  * back by ioasid_free(), or ERR_PTR: -EINVAL the range is empty or not within
  * the number space, -ENOSPC all numbers of the range are taken, -EDQUOT the
@@ -286,6 +285,45 @@ struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min, u32 max)
 	return ioasid;
 }
 EXPORT_SYMBOL_GPL(ioasid_alloc);
+
+/*
+ * Numbers of the kernel itself: those of SVA, and of drivers that have a use for
+ * a PASID of their own. They come from the same space, so that a user's IOASID
+ * never has the number of a process. They are not published: nobody looks them
+ * up, attaches them by ioasid_attach_device(), or parks them.
+ */
+static struct ioasid_set ioasid_system_set = {
+	.refs = REFCOUNT_INIT(1),
+	.lock = __SPIN_LOCK_UNLOCKED(ioasid_system_set.lock),
+	.quota = U32_MAX,
+};
+
+/* For iommu_alloc_global_pasid(): a number of [1, @max], or 0. May sleep. */
+u32 ioasid_alloc_global(u32 max)
+{
+	struct ioasid *ioasid;
+
+	if (ioasid_set_charge(&ioasid_system_set, 1))
+		return 0;
+
+	ioasid = ioasid_reserve(&ioasid_system_set, IOASID_MIN,
+				min(max, IOASID_MAX), IOASID_OWNER_KERNEL);
+	if (IS_ERR(ioasid)) {
+		ioasid_set_uncharge(&ioasid_system_set, 1);
+		return 0;
+	}
+	return ioasid->id;
+}
+
+/* For iommu_free_global_pasid(). Any context: the last mmdrop() gets here. */
+void ioasid_free_global(u32 id)
+{
+	struct ioasid *ioasid = xa_load(&ioasid_xa, id);
+
+	if (WARN_ON(!ioasid || ioasid->set != &ioasid_system_set))
+		return;
+	ioasid_put(ioasid);
+}
 
 /* Park */
 
@@ -315,6 +353,32 @@ static void ioasid_park(struct ioasid *ioasid,
 					gather);
 }
 
+/* Park all of @batch together, and drop the owner's references. */
+static void ioasid_free_batch(struct list_head *batch)
+{
+	struct iommu_pasid_gather gather = {};
+	struct ioasid *ioasid, *next;
+
+	list_for_each_entry(ioasid, batch, owner_node)
+		ioasid_park(ioasid, &gather);
+	iommu_pasid_gather_sync(&gather);
+
+	list_for_each_entry(ioasid, batch, owner_node) {
+		trace_ioasid_block(ioasid->id);
+		/* Pairs with the acquire in ioasid_is_blocked() */
+		smp_store_release(&ioasid->blocked, true);
+	}
+	wake_up_all(&ioasid_blocked_wq);
+
+	list_for_each_entry_safe(ioasid, next, batch, owner_node) {
+		list_del(&ioasid->owner_node);
+		ioasid_put(ioasid);
+	}
+}
+
+/* IOASIDs parked together: detach of one waits for all of them */
+#define IOASID_PARK_BATCH	IOMMU_PASID_GATHER_MAX
+
 /*
  * Park every IOASID of @list, which links them by owner_node, and drop the
  * owner's references. When this returns, no DMA with any of them reaches
@@ -322,26 +386,15 @@ static void ioasid_park(struct ioasid *ioasid,
  */
 void ioasid_free_list(struct list_head *list)
 {
-	struct iommu_pasid_gather gather = {};
-	struct ioasid *ioasid, *next;
+	unsigned int count;
 
-	list_for_each_entry(ioasid, list, owner_node) {
-		ioasid_park(ioasid, &gather);
-		cond_resched();
-	}
-	iommu_pasid_gather_sync(&gather);
+	while (!list_empty(list)) {
+		LIST_HEAD(batch);
 
-	list_for_each_entry(ioasid, list, owner_node) {
-		trace_ioasid_block(ioasid->id);
-		/* Pairs with the acquire in ioasid_is_blocked() */
-		smp_store_release(&ioasid->blocked, true);
-		cond_resched();
-	}
-	wake_up_all(&ioasid_blocked_wq);
-
-	list_for_each_entry_safe(ioasid, next, list, owner_node) {
-		list_del(&ioasid->owner_node);
-		ioasid_put(ioasid);
+		for (count = 0; count < IOASID_PARK_BATCH && !list_empty(list);
+		     count++)
+			list_move_tail(list->next, &batch);
+		ioasid_free_batch(&batch);
 		cond_resched();
 	}
 }
@@ -356,7 +409,8 @@ void ioasid_free_list(struct list_head *list)
  * ioasid_put(). To be called by the owner only, once.
  *
  * Context: Process context, may sleep. Takes ioasid.lock, the group mutex and
- * the IOMMU driver's locks.
+ * the IOMMU driver's locks. The drain waits for page request handlers: the
+ * caller holds neither an mmap lock nor another lock that they take.
  */
 void ioasid_free(struct ioasid *ioasid)
 {
@@ -407,7 +461,8 @@ static DEFINE_IRQ_WORK(ioasid_recycle_irq_work, ioasid_recycle_irq);
  * A user must have detached it from all devices before. The last reference
  * gone, a worker recycles the number.
  *
- * Context: Any context, NMI included, never sleeps.
+ * Context: Any context, NMI included, never sleeps. Not under a lock of the
+ * scheduler or of workqueues: the last one queues work.
  */
 void ioasid_put(struct ioasid *ioasid)
 {
@@ -542,7 +597,9 @@ EXPORT_SYMBOL_GPL(ioasid_is_active);
 /* References other than that of the owner, who has none once it is PARKED. */
 u32 ioasid_users(const struct ioasid *ioasid)
 {
-	return refcount_read(&ioasid->refs) - ioasid_is_active(ioasid);
+	unsigned int refs = refcount_read(&ioasid->refs);
+
+	return refs && ioasid_is_active(ioasid) ? refs - 1 : refs;
 }
 
 /* Attachments */
@@ -630,7 +687,7 @@ static bool ioasid_is_blocked(const struct ioasid *ioasid)
  * number is recycled.
  *
  * Context: Process context, may sleep. Takes ioasid.lock and the group mutex,
- * and waits for a park that is under way.
+ * and waits for a park that is under way, like ioasid_free().
  */
 void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 			  struct device *dev)
@@ -679,8 +736,8 @@ static void ioasid_recycle(struct ioasid *ioasid)
 	 * A user that let go without detaching: its domain may be gone, so the
 	 * entry must stay blocked. The number is lost, memory is safe.
 	 */
-	if (WARN_ONCE(ioasid->nr_attached, "PASID %u put while attached\n",
-		      ioasid->id))
+	if (WARN(ioasid->nr_attached, "PASID %u put while attached\n",
+		 ioasid->id))
 		return;
 
 	list_for_each_entry_safe(att, next, &ioasid->attachments, node) {
@@ -740,9 +797,8 @@ DEFINE_SHOW_ATTRIBUTE(ioasid_debugfs);
 static int __init ioasid_init(void)
 {
 	ioasid_cache = KMEM_CACHE(ioasid, SLAB_ACCOUNT | SLAB_PANIC);
-	ioasid_debugfs_dir = debugfs_create_dir("ioasid", NULL);
-	debugfs_create_file("ioasids", 0400, ioasid_debugfs_dir, NULL,
-			    &ioasid_debugfs_fops);
+	debugfs_create_file("ioasids", 0400, debugfs_create_dir("ioasid", NULL),
+			    NULL, &ioasid_debugfs_fops);
 	return 0;
 }
 subsys_initcall(ioasid_init);

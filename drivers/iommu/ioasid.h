@@ -82,6 +82,20 @@ struct ioasid {
 	};
 };
 
+#ifdef CONFIG_IOASID
+u32 ioasid_alloc_global(u32 max);
+void ioasid_free_global(u32 id);
+#else
+static inline u32 ioasid_alloc_global(u32 max)
+{
+	return 0;
+}
+
+static inline void ioasid_free_global(u32 id)
+{
+}
+#endif
+
 int ioasid_set_charge(struct ioasid_set *set, u32 count);
 void ioasid_set_uncharge(struct ioasid_set *set, u32 count);
 
@@ -97,7 +111,5 @@ struct ioasid *ioasid_next(u32 *id);
 
 void ioasid_free_list(struct list_head *list);
 void ioasid_recycle_flush(void);
-
-extern struct dentry *ioasid_debugfs_dir;
 
 #endif

@@ -193,34 +193,20 @@ static int ioasid_pick(struct ioasid_ctx *ctx, u32 id, struct list_head *list)
 	return 0;
 }
 
-/*
- * The lock is not held across copy_from_user(): a page fault takes locks of
- * others, and as long as it likes. What was picked stays picked.
- */
-static int ioasid_pick_ids(struct ioasid_ctx *ctx, struct ioasid_free *cmd,
+static int ioasid_pick_ids(struct ioasid_ctx *ctx, const u32 *ids, u32 count,
 			   struct list_head *list)
 {
-	u32 __user *ids = u64_to_user_ptr(cmd->ids);
-	u32 batch[IOASID_BATCH];
-	u32 done, i;
+	u32 i;
 	int ret;
 
-	for (done = 0; done < cmd->count; done += i) {
-		u32 todo = min(cmd->count - done, IOASID_BATCH);
-
+	for (i = 0; i < count; i++) {
+		ret = ioasid_pick(ctx, ids[i], list);
+		if (ret)
+			return ret;
+		if (i % IOASID_BATCH)
+			continue;
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		if (copy_from_user(batch, ids + done, todo * sizeof(*batch)))
-			return -EFAULT;
-
-		ret = mutex_lock_killable(&ctx->lock);
-		if (ret)
-			return ret;
-		for (i = 0; i < todo && !ret; i++)
-			ret = ioasid_pick(ctx, batch[i], list);
-		mutex_unlock(&ctx->lock);
-		if (ret)
-			return ret;
 		cond_resched();
 	}
 	return 0;
@@ -229,7 +215,9 @@ static int ioasid_pick_ids(struct ioasid_ctx *ctx, struct ioasid_free *cmd,
 static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 {
 	struct ioasid_free *cmd = buf;
+	u32 batch[IOASID_BATCH];
 	struct ioasid *ioasid;
+	u32 *ids = batch;
 	LIST_HEAD(list);
 	int ret;
 
@@ -238,10 +226,26 @@ static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 	if (!cmd->count || cmd->count > IOASID_MAX)
 		return -EINVAL;
 
-	/* Allocates nothing: what stops DMA must not fail for want of memory */
-	ret = ioasid_pick_ids(ctx, cmd, &list);
+	/*
+	 * All at once and before the lock is taken: a page fault takes locks of
+	 * others. What stops the DMA of a few needs no memory.
+	 */
+	if (cmd->count > ARRAY_SIZE(batch)) {
+		ids = kvmalloc_array(cmd->count, sizeof(*ids),
+				     GFP_KERNEL_ACCOUNT);
+		if (!ids)
+			return -ENOMEM;
+	}
+	ret = -EFAULT;
+	if (copy_from_user(ids, u64_to_user_ptr(cmd->ids),
+			   cmd->count * sizeof(*ids)))
+		goto out_free;
 
-	mutex_lock(&ctx->lock);
+	ret = mutex_lock_killable(&ctx->lock);
+	if (ret)
+		goto out_free;
+
+	ret = ioasid_pick_ids(ctx, ids, cmd->count, &list);
 	if (!ret) {
 		ioasid_free_list(&list);
 	} else {
@@ -252,6 +256,9 @@ static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 		list_splice_tail(&list, &ctx->ioasids);
 	}
 	mutex_unlock(&ctx->lock);
+out_free:
+	if (ids != batch)
+		kvfree(ids);
 	return ret;
 }
 
@@ -287,23 +294,27 @@ static int ioasid_cmd_set_quota(struct ioasid_ctx *ctx, void *buf)
 {
 	struct ioasid_quota *cmd = buf;
 	struct ioasid_set *set = ctx->set;
-	bool may_raise;
-	int ret = 0;
+	bool raise;
 
 	if (cmd->flags || cmd->__reserved)
 		return -EOPNOTSUPP;
 
+	spin_lock(&set->lock);
+	raise = cmd->quota > set->quota;
+	if (!raise)
+		set->quota = cmd->quota;
+	spin_unlock(&set->lock);
+	if (!raise)
+		return 0;
+
 	/* Asked only when needed: it leaves a mark in the audit log */
-	may_raise = cmd->quota > READ_ONCE(set->quota) &&
-		    capable(CAP_SYS_RESOURCE);
+	if (!capable(CAP_SYS_RESOURCE))
+		return -EPERM;
 
 	spin_lock(&set->lock);
-	if (cmd->quota > set->quota && !may_raise)
-		ret = -EPERM;
-	else
-		WRITE_ONCE(set->quota, cmd->quota);
+	set->quota = cmd->quota;
 	spin_unlock(&set->lock);
-	return ret;
+	return 0;
 }
 
 union ioasid_cmd_buf {
@@ -409,7 +420,7 @@ static void ioasid_show_ids(struct seq_file *s, u64 owner, u32 state)
 		ours = ioasid && ioasid->owner == owner &&
 		       READ_ONCE(ioasid->state) == state;
 		rcu_read_unlock();
-		if (!ioasid)
+		if (!ioasid || fatal_signal_pending(current))
 			break;
 		cond_resched();
 		if (!ours)

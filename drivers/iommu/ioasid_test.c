@@ -32,6 +32,8 @@ enum mock_entry {
 static struct mock_iommu {
 	struct iommu_device iommu;
 	struct platform_device *pdev;
+	/* That of the next device */
+	struct iommu_group *group;
 	/* What was called, as one letter each: Set Remove Park sYnc Unpark */
 	char log[64];
 	atomic_t logged;
@@ -39,9 +41,11 @@ static struct mock_iommu {
 	unsigned int set_depth;
 	unsigned int park_depth;
 	unsigned int sync_depth;
-	/* When set, sync tells the first and waits for the second */
+	/* When set, the driver tells the first and waits for the second */
+	struct completion *in_set;
 	struct completion *in_sync;
 	struct completion *go_on;
+	int set_ret;
 } mock;
 
 static void mock_log(char what)
@@ -82,6 +86,12 @@ static int mock_set_dev_pasid(struct iommu_domain *domain, struct device *dev,
 {
 	mock_log('S');
 	mock.set_depth = lockdep_depth(current);
+	if (mock.in_set) {
+		complete(mock.in_set);
+		wait_for_completion(mock.go_on);
+	}
+	if (mock.set_ret)
+		return mock.set_ret;
 	if (mock_entry(dev, pasid) & MOCK_PARKED)
 		return -ESHUTDOWN;
 	mock_set_entry(dev, pasid, MOCK_PRESENT);
@@ -108,6 +118,12 @@ static int mock_def_domain_type(struct device *dev)
 static struct iommu_device *mock_probe_device(struct device *dev)
 {
 	return &mock.iommu;
+}
+
+static struct iommu_group *mock_device_group(struct device *dev)
+{
+	return mock.group ? iommu_group_ref_get(mock.group) :
+			    generic_device_group(dev);
 }
 
 static void mock_remove_dev_pasid(struct device *dev, ioasid_t pasid,
@@ -155,7 +171,7 @@ static struct iommu_ops mock_ops = {
 	.def_domain_type = mock_def_domain_type,
 	.pgsize_bitmap = PAGE_SIZE,
 	.probe_device = mock_probe_device,
-	.device_group = generic_device_group,
+	.device_group = mock_device_group,
 	.remove_dev_pasid = mock_remove_dev_pasid,
 	.park_dev_pasid = mock_park_dev_pasid,
 	.park_sync = mock_park_sync,
@@ -174,7 +190,9 @@ static const struct property_entry mock_properties[] = {
 	{}
 };
 
-static struct device *mock_device_add(struct kunit *test, unsigned int nr)
+/* @group: that of another device, or NULL for one of its own */
+static struct device *mock_device_add(struct kunit *test, unsigned int nr,
+				      struct iommu_group *group)
 {
 	struct platform_device *pdev;
 	struct xarray *entries;
@@ -190,6 +208,7 @@ static struct device *mock_device_add(struct kunit *test, unsigned int nr)
 			device_create_managed_software_node(&pdev->dev,
 							    mock_properties,
 							    NULL), 0);
+	mock.group = group;
 	mutex_lock(&iommu_probe_device_lock);
 	ret = iommu_fwspec_init(&pdev->dev, mock.iommu.fwnode);
 	mutex_unlock(&iommu_probe_device_lock);
@@ -268,8 +287,10 @@ static int ioasid_test_init(struct kunit *test)
 	fix->set = ioasid_set_get_mm(fix->mm);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, fix->set);
 	for (i = 0; i < MOCK_DEVICES; i++)
-		fix->dev[i] = mock_device_add(test, i);
+		fix->dev[i] = mock_device_add(test, i, NULL);
+	mock.in_set = NULL;
 	mock.in_sync = NULL;
+	mock.set_ret = 0;
 	memset(mock.log, 0, sizeof(mock.log));
 	atomic_set(&mock.logged, 0);
 	test->priv = fix;
@@ -608,46 +629,45 @@ static void put_from_hardirq(struct irq_work *work)
 	ioasid_put(w->ioasid);
 }
 
-/* Invariant 7; atomic-sleep checks and lockdep look on */
-static void put_works_in_any_context(struct kunit *test)
+/* A PARKED IOASID with one reference, which is the caller's */
+static struct ioasid *ioasid_test_parked(struct kunit *test)
 {
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
-	struct put_irq_work w = { .ioasid = a };
+
+	ioasid_get(a);
+	ioasid_free(a);
+	return a;
+}
+
+/* Invariant 7; atomic-sleep checks and lockdep look on */
+static void last_put_works_in_any_context(struct kunit *test)
+{
+	struct ioasid *a = ioasid_test_parked(test);
+	struct put_irq_work w;
 	raw_spinlock_t lock;
 	unsigned long flags;
 
 	raw_spin_lock_init(&lock);
-	init_irq_work(&w.work, put_from_hardirq);
-	ioasid_get(a);
-	ioasid_get(a);
-	ioasid_get(a);
-	ioasid_free(a);
-
 	raw_spin_lock_irqsave(&lock, flags);
 	ioasid_put(a);
 	raw_spin_unlock_irqrestore(&lock, flags);
 
+	/* Each of them gets the number that the one before has put */
+	a = ioasid_test_parked(test);
 	rcu_read_lock();
 	ioasid_put(a);
 	rcu_read_unlock();
-	KUNIT_EXPECT_EQ(test, ioasid_users(a), 1);
 
-	/* The last one, from hard interrupt context where there is one */
+	a = ioasid_test_parked(test);
+	local_bh_disable();
+	ioasid_put(a);
+	local_bh_enable();
+
+	/* From hard interrupt context where there is one */
+	w.ioasid = ioasid_test_parked(test);
+	init_irq_work(&w.work, put_from_hardirq);
 	irq_work_queue(&w.work);
 	irq_work_sync(&w.work);
-	ioasid_free(ioasid_test_alloc(test, 9, 9));
-}
-
-static void last_put_with_interrupts_off(struct kunit *test)
-{
-	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
-	unsigned long flags;
-
-	ioasid_get(a);
-	ioasid_free(a);
-	local_irq_save(flags);
-	ioasid_put(a);
-	local_irq_restore(flags);
 	ioasid_free(ioasid_test_alloc(test, 9, 9));
 }
 
@@ -746,16 +766,42 @@ static void parked_takes_no_attachment(struct kunit *test)
 	ioasid_put(a);
 }
 
-struct detach_work {
+static void failed_attach_leaves_nothing(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	mock.set_ret = -ENOSPC;
+	KUNIT_EXPECT_EQ(test, ioasid_attach_device(a, &mock_domain,
+						   fix->dev[0], NULL), -ENOSPC);
+	KUNIT_EXPECT_EQ(test, a->nr_attached, 0);
+	KUNIT_EXPECT_TRUE(test, list_empty(&a->attachments));
+	mock.set_ret = 0;
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	ioasid_free(a);
+}
+
+/* One call made on the side */
+struct side_work {
 	struct work_struct work;
 	struct completion done;
 	struct ioasid *ioasid;
 	struct device *dev;
+	int ret;
 };
+
+static void attach_fn(struct work_struct *work)
+{
+	struct side_work *w = container_of(work, struct side_work, work);
+
+	w->ret = ioasid_attach_device(w->ioasid, &mock_domain, w->dev, NULL);
+	complete(&w->done);
+}
 
 static void detach_fn(struct work_struct *work)
 {
-	struct detach_work *w = container_of(work, struct detach_work, work);
+	struct side_work *w = container_of(work, struct side_work, work);
 
 	ioasid_detach_device(w->ioasid, &mock_domain, w->dev);
 	complete(&w->done);
@@ -763,46 +809,83 @@ static void detach_fn(struct work_struct *work)
 
 static void free_fn(struct work_struct *work)
 {
-	struct detach_work *w = container_of(work, struct detach_work, work);
+	struct side_work *w = container_of(work, struct side_work, work);
 
 	ioasid_free(w->ioasid);
 	complete(&w->done);
 }
+
+static void side_start(struct side_work *w, work_func_t fn,
+		       struct ioasid *ioasid, struct device *dev)
+{
+	w->ioasid = ioasid;
+	w->dev = dev;
+	init_completion(&w->done);
+	INIT_WORK_ONSTACK(&w->work, fn);
+	queue_work(system_unbound_wq, &w->work);
+}
+
+static void side_finish(struct side_work *w)
+{
+	flush_work(&w->work);
+	destroy_work_on_stack(&w->work);
+}
+
+/* Long enough for what must not happen in this time, nor in any other */
+#define A_WHILE		(HZ / 5)
 
 /* The device and the domain ID are in use by the flush */
 static void detach_waits_for_a_park_under_way(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
-	struct detach_work detach = { .ioasid = a, .dev = fix->dev[0] };
-	struct detach_work owner = { .ioasid = a };
 	DECLARE_COMPLETION_ONSTACK(in_sync);
 	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct side_work detach, owner;
 
 	ioasid_get(a);
 	ioasid_test_attach(test, a, fix->dev[0]);
-	init_completion(&detach.done);
-	init_completion(&owner.done);
-	INIT_WORK_ONSTACK(&detach.work, detach_fn);
-	INIT_WORK_ONSTACK(&owner.work, free_fn);
 	mock.go_on = &go_on;
 	mock.in_sync = &in_sync;
 
-	queue_work(system_unbound_wq, &owner.work);
+	side_start(&owner, free_fn, a, NULL);
 	wait_for_completion(&in_sync);
-	queue_work(system_unbound_wq, &detach.work);
-	/* It must not get through in this time, nor in any other */
-	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&detach.done, HZ / 5),
-			0);
+	side_start(&detach, detach_fn, a, fix->dev[0]);
+	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&detach.done,
+							  A_WHILE), 0);
 	KUNIT_EXPECT_STREQ(test, mock.log, "SPY");
 	complete(&go_on);
-	wait_for_completion(&owner.done);
-	wait_for_completion(&detach.done);
+	side_finish(&owner);
+	side_finish(&detach);
 	KUNIT_EXPECT_STREQ(test, mock.log, "SPYR");
-	flush_work(&owner.work);
-	flush_work(&detach.work);
-	destroy_work_on_stack(&owner.work);
-	destroy_work_on_stack(&detach.work);
+	ioasid_put(a);
+}
+
+/* What the driver is about to set is blocked before free returns */
+static void free_waits_for_an_attach_under_way(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	DECLARE_COMPLETION_ONSTACK(in_set);
+	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct side_work attach, owner;
+
+	ioasid_get(a);
+	mock.go_on = &go_on;
+	mock.in_set = &in_set;
+
+	side_start(&attach, attach_fn, a, fix->dev[0]);
+	wait_for_completion(&in_set);
+	side_start(&owner, free_fn, a, NULL);
+	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&owner.done,
+							  A_WHILE), 0);
+	complete(&go_on);
+	side_finish(&attach);
+	side_finish(&owner);
+	KUNIT_EXPECT_EQ(test, attach.ret, 0);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PARKED);
+	KUNIT_EXPECT_STREQ(test, mock.log, "SPY");
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
 	ioasid_put(a);
 }
 
@@ -868,6 +951,35 @@ static void park_of_many_fits_any_number(struct kunit *test)
 	}
 }
 
+/*
+ * Only the attached device is kept by its user: others of its group are flushed
+ * before the group can lose them.
+ */
+static void group_of_two_is_flushed_under_its_mutex(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	unsigned int outside = lockdep_depth(current);
+	struct iommu_group *group = iommu_group_get(fix->dev[0]);
+	struct device *dev = mock_device_add(test, MOCK_DEVICES, group);
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ioasid_free(a);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PARKED);
+	KUNIT_EXPECT_EQ(test, mock_entry(dev, 9), MOCK_PARKED);
+	KUNIT_EXPECT_STREQ(test, mock.log, "SSPPY");
+	if (IS_ENABLED(CONFIG_LOCKDEP))
+		KUNIT_EXPECT_EQ(test, mock.sync_depth, outside + 2);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	ioasid_put(a);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), 0);
+	KUNIT_EXPECT_EQ(test, mock_entry(dev, 9), 0);
+	mock_device_remove(dev);
+	iommu_group_put(group);
+}
+
 /* A driver without the hooks: blocked by removal, and removed only once */
 static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 {
@@ -915,9 +1027,11 @@ static void device_may_go_before_recycle(struct kunit *test)
 
 struct churn {
 	struct task_struct *task;
+	struct completion done;
 	struct ioasid_set *set;
 	struct device *dev;
 	atomic_t *taken;	/* one for each number of the range */
+	unsigned int rounds;
 	unsigned int failed;
 };
 
@@ -956,7 +1070,9 @@ static int churn_fn(void *data)
 		ioasid_detach_device(a, &mock_domain, c->dev);
 		atomic_dec(&c->taken[ioasid_id(a)]);
 		ioasid_put(a);
+		c->rounds++;
 	}
+	complete(&c->done);
 	return 0;
 }
 
@@ -974,6 +1090,7 @@ static void threads_never_share_a_number(struct kunit *test)
 		churn[i].set = fix->set;
 		churn[i].dev = fix->dev[i % 2];
 		churn[i].taken = taken;
+		init_completion(&churn[i].done);
 		churn[i].task = kthread_create(churn_fn, &churn[i],
 					       "ioasid-churn%u", i);
 		KUNIT_ASSERT_NOT_ERR_OR_NULL(test, churn[i].task);
@@ -982,57 +1099,68 @@ static void threads_never_share_a_number(struct kunit *test)
 	for (i = 0; i < ARRAY_SIZE(churn); i++)
 		wake_up_process(churn[i].task);
 	for (i = 0; i < ARRAY_SIZE(churn); i++) {
-		kthread_stop_put(churn[i].task);
+		wait_for_completion(&churn[i].done);
+		KUNIT_EXPECT_EQ(test, kthread_stop_put(churn[i].task), 0);
+		KUNIT_EXPECT_GT(test, churn[i].rounds, 0);
 		KUNIT_EXPECT_EQ(test, churn[i].failed, 0);
 	}
-}
-
-struct attach_race {
-	struct work_struct work;
-	struct ioasid *ioasid;
-	struct device *dev;
-	int ret;
-};
-
-static void attach_race_fn(struct work_struct *work)
-{
-	struct attach_race *w = container_of(work, struct attach_race, work);
-
-	w->ret = ioasid_attach_device(w->ioasid, &mock_domain, w->dev, NULL);
 }
 
 /* Attach against park: refused, or blocked, but never attached and open */
 static void attach_race_never_leaves_an_open_entry(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
-	struct attach_race race = { .dev = fix->dev[0] };
-	unsigned int i, refused = 0;
+	struct ioasid *a;
+	struct side_work attach;
+	unsigned int i;
 
-	INIT_WORK_ONSTACK(&race.work, attach_race_fn);
-	for (i = 0; i < 500; i++) {
-		race.ioasid = ioasid_test_alloc(test, 9, 9);
-		ioasid_get(race.ioasid);
-		queue_work(system_unbound_wq, &race.work);
-		if (i % 2)
-			cpu_relax();
-		else
-			cond_resched();
-		ioasid_free(race.ioasid);
-		flush_work(&race.work);
-		if (race.ret) {
-			refused++;
-			KUNIT_EXPECT_EQ(test, race.ret, -ESHUTDOWN);
+	for (i = 0; i < 300; i++) {
+		a = ioasid_test_alloc(test, 9, 9);
+		ioasid_get(a);
+		side_start(&attach, attach_fn, a, fix->dev[0]);
+		/* From before the worker wakes up to after it is through */
+		udelay(i);
+		ioasid_free(a);
+		side_finish(&attach);
+		if (attach.ret) {
+			KUNIT_EXPECT_EQ(test, attach.ret, -ESHUTDOWN);
 			KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), 0);
 		} else {
 			KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9),
 					MOCK_PARKED);
-			ioasid_detach_device(race.ioasid, &mock_domain,
-					     fix->dev[0]);
+			ioasid_detach_device(a, &mock_domain, fix->dev[0]);
 		}
-		ioasid_put(race.ioasid);
+		ioasid_put(a);
 	}
-	destroy_work_on_stack(&race.work);
-	kunit_info(test, "%u of %u attaches refused\n", refused, i);
+}
+
+/* One space for the numbers of users, of SVA and of kernel drivers */
+static void kernel_numbers_are_of_the_same_space(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *user[4];
+	u32 kernel[4];
+	unsigned int i, j;
+
+	for (i = 0; i < 4; i++) {
+		kernel[i] = iommu_alloc_global_pasid(fix->dev[0]);
+		KUNIT_ASSERT_NE(test, kernel[i], IOMMU_PASID_INVALID);
+		user[i] = ioasid_test_alloc(test, IOASID_MIN, IOASID_MAX);
+		for (j = 0; j <= i; j++)
+			KUNIT_EXPECT_NE(test, kernel[j], ioasid_id(user[i]));
+	}
+	/* Not a user's, whatever the user asks for */
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, kernel[0],
+						   kernel[0])), -ENOSPC);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, kernel[0])),
+			-ENOENT);
+	/* No quota but that of the user */
+	KUNIT_EXPECT_EQ(test, fix->set->used, 4);
+	for (i = 0; i < 4; i++) {
+		iommu_free_global_pasid(kernel[i]);
+		ioasid_free(user[i]);
+	}
+	ioasid_free(ioasid_test_alloc(test, kernel[0], kernel[0]));
 }
 
 static struct kunit_case ioasid_cases[] = {
@@ -1055,18 +1183,21 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(parked_gives_out_no_reference),
 	KUNIT_CASE(holder_may_use_a_parked_object),
 	KUNIT_CASE(free_without_users_recycles),
-	KUNIT_CASE(put_works_in_any_context),
-	KUNIT_CASE(last_put_with_interrupts_off),
+	KUNIT_CASE(last_put_works_in_any_context),
 	KUNIT_CASE(attach_sets_and_detach_removes),
 	KUNIT_CASE(second_attach_to_a_device_is_ebusy),
 	KUNIT_CASE(free_blocks_every_attachment),
 	KUNIT_CASE(parked_entry_stays_until_recycle),
 	KUNIT_CASE(parked_takes_no_attachment),
+	KUNIT_CASE(failed_attach_leaves_nothing),
 	KUNIT_CASE(detach_waits_for_a_park_under_way),
+	KUNIT_CASE(free_waits_for_an_attach_under_way),
 	KUNIT_CASE(park_holds_no_lock_of_others),
 	KUNIT_CASE(park_of_many_fits_any_number),
+	KUNIT_CASE(group_of_two_is_flushed_under_its_mutex),
 	KUNIT_CASE(driver_without_hooks_blocks_by_removal),
 	KUNIT_CASE(device_may_go_before_recycle),
+	KUNIT_CASE(kernel_numbers_are_of_the_same_space),
 	KUNIT_CASE_SLOW(threads_never_share_a_number),
 	KUNIT_CASE_SLOW(attach_race_never_leaves_an_open_entry),
 	{}

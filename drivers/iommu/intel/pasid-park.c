@@ -72,7 +72,11 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 	if (!(val & PASID_PTE_PARKED))
 		WRITE_ONCE(pte->val[0], (val & ~(u64)PASID_PTE_PRESENT) |
 			   PASID_PTE_FPD | PASID_PTE_PARKED);
-	if (val & PASID_PTE_PRESENT)
+	/*
+	 * Also when P is clear already: process exit with SVA may be about to
+	 * flush, and leaves page requests undrained.
+	 */
+	if (val && !(val & PASID_PTE_PARKED))
 		iommu_pasid_gather_add(gather, dev, pasid,
 				       pasid_get_domain_id(pte),
 				       pasid_pte_get_pgtt(pte));
@@ -88,6 +92,16 @@ enum intel_park_step {
 	PARK_FLUSH_DEVTLB,
 	PARK_FLUSH_STEPS,
 };
+
+/*
+ * A device that is gone never answers. While translation is off, device TLBs
+ * are not to be invalidated (VT-d 4.3).
+ */
+static bool intel_has_devtlb(struct device_domain_info *info)
+{
+	return info->ats_enabled && (info->iommu->gcmd & DMA_GCMD_TE) &&
+	       pci_device_is_present(to_pci_dev(info->dev));
+}
 
 /* The descriptor of a step for one entry; false if there is nothing to do. */
 static bool intel_park_desc(const struct iommu_pasid_gather_entry *entry,
@@ -112,12 +126,7 @@ static bool intel_park_desc(const struct iommu_pasid_gather_entry *entry,
 				      DMA_TLB_DSI_FLUSH, desc);
 		return true;
 	case PARK_FLUSH_DEVTLB:
-		/*
-		 * A device that is gone never answers. While translation is
-		 * off, device TLBs are not to be invalidated (VT-d 4.3).
-		 */
-		if (!info->ats_enabled || !(info->iommu->gcmd & DMA_GCMD_TE) ||
-		    !pci_device_is_present(to_pci_dev(entry->dev)))
+		if (!intel_has_devtlb(info))
 			return false;
 		qi_desc_dev_iotlb_pasid(PCI_DEVID(info->bus, info->devfn),
 					info->pfsid, entry->pasid,
@@ -175,7 +184,8 @@ static void intel_park_flush(struct iommu_pasid_gather *gather,
 
 /*
  * The last step: requests that the device made before. Some devices need one
- * more device TLB invalidation than the specification asks for.
+ * more device TLB invalidation than the specification asks for. One that is
+ * gone has no requests, and the drain would wait for its answer.
  */
 static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
 {
@@ -183,10 +193,11 @@ static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
 
 	KUNIT_STATIC_STUB_REDIRECT(intel_park_drain, entry);
 
-	if (info->ats_enabled)
+	if (intel_has_devtlb(info))
 		quirk_extra_dev_tlb_flush(info, 0, 64 - VTD_PAGE_SHIFT,
 					  entry->pasid, info->ats_qdep);
-	intel_iommu_drain_pasid_prq(entry->dev, entry->pasid);
+	if (pci_device_is_present(to_pci_dev(entry->dev)))
+		intel_iommu_drain_pasid_prq(entry->dev, entry->pasid);
 }
 
 /* Hardware is through with the entry: clear all but what keeps it blocked. */

@@ -18,6 +18,12 @@ static inline bool pasid_pte_is_parked(struct pasid_entry *pte)
 	return READ_ONCE(pte->val[0]) & PASID_PTE_PARKED;
 }
 
+/* Hardware is through with the entry: nothing is left but what blocks it. */
+static inline bool pasid_pte_park_is_done(struct pasid_entry *pte)
+{
+	return READ_ONCE(pte->val[0]) == (PASID_PTE_FPD | PASID_PTE_PARKED);
+}
+
 /*
  * The gate that everybody passes who is to make an entry present, under
  * iommu->lock: 0 if the entry is free, -EBUSY if it is in use, -ESHUTDOWN if

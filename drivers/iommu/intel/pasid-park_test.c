@@ -48,6 +48,7 @@ struct park_fixture {
 	unsigned int submits;
 	unsigned int drains;
 	unsigned int submits_at_drain;
+	unsigned int teardown_flushes;
 	int submit_ret;		/* for submissions of more than one */
 };
 
@@ -71,6 +72,16 @@ static int park_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
 	memcpy(submit->desc, desc, count * sizeof(*desc));
 	submit->entry = *park_entry(fix, 0, PASID);
 	return count > 1 ? fix->submit_ret : 0;
+}
+
+/* Teardown's way to flush what second-stage translation has cached */
+static void park_flush_iotlb_stub(struct intel_iommu *iommu, u16 did, u64 addr,
+				  unsigned int size_order, u64 type)
+{
+	struct park_fixture *fix = kunit_get_current_test()->priv;
+
+	if (did == TEST_DID && type == DMA_TLB_DSI_FLUSH)
+		fix->teardown_flushes++;
 }
 
 static void park_drain_stub(const struct iommu_pasid_gather_entry *entry)
@@ -255,6 +266,31 @@ static void absent_entry_is_marked_without_a_flush(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, park_entry(fix, 0, PASID)->val[0], PARKED_WORD);
 }
 
+/* Who cleared P has not flushed yet, or has left the drain to others */
+static void blocked_entry_is_flushed_and_drained(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_FL_ONLY);
+	pasid_clear_present(pte);
+	park(fix, 0, PASID);
+	KUNIT_ASSERT_EQ(test, fix->gather.count, 1);
+	KUNIT_EXPECT_EQ(test, fix->gather.entry[0].did, TEST_DID);
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_EXPECT_EQ(test, fix->submits, 3);
+	KUNIT_EXPECT_EQ(test, fix->drains, 1);
+	expect_words_cleared(test, pte);
+
+	/* As process exit with SVA leaves it */
+	pte = park_entry(fix, 0, PASID + 1);
+	pte->val[0] = PASID_PTE_FPD;
+	park(fix, 0, PASID + 1);
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_EXPECT_EQ(test, fix->drains, 2);
+	expect_words_cleared(test, pte);
+}
+
 static void second_park_does_nothing(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -352,6 +388,17 @@ static void no_device_tlb_flush_without_ats(struct kunit *test)
 	intel_pasid_park_sync(&fix->gather);
 	KUNIT_EXPECT_EQ(test, fix->submits, 2);
 	KUNIT_EXPECT_EQ(test, fix->drains, 1);
+}
+
+static void no_device_tlb_flush_while_translation_is_off(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+
+	fix->iommu[0].gcmd = 0;
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 0, PASID);
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_EXPECT_EQ(test, fix->submits, 2);
 }
 
 static void no_device_tlb_flush_of_a_device_that_is_gone(struct kunit *test)
@@ -527,6 +574,32 @@ static void teardown_leaves_the_mark(struct kunit *test)
 	expect_words_cleared(test, pte);
 }
 
+/*
+ * Process exit frees the page tables behind the entry when teardown returns, so
+ * it cannot leave the flush to a park that is under way.
+ */
+static void teardown_flushes_for_a_park_under_way(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+	struct pasid_entry blocked;
+
+	fix->iommu[0].flush.flush_iotlb = park_flush_iotlb_stub;
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 0, PASID);
+	blocked = *pte;
+	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
+				    true);
+	KUNIT_EXPECT_EQ(test, fix->teardown_flushes, 1);
+	KUNIT_EXPECT_MEMEQ(test, pte, &blocked, sizeof(blocked));
+
+	intel_pasid_park_sync(&fix->gather);
+	expect_words_cleared(test, pte);
+	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
+				    true);
+	KUNIT_EXPECT_EQ(test, fix->teardown_flushes, 1);
+}
+
 static void fault_ignore_alone_is_no_mark(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -587,17 +660,20 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(park_touches_only_p_fpd_and_the_mark),
 	KUNIT_CASE(words_stay_until_the_flush_is_done),
 	KUNIT_CASE(absent_entry_is_marked_without_a_flush),
+	KUNIT_CASE(blocked_entry_is_flushed_and_drained),
 	KUNIT_CASE(second_park_does_nothing),
 	KUNIT_CASE(pasid_without_a_table_is_left_alone),
 	KUNIT_CASE_PARAM(flush_follows_the_order_of_the_specification,
 			 park_orders_gen_params),
 	KUNIT_CASE(no_device_tlb_flush_without_ats),
+	KUNIT_CASE(no_device_tlb_flush_while_translation_is_off),
 	KUNIT_CASE(no_device_tlb_flush_of_a_device_that_is_gone),
 	KUNIT_CASE(gathered_pasids_share_the_waits),
 	KUNIT_CASE(each_iommu_gets_its_own_descriptors),
 	KUNIT_CASE(failed_batch_is_sent_one_by_one),
 	KUNIT_CASE_PARAM(parked_entry_is_not_set_up, park_setups_gen_params),
 	KUNIT_CASE(teardown_leaves_the_mark),
+	KUNIT_CASE(teardown_flushes_for_a_park_under_way),
 	KUNIT_CASE(fault_ignore_alone_is_no_mark),
 	KUNIT_CASE(unpark_clears_the_entry),
 	KUNIT_CASE(unpark_flushes_in_caching_mode),

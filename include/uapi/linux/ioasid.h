@@ -37,7 +37,8 @@ enum {
  * @min: out: smallest number that can be allocated
  * @max: out: largest number that can be allocated, inclusive
  * @quota: out: how many IOASIDs the set of this file may hold
- * @active: out: IOASIDs of the set in state ACTIVE
+ * @active: out: IOASIDs of the set in state ACTIVE, and those that an
+ *	    IOASID_ALLOC under way has charged
  * @parked: out: IOASIDs of the set in state PARKED, they count against @quota
  * @__reserved: must be 0
  *
@@ -101,6 +102,7 @@ struct ioasid_alloc {
  *  - EINVAL: @count is 0 or larger than the number space
  *  - ENOENT: a number is not an ACTIVE IOASID of this file, or stands in the
  *    array twice
+ *  - ENOMEM: no memory; never for up to 64 numbers
  *  - EINTR: a fatal signal
  */
 struct ioasid_free {
