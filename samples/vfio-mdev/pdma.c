@@ -22,17 +22,20 @@
  * asked for something new (-ESHUTDOWN); the reference to the IOASID and the
  * attachment stay until the user gives another one or closes the device.
  *
- * Locks: pdma_channel.lock is held from before pages are pinned until the
- * channel runs. dma_unmap() takes it, too, so an unmap finds a command with all
- * of its pages or none of them; it never runs in between, where VFIO would
- * find the memory still pinned and give up on us. This order is sound because
- * VFIO and iommufd call dma_unmap() with none of the locks that pinning or
- * unpinning takes. Outside of it is the dev_set lock (open, close, attach of an
- * IOAS), inside are the locks of the container or of iommufd, mmap_lock, and
- * those of IOASID and the IOMMU. Therefore mmap(), which is called with
- * mmap_lock held, must not take it.
+ * Locks, outermost first:
+ *
+ *   pdma_dev.lock      which channel has which mediated device
+ *   pdma_channel.lock  what the channel does, and all it takes for that
+ *   those of the container or of iommufd that pinning takes, mmap_lock, and
+ *   those of IOASID and the IOMMU
+ *
+ * pdma_channel.lock is held from before pages are pinned until the channel
+ * runs. dma_unmap() takes it, too, so an unmap finds a command with all of its
+ * pages or none of them; it never runs in between, where VFIO would find the
+ * memory still pinned and give up on us. This is sound because VFIO and iommufd
+ * call dma_unmap() with none of the locks that pinning or unpinning takes.
+ * mmap(), which is called with mmap_lock held, must not take it.
  */
-#include <linux/bitmap.h>
 #include <linux/cleanup.h>
 #include <linux/io.h>
 #include <linux/io-64-nonatomic-lo-hi.h>
@@ -62,7 +65,8 @@
  * @pdev: the PCI function
  * @bar: all of BAR 0
  * @nr_channels: how many channels it has
- * @used: channels that a mediated device has
+ * @lock: protects @channels
+ * @channels: mediated devices by channel, NULL: free
  * @resv_regions: IOVAs that are not memory for a DMA of @pdev
  * @type: the only type of mediated devices
  * @types: array of that type, as the mdev core wants it
@@ -72,7 +76,9 @@ struct pdma_dev {
 	struct pci_dev *pdev;
 	void __iomem *bar;
 	unsigned int nr_channels;
-	DECLARE_BITMAP(used, PDMA_MAX_CHANNELS);
+	/* Outside of pdma_channel.lock */
+	struct mutex lock;
+	struct pdma_channel *channels[PDMA_MAX_CHANNELS];
 	struct list_head resv_regions;
 	struct mdev_type type;
 	struct mdev_type *types[1];
@@ -182,9 +188,11 @@ static u32 pdma_status(struct pdma_channel *ch)
 	return readl(ch->regs + PDMA_STATUS);
 }
 
-static void pdma_write_pasid(struct pdma_channel *ch, u32 val)
+/* @ioasid: must be attached; NULL: no DMA at all */
+static void pdma_write_pasid(struct pdma_channel *ch, struct ioasid *ioasid)
 {
-	writel(val, ch->ctl + PDMA_CTL_PASID);
+	writel(ioasid ? PDMA_PASID_VALID | ioasid_id(ioasid) : 0,
+	       ch->ctl + PDMA_CTL_PASID);
 	pdma_status(ch);
 }
 
@@ -458,7 +466,7 @@ static int pdma_replace_ioasid(struct pdma_channel *ch, struct ioasid *new)
 
 	/* A command ends with the PASID that it was submitted for */
 	pdma_stop(ch);
-	pdma_write_pasid(ch, new ? PDMA_PASID_VALID | ioasid_id(new) : 0);
+	pdma_write_pasid(ch, new);
 	ch->ioasid = new;
 
 	if (old) {
@@ -747,74 +755,78 @@ static const struct vfio_device_ops pdma_vfio_ops = {
 
 /* Mediated devices */
 
-static int pdma_get_channel(struct pdma_dev *pdma)
+/* Find a free channel for @ch */
+static int pdma_add_channel(struct pdma_dev *pdma, struct pdma_channel *ch)
 {
 	unsigned int nr;
 
-	do {
-		nr = find_first_zero_bit(pdma->used, pdma->nr_channels);
-		if (nr == pdma->nr_channels)
-			return -EUSERS;
-	} while (test_and_set_bit(nr, pdma->used));
-	return nr;
+	guard(mutex)(&pdma->lock);
+	for (nr = 0; nr < pdma->nr_channels; nr++) {
+		if (pdma->channels[nr])
+			continue;
+		ch->pdma = pdma;
+		ch->nr = nr;
+		ch->ctl = pdma->bar + PDMA_CTL(nr);
+		ch->regs = pdma->bar + PDMA_CHANNEL_PAGE(nr);
+		pdma->channels[nr] = ch;
+		return 0;
+	}
+	return -EUSERS;
 }
 
-static void pdma_put_channel(struct pdma_dev *pdma, unsigned int nr)
+static void pdma_del_channel(struct pdma_channel *ch)
 {
-	clear_bit(nr, pdma->used);
+	guard(mutex)(&ch->pdma->lock);
+	ch->pdma->channels[ch->nr] = NULL;
 }
 
 static int pdma_mdev_probe(struct mdev_device *mdev)
 {
 	struct pdma_dev *pdma = dev_get_drvdata(mdev->type->parent->dev);
 	struct pdma_channel *ch;
-	int nr, ret;
-
-	nr = pdma_get_channel(pdma);
-	if (nr < 0)
-		return nr;
+	int ret;
 
 	ch = vfio_alloc_device(pdma_channel, vdev, &mdev->dev, &pdma_vfio_ops);
-	if (IS_ERR(ch)) {
-		ret = PTR_ERR(ch);
-		goto err_put_channel;
-	}
-	ch->pdma = pdma;
-	ch->nr = nr;
-	ch->ctl = pdma->bar + PDMA_CTL(nr);
-	ch->regs = pdma->bar + PDMA_CHANNEL_PAGE(nr);
+	if (IS_ERR(ch))
+		return PTR_ERR(ch);
+
+	ret = pdma_add_channel(pdma, ch);
+	if (ret)
+		goto err_put_device;
 	dev_set_drvdata(&mdev->dev, ch);
 
 	/* From here on it can be opened */
 	ret = vfio_register_emulated_iommu_dev(&ch->vdev);
 	if (ret)
-		goto err_put_device;
+		goto err_del_channel;
 	return 0;
 
+err_del_channel:
+	pdma_del_channel(ch);
 err_put_device:
 	vfio_put_device(&ch->vdev);
-err_put_channel:
-	pdma_put_channel(pdma, nr);
 	return ret;
 }
 
 static void pdma_mdev_remove(struct mdev_device *mdev)
 {
 	struct pdma_channel *ch = dev_get_drvdata(&mdev->dev);
-	struct pdma_dev *pdma = ch->pdma;
-	unsigned int nr = ch->nr;
 
 	/* Returns when the last user has closed it */
 	vfio_unregister_group_dev(&ch->vdev);
+	pdma_del_channel(ch);
 	vfio_put_device(&ch->vdev);
-	pdma_put_channel(pdma, nr);
 }
 
 static unsigned int pdma_mdev_get_available(struct mdev_type *mtype)
 {
 	struct pdma_dev *pdma = dev_get_drvdata(mtype->parent->dev);
+	unsigned int nr, available = 0;
 
-	return pdma->nr_channels - bitmap_weight(pdma->used, pdma->nr_channels);
+	guard(mutex)(&pdma->lock);
+	for (nr = 0; nr < pdma->nr_channels; nr++)
+		available += !pdma->channels[nr];
+	return available;
 }
 
 static ssize_t pdma_mdev_show_description(struct mdev_type *mtype, char *buf)
@@ -870,6 +882,9 @@ static int pdma_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (!pdma)
 		return -ENOMEM;
 	pdma->pdev = pdev;
+	ret = devm_mutex_init(dev, &pdma->lock);
+	if (ret)
+		return ret;
 	INIT_LIST_HEAD(&pdma->resv_regions);
 
 	ret = pcim_enable_device(pdev);
@@ -919,6 +934,29 @@ static void pdma_pci_remove(struct pci_dev *pdev)
 	pci_clear_master(pdev);
 }
 
+/* A function level reset has stopped all channels and cleared their PASIDs */
+static void pdma_pci_reset_done(struct pci_dev *pdev)
+{
+	struct pdma_dev *pdma = pci_get_drvdata(pdev);
+	struct pdma_channel *ch;
+	unsigned int nr;
+
+	guard(mutex)(&pdma->lock);
+	for (nr = 0; nr < pdma->nr_channels; nr++) {
+		ch = pdma->channels[nr];
+		if (!ch)
+			continue;
+		guard(mutex)(&ch->lock);
+		pdma_reset(ch);
+		if (ch->ioasid)
+			pdma_write_pasid(ch, ch->ioasid);
+	}
+}
+
+static const struct pci_error_handlers pdma_pci_err_handler = {
+	.reset_done = pdma_pci_reset_done,
+};
+
 static const struct pci_device_id pdma_pci_ids[] = {
 	{ PCI_DEVICE(PDMA_VENDOR_ID, PDMA_DEVICE_ID) },
 	{ }
@@ -930,6 +968,7 @@ static struct pci_driver pdma_pci_driver = {
 	.id_table = pdma_pci_ids,
 	.probe = pdma_pci_probe,
 	.remove = pdma_pci_remove,
+	.err_handler = &pdma_pci_err_handler,
 };
 
 static int __init pdma_init(void)
