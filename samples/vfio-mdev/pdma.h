@@ -53,9 +53,11 @@
  * Channel page. A reset stops the channel and sets all of these registers to
  * zero but PDMA_PERIOD and PDMA_BURST, which become 100 and 1; it does not
  * touch the PASID. A function level reset resets all channels, takes away
- * their PASIDs, and disables the PASID and ATS capabilities. When a write of PDMA_CMD_STOP or a reset has been completed
- * (a read of any register of the channel has returned), the channel issues no
- * more DMA until the next command.
+ * their PASIDs, and disables the PASID and ATS capabilities.
+ *
+ * When a write of PDMA_CMD_STOP or a reset has been completed (a read of any
+ * register of the channel has returned), the channel issues no more DMA until
+ * the next command.
  */
 #define PDMA_SRC			0x00	/* RW, 64 bits: IOVA, PDMA_CMD_COPY */
 #define PDMA_DST			0x08	/* RW, 64 bits: IOVA */
