@@ -232,14 +232,14 @@ static void ioasid_release(struct ioasid *ioasid)
 {
 	struct ioasid_set *set = ioasid->set;
 
-	xa_erase(&ioasid_xa, ioasid->id);
-
+	/* In this order: who sees that the number is gone finds it uncharged */
 	spin_lock(&set->lock);
 	set->used--;
 	if (ioasid->state == IOASID_STATE_PARKED)
 		set->parked--;
 	spin_unlock(&set->lock);
 
+	xa_erase(&ioasid_xa, ioasid->id);
 	ioasid_set_put(set);
 	mutex_destroy(&ioasid->lock);
 	/* A lookup may still look at it */
