@@ -11,12 +11,16 @@ PASS, FAIL, SKIP = "passed", "failed", "skipped"
 
 
 class Result:
-    def __init__(self, outcome, name, why="", details=()):
+    """Of one test, or of several that share their fate"""
+
+    def __init__(self, outcome, name, why="", details=(), count=1):
         self.outcome, self.name, self.why, self.details = outcome, name, why, list(details)
+        self.count = count
 
 
 def summary(results):
-    count = {outcome: sum(r.outcome == outcome for r in results) for outcome in (PASS, FAIL, SKIP)}
+    count = {outcome: sum(r.count for r in results if r.outcome == outcome)
+             for outcome in (PASS, FAIL, SKIP)}
     return ", ".join(f"{number} {outcome}" for outcome, number in count.items())
 
 
@@ -93,9 +97,10 @@ def flatten(stream, path):
         outcome = test.result.outcome
         if not below or (outcome == FAIL and all(r.outcome != FAIL for r in below)):
             results.append(Result(outcome, name, test.result.why, test.result.details))
-    for number in range(len(stream.tests) + 1, (stream.planned or 0) + 1):
-        results.append(Result(FAIL, f"{path} test {number} of {stream.planned}".strip(),
-                              "planned, but did not report"))
+    missing = (stream.planned or 0) - len(stream.tests)
+    if missing > 0:
+        results.append(Result(FAIL, f"{path} ({missing} of {stream.planned} tests)".strip(),
+                              "planned, but did not report", count=missing))
     return results
 
 
