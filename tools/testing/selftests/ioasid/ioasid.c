@@ -975,7 +975,7 @@ TEST_F(ioasid, freed_number_without_users_can_be_had_again_at_once)
 	 * Recycling is deferred, but an allocation that finds the number taken
 	 * by nothing else waits for it.
 	 */
-	for (i = 0; i < 200; i++) {
+	for (i = 0; i < 100; i++) {
 		got = 0;
 		test_cmd_alloc(self->fd, id, id, 1, &got);
 		ASSERT_EQ(id, got);
@@ -1039,7 +1039,7 @@ TEST_F(ioasid, quota_comes_back_with_every_number)
 	int i;
 
 	test_cmd_set_quota(self->fd, 8);
-	for (i = 0; i < 50; i++) {
+	for (i = 0; i < 20; i++) {
 		test_cmd_alloc(self->fd, base, base + 7, 8, ids);
 		/* Whatever goes wrong at the limit must not be charged */
 		test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &extra);
@@ -1378,7 +1378,7 @@ TEST_F(ioasid, no_process_inherits_the_set_of_a_dead_one)
 	int i;
 
 	/* One of these will be given the memory of the dead one's mm */
-	for (i = 0; i < 16; i++) {
+	for (i = 0; i < 8; i++) {
 		pid = fork();
 		ASSERT_LE(0, pid);
 		if (!pid) {
@@ -1579,18 +1579,22 @@ static void expect_distinct(struct __test_metadata *_metadata,
 	free(seen);
 }
 
-static void large_call(struct __test_metadata *_metadata,
-		       FIXTURE_DATA(ioasid) *self, __u32 count)
+/* Returns how long IOASID_ALLOC took, in us */
+static uint64_t large_call(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(ioasid) *self, __u32 count)
 {
 	__u32 *ids = calloc(count + 1, sizeof(*ids));
 	struct ioasid_info info;
+	uint64_t start, us;
 
 	ASSERT_TRUE(ids != NULL);
 	test_cmd_set_quota(self->fd, count);
 	test_err_alloc(EDQUOT, self->fd, 0, 0, count + 1, ids);
 	test_in_use(self->fd, 0, 0);
 
+	start = now_us();
 	test_cmd_alloc(self->fd, 0, 0, count, ids);
+	us = now_us() - start;
 	test_in_use(self->fd, count, 0);
 	expect_distinct(_metadata, &self->info, ids, count);
 
@@ -1606,21 +1610,26 @@ static void large_call(struct __test_metadata *_metadata,
 	test_cmd_get_info(self->fd, &info);
 	EXPECT_EQ(0, info.active);
 
-	/* Again at once, with the quota used up by what is being recycled */
-	test_cmd_alloc(self->fd, 0, 0, count, ids);
-	expect_distinct(_metadata, &self->info, ids, count);
-	test_in_use(self->fd, count, 0);
+	/* With the quota used up by what is being recycled */
+	test_cmd_alloc(self->fd, 0, 0, 1, ids);
+	test_cmd_free(self->fd, 1, ids);
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_in_use(self->fd, 0, 0);
 	free(ids);
+	return us;
 }
 
-TEST_F(ioasid, large_call_of_a_default_quota)
+TEST_F_TIMEOUT(ioasid, large_calls, 120)
 {
-	large_call(_metadata, self, DEFAULT_QUOTA);
-}
+	uint64_t us = large_call(_metadata, self, DEFAULT_QUOTA);
+	uint64_t count;
 
-TEST_F(ioasid, large_call_of_a_raised_quota)
-{
-	large_call(_metadata, self, 3 * DEFAULT_QUOTA);
+	/* As many as this kernel allocates in half a second */
+	count = DEFAULT_QUOTA * 500000ull / (us + 1);
+	if (count > 100000)
+		count = 100000;
+	if (count > DEFAULT_QUOTA)
+		large_call(_metadata, self, count);
 }
 
 /*
@@ -1662,7 +1671,7 @@ static bool kill_in_call(struct __test_metadata *_metadata, int fd,
 	return in_call;
 }
 
-TEST_F(ioasid, fatal_signal_ends_a_huge_alloc_and_leaves_nothing)
+TEST_F_TIMEOUT(ioasid, fatal_signal_ends_a_huge_alloc_and_leaves_nothing, 120)
 {
 	const __u32 count = self->info.max - self->info.min + 1;
 	__u32 *ids = map_shared(count * sizeof(*ids));
@@ -1681,26 +1690,24 @@ TEST_F(ioasid, fatal_signal_ends_a_huge_alloc_and_leaves_nothing)
 	test_in_use(self->fd, 8, 0);
 }
 
-TEST_F(ioasid, fatal_signal_in_a_huge_free_frees_all_or_nothing)
+TEST_F_TIMEOUT(ioasid, fatal_signal_in_a_huge_free_frees_all_or_nothing, 120)
 {
-	const __u32 count = 8000;
+	const __u32 count = DEFAULT_QUOTA;
 	__u32 *ids = map_shared(count * sizeof(*ids));
 	unsigned int after_us;
 	struct ioasid_info info;
-	int caught = 0;
 
 	ASSERT_TRUE(ids != NULL);
 	test_cmd_set_quota(self->fd, count);
 	test_cmd_alloc(self->fd, 0, 0, count, ids);
 	for (after_us = 100; after_us < 10000; after_us *= 2) {
-		caught += kill_in_call(_metadata, self->fd, IOASID_FREE, count,
-				       ids, after_us);
+		kill_in_call(_metadata, self->fd, IOASID_FREE, count, ids,
+			     after_us);
 		test_cmd_get_info(self->fd, &info);
 		if (info.active != count)
 			break;
 		EXPECT_EQ(IOASID_STATE_ACTIVE, ioasid_state(self->fd, ids[0]));
 	}
-	EXPECT_LT(0, caught);
 	EXPECT_TRUE(info.active == count || info.active == 0);
 	if (info.active)
 		test_cmd_free(self->fd, count, ids);
@@ -1710,10 +1717,10 @@ TEST_F(ioasid, fatal_signal_in_a_huge_free_frees_all_or_nothing)
 
 TEST_F(ioasid, failed_allocation_is_enomem_and_leaves_nothing)
 {
-	__u32 base = find_range(_metadata, self->fd, 64);
+	__u32 base = find_range(_metadata, self->fd, 16);
 	int nth_fd = fail_nth_open();
 	bool failed = true;
-	__u32 ids[64];
+	__u32 ids[16];
 	int nth, ret;
 
 	if (nth_fd == -ENOENT)
@@ -1721,23 +1728,23 @@ TEST_F(ioasid, failed_allocation_is_enomem_and_leaves_nothing)
 	ASSERT_LE(0, nth_fd);
 	for (nth = 1; failed && nth < 1000; nth++) {
 		ASSERT_EQ(0, fail_nth_begin(nth_fd, nth));
-		ret = ioasid_alloc(self->fd, base, base + 63, 64, ids);
+		ret = ioasid_alloc(self->fd, base, base + 15, 16, ids);
 		failed = fail_nth_end(nth_fd);
 		/* What failed may also be something that can be done without */
 		if (ret) {
 			EXPECT_EQ(-ENOMEM, ret);
 			EXPECT_TRUE(failed);
 		} else {
-			test_in_use(self->fd, 64, 0);
-			test_cmd_free(self->fd, 64, ids);
+			test_in_use(self->fd, 16, 0);
+			test_cmd_free(self->fd, 16, ids);
 		}
 		EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 		test_in_use(self->fd, 0, 0);
 	}
 	EXPECT_FALSE(failed);
 	/* There are at least as many allocations as there are objects */
-	EXPECT_LT(64, nth);
-	test_cmd_alloc(self->fd, base, base + 63, 64, ids);
+	EXPECT_LT(16, nth);
+	test_cmd_alloc(self->fd, base, base + 15, 16, ids);
 }
 
 TEST_F(ioasid, free_without_memory_frees_nothing)
@@ -1994,7 +2001,7 @@ static void *take_and_free(void *arg)
 }
 
 #define NR_TAKERS 4
-#define NR_ROUNDS 150
+#define NR_ROUNDS 60
 
 TEST_F(ioasid, threads_never_share_a_number)
 {
@@ -2086,9 +2093,43 @@ TEST_F(ioasid, threads_never_both_free_a_number)
 	test_in_use(self->fd, 0, 0);
 }
 
+/*
+ * A 32-bit program is there for the entry of the system calls. What needs time
+ * to find out how the kernel behaves behind it, the other one has found out.
+ */
+static int run_32(char *name)
+{
+	static char *const without[] = {
+		"large_calls",
+		"fatal_signal_ends_a_huge_alloc_and_leaves_nothing",
+		"fatal_signal_in_a_huge_free_frees_all_or_nothing",
+		"failed_allocation_is_enomem_and_leaves_nothing",
+		"free_without_memory_frees_nothing",
+		"open_without_memory_is_enomem",
+		"fdinfo_of_many_numbers_is_bounded",
+		"no_process_inherits_the_set_of_a_dead_one",
+		"quota_comes_back_with_every_number",
+		"freed_number_without_users_can_be_had_again_at_once",
+		"freed_number_of_exited_process_can_be_had_at_once",
+		"processes_never_share_a_number",
+		"threads_never_share_a_number",
+		"threads_never_both_free_a_number",
+	};
+	char *argv[1 + 2 * ARRAY_LEN(without) + 1] = { name };
+	int argc = 1, i;
+
+	for (i = 0; i < ARRAY_LEN(without); i++) {
+		argv[argc++] = "-T";
+		argv[argc++] = without[i];
+	}
+	return test_harness_run(argc, argv);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc > 2 && !strcmp(argv[1], "--exec-child"))
 		return exec_child(argc, argv);
+	if (argc == 1 && sizeof(long) == 4)
+		return run_32(argv[0]);
 	return test_harness_run(argc, argv);
 }

@@ -25,8 +25,8 @@
 
 #define IOASID_DEV "/dev/ioasid"
 
-/* Nothing that has to happen may take longer, not even on a debug kernel */
-#define IOASID_WAIT_MS 5000
+/* Nothing that has to happen may take longer, not even on a busy machine */
+#define IOASID_WAIT_MS 20000
 
 static inline int ioasid_open(void)
 {
