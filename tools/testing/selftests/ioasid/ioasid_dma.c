@@ -489,67 +489,88 @@ TEST_F(dma, parked_is_final)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/* Invariants 3 and 6: whichever comes first */
+/*
+ * Invariants 3 and 6: the device is given a number, and the owner frees it, at
+ * the same time. A third thread keeps the channel busy, so that the driver has
+ * looked the number up and waits for the channel when the number is parked.
+ */
 struct racer {
-	pthread_barrier_t *barrier;
 	struct channel *ch;
 	int fd;
 	__u32 id;
-	int delay;
+	int phase;
 	int ret;
 };
 
-static void *attach_and_stream(void *arg)
+#define RACER_READY	1
+#define RACER_DONE	2
+
+static void *keep_busy(void *arg)
 {
 	struct racer *r = arg;
 
-	pthread_barrier_wait(r->barrier);
+	while (__atomic_load_n(&r->phase, __ATOMIC_SEQ_CST) != RACER_DONE) {
+		pdma_stream(&r->ch->dev, IOVA, BUF_LEN, 1000, 1);
+		pdma_stop(&r->ch->dev);
+	}
+	return NULL;
+}
+
+static void *give_number(void *arg)
+{
+	struct racer *r = arg;
+
+	__atomic_store_n(&r->phase, RACER_READY, __ATOMIC_SEQ_CST);
 	r->ret = pdma_set_ioasid(&r->ch->dev, r->fd, r->id);
-	if (!r->ret)
-		r->ret = pdma_stream(&r->ch->dev, IOVA, r->ch->len, 10, 1);
 	return NULL;
 }
 
 TEST_F_TIMEOUT(dma, attach_races_with_free, 120)
 {
-	__u64 faults = bar_recorded(&self->engine.bar);
 	struct channel *ch = &self->ch[0];
-	pthread_barrier_t barrier;
+	pthread_t busy, thread;
+	int round, nr, given = 0;
 	volatile int spin;
-	pthread_t thread;
 	__u32 id, got;
-	int round;
 
 	ch->len = 4096;
-	ASSERT_EQ(0, pthread_barrier_init(&barrier, NULL, 2));
-	for (round = 0; round < 50; round++) {
-		struct racer racer = { .barrier = &barrier, .ch = ch,
-				       .fd = self->fd };
+	for (round = 0; round < 40; round++) {
+		struct racer racer = { .ch = ch, .fd = self->fd };
 
-		test_cmd_alloc(self->fd, 0, 0, 1, &id);
-		racer.id = id;
-		ASSERT_EQ(0, pthread_create(&thread, NULL, attach_and_stream,
+		/* The busy thread needs one to work with, and leaves it */
+		id = give_ioasid(_metadata, ch, self->fd);
+		ASSERT_EQ(0, pthread_create(&busy, NULL, keep_busy, &racer));
+		test_cmd_alloc(self->fd, 0, 0, 1, &racer.id);
+		ASSERT_EQ(0, pthread_create(&thread, NULL, give_number,
 					    &racer));
-		pthread_barrier_wait(&barrier);
-		for (spin = 0; spin < round * 1000; spin++)
+		ASSERT_TRUE(wait_until(__atomic_load_n(&racer.phase,
+						       __ATOMIC_SEQ_CST)));
+		for (spin = 0; spin < round % 20 * 1000; spin++)
 			;
-		test_cmd_free(self->fd, 1, &id);
+		test_cmd_free(self->fd, 1, &racer.id);
 		ASSERT_EQ(0, pthread_join(thread, NULL));
+		__atomic_store_n(&racer.phase, RACER_DONE, __ATOMIC_SEQ_CST);
+		ASSERT_EQ(0, pthread_join(busy, NULL));
 
-		if (!racer.ret) {
-			expect_blocked(ch);
-		} else if (racer.ret != -ESHUTDOWN) {
-			/* Recycled before it was asked for */
-			EXPECT_EQ(-ENOENT, racer.ret);
-		}
-		if (pdma_get_ioasid(&ch->dev) == id) {
-			test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
+		if (racer.ret) {
+			/* Too late, or too late even to find it */
+			EXPECT_TRUE(racer.ret == -ESHUTDOWN ||
+				    racer.ret == -ENOENT);
+			EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
+			EXPECT_TRUE(ioasid_wait_recycled(self->fd, racer.id));
 		} else {
-			EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
+			given++;
+			test_err_alloc(ENOSPC, self->fd, racer.id, racer.id, 1,
+				       &got);
+			nr = bar_find_channel(&self->engine.bar, racer.id);
+			ASSERT_LE(0, nr);
+			expect_still_blocked(_metadata, &self->engine, ch, nr);
 		}
 		ASSERT_EQ(0, pdma_drop_ioasid(&ch->dev));
+		test_cmd_free(self->fd, 1, &id);
 	}
-	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
+	TH_LOG("%d of %d numbers were attached before they were parked", given,
+	       round);
 	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 }
 

@@ -824,6 +824,12 @@ TEST_F(mdev, unmap_of_other_memory_does_not_stop_dma)
 
 	start_stream(&self->dev);
 	EXPECT_EQ(0, pdma_unmap(&self->dev, below, PAGE));
+	test_streams(&self->dev);
+	EXPECT_EQ(0, pdma_stop(&self->dev));
+
+	ASSERT_EQ(0, pdma_map(&self->dev, mem, below, PAGE));
+	EXPECT_EQ(0, pdma_copy_wait(&second, above, below, PAGE));
+	ASSERT_EQ(0, pdma_stream(&self->dev, above - PAGE, PAGE, 0, 0));
 	EXPECT_EQ(0, pdma_unmap(&self->dev, above, PAGE));
 	test_streams(&self->dev);
 	EXPECT_EQ(0, pdma_refused(&self->dev));
