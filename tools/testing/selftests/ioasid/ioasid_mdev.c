@@ -653,6 +653,13 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 		.len = PAGE,
 	};
 	const struct pdma_submit stop = { .cmd = PDMA_CMD_STOP };
+	/* Above all that is special */
+	const struct pdma_submit high = {
+		.cmd = PDMA_CMD_COPY,
+		.src = 1ULL << 33,
+		.dst = 1ULL << 33,
+		.len = PAGE,
+	};
 	const __u64 top = ~0ULL << 12;
 	const __u64 msi = 0xfee00000;
 
@@ -683,6 +690,9 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	BAD(copy, src, IOVA + BUF_LEN - PAGE + 1, EFAULT);
 	BAD(copy, dst, IOVA + BUF_LEN - PAGE + 1, EFAULT);
 	BAD(copy, dst, 0, EFAULT);
+
+	BAD(high, len, PAGE, EFAULT);
+	BAD(high, len, 0, EINVAL);
 
 	BAD(stream, len, 0, EINVAL);
 	BAD(stream, len, PDMA_MAX_LEN + 8, EINVAL);
