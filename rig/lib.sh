@@ -52,13 +52,16 @@ step()
 
 	shift 2
 	say "$step_what ..."
-	# Not in a condition: there, bash would ignore "set -e" in a function
+	# Not in a condition: there, bash would ignore "set -e" in a function. The
+	# outer redirection is for what bash itself says when it is killed.
 	set +e
-	(
-		set -e
-		"$@"
-	) >"$step_log" 2>&1 </dev/null
-	step_status=$?
+	{
+		(
+			set -e
+			"$@"
+		) >"$step_log" 2>&1 </dev/null
+		step_status=$?
+	} 2>/dev/null
 	set -e
 	if [ "$step_status" = 0 ]; then
 		say "$step_what: $(duration $((SECONDS - step_start)))"
@@ -67,7 +70,10 @@ step()
 	if grep -q 'No space left on device' "$step_log"; then
 		die "$step_what: disk full, free some space below $BUILD"
 	fi
-	grep -m 5 -E '(^|[^a-z_])([Ee]rror|[Ff]atal|[Ff]ailed)([^a-z_]|$)' "$step_log" >&2 ||
+	if [ "$step_status" -gt 128 ] || tail -n 5 "$step_log" | grep -qE 'Terminated|Killed|interrupted'; then
+		die "$step_what was killed, run it again: it goes on from there ($step_log)"
+	fi
+	grep -m 5 -E '([Ee]rror|ERROR|[Ff]atal|FAILED)( [0-9]+)?(:|$)' "$step_log" >&2 ||
 		tail -n 5 "$step_log" >&2
 	die "$step_what failed, see $step_log"
 }
