@@ -35,6 +35,7 @@
 #include <linux/init.h>
 #include <linux/iommu.h>
 #include <linux/irq_work.h>
+#include <linux/misc_cgroup.h>
 #include <linux/moduleparam.h>
 #include <linux/sched/mm.h>
 #include <linux/seq_file.h>
@@ -157,35 +158,55 @@ static bool ioasid_set_try_charge(struct ioasid_set *set, u32 count)
 	return fits;
 }
 
-/*
- * Charge @set for @count IOASIDs. Parked ones count until they are recycled,
- * so those that only wait for the worker are given the time to go.
- */
-int ioasid_set_charge(struct ioasid_set *set, u32 count)
-{
-	if (ioasid_set_try_charge(set, count))
-		return 0;
-
-	ioasid_recycle_flush();
-	return ioasid_set_try_charge(set, count) ? 0 : -EDQUOT;
-}
-
-void ioasid_set_uncharge(struct ioasid_set *set, u32 count)
+static void ioasid_set_uncharge(struct ioasid_set *set, u32 count,
+				u32 parked)
 {
 	spin_lock(&set->lock);
 	set->used -= count;
+	set->parked -= parked;
 	spin_unlock(&set->lock);
+}
+
+static bool ioasid_try_charge(struct ioasid_set *set, struct misc_cg *cg,
+			      u32 count)
+{
+	if (!ioasid_set_try_charge(set, count))
+		return false;
+	if (!cg || !misc_cg_try_charge(MISC_CG_RES_IOASID, cg, count))
+		return true;
+
+	ioasid_set_uncharge(set, count, 0);
+	return false;
+}
+
+/*
+ * Charge @set and @cg for @count IOASIDs. Parked ones count until they are
+ * recycled, so those that only wait for the worker are given the time to go.
+ */
+int ioasid_charge(struct ioasid_set *set, struct misc_cg *cg, u32 count)
+{
+	if (ioasid_try_charge(set, cg, count))
+		return 0;
+
+	ioasid_recycle_flush();
+	return ioasid_try_charge(set, cg, count) ? 0 : -EDQUOT;
+}
+
+void ioasid_uncharge(struct ioasid_set *set, struct misc_cg *cg, u32 count)
+{
+	misc_cg_uncharge(MISC_CG_RES_IOASID, cg, count);
+	ioasid_set_uncharge(set, count, 0);
 }
 
 /* Allocation */
 
 /*
  * Take a free number of [@min, @max] for an object that no lookup finds until
- * ioasid_publish(). The caller has charged @set; the charge goes with the
- * object.
+ * ioasid_publish(). The caller has charged @set and @cg; the charge goes with
+ * the object.
  */
-struct ioasid *ioasid_reserve(struct ioasid_set *set, u32 min, u32 max,
-			      u64 owner)
+struct ioasid *ioasid_reserve(struct ioasid_set *set, struct misc_cg *cg,
+			      u32 min, u32 max, u64 owner)
 {
 	struct ioasid *ioasid;
 	int ret;
@@ -198,9 +219,9 @@ struct ioasid *ioasid_reserve(struct ioasid_set *set, u32 min, u32 max,
 	ioasid->state = IOASID_STATE_RESERVED;
 	ioasid->owner = owner;
 	mutex_init(&ioasid->lock);
-	INIT_LIST_HEAD(&ioasid->owner_node);
 	INIT_LIST_HEAD(&ioasid->attachments);
 	ioasid->set = set;
+	ioasid->cg = cg;
 
 	ret = xa_alloc(&ioasid_xa, &ioasid->id, ioasid, XA_LIMIT(min, max),
 		       GFP_KERNEL);
@@ -216,6 +237,8 @@ struct ioasid *ioasid_reserve(struct ioasid_set *set, u32 min, u32 max,
 	}
 
 	refcount_inc(&set->refs);
+	get_misc_cg(cg);
+	ioasid_tracker_init(ioasid);
 	return ioasid;
 }
 
@@ -231,15 +254,16 @@ void ioasid_publish(struct ioasid *ioasid)
 static void ioasid_release(struct ioasid *ioasid)
 {
 	struct ioasid_set *set = ioasid->set;
+	struct misc_cg *cg = ioasid->cg;
+
+	ioasid_tracker_exit(ioasid);
 
 	/* In this order: who sees that the number is gone finds it uncharged */
-	spin_lock(&set->lock);
-	set->used--;
-	if (ioasid->state == IOASID_STATE_PARKED)
-		set->parked--;
-	spin_unlock(&set->lock);
+	misc_cg_uncharge(MISC_CG_RES_IOASID, cg, 1);
+	ioasid_set_uncharge(set, 1, ioasid->state == IOASID_STATE_PARKED);
 
 	xa_erase(&ioasid_xa, ioasid->id);
+	put_misc_cg(cg);
 	ioasid_set_put(set);
 	mutex_destroy(&ioasid->lock);
 	/* A lookup may still look at it */
@@ -254,7 +278,7 @@ void ioasid_unreserve(struct ioasid *ioasid)
 
 /**
  * ioasid_alloc() - allocate an IOASID for a kernel owner
- * @set: what is charged
+ * @set: what is charged, together with the cgroup of the current task
  * @min: smallest PASID wanted, at least 1
  * @max: largest PASID wanted, inclusive, at most 0xfffff
  *
@@ -263,25 +287,31 @@ void ioasid_unreserve(struct ioasid *ioasid)
  * Return: the IOASID in state ACTIVE with the owner's reference, to be given
  * back by ioasid_free(), or ERR_PTR: -EINVAL the range is empty or not within
  * the number space, -ENOSPC all numbers of the range are taken, -EDQUOT the
- * quota of @set is used up, -ENOMEM.
+ * quota of @set or the limit of the cgroup is reached, -ENOMEM.
  */
 struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min, u32 max)
 {
 	struct ioasid *ioasid;
+	struct misc_cg *cg;
 	int ret;
 
 	if (min < IOASID_MIN || max > IOASID_MAX || min > max)
 		return ERR_PTR(-EINVAL);
 
-	ret = ioasid_set_charge(set, 1);
-	if (ret)
-		return ERR_PTR(ret);
+	cg = get_current_misc_cg();
+	ret = ioasid_charge(set, cg, 1);
+	if (ret) {
+		ioasid = ERR_PTR(ret);
+		goto out_put_cg;
+	}
 
-	ioasid = ioasid_reserve(set, min, max, IOASID_OWNER_KERNEL);
+	ioasid = ioasid_reserve(set, cg, min, max, IOASID_OWNER_KERNEL);
 	if (IS_ERR(ioasid))
-		ioasid_set_uncharge(set, 1);
+		ioasid_uncharge(set, cg, 1);
 	else
 		ioasid_publish(ioasid);
+out_put_cg:
+	put_misc_cg(cg);
 	return ioasid;
 }
 EXPORT_SYMBOL_GPL(ioasid_alloc);
@@ -303,13 +333,13 @@ u32 ioasid_alloc_global(u32 max)
 {
 	struct ioasid *ioasid;
 
-	if (ioasid_set_charge(&ioasid_system_set, 1))
+	if (ioasid_charge(&ioasid_system_set, NULL, 1))
 		return 0;
 
-	ioasid = ioasid_reserve(&ioasid_system_set, IOASID_MIN,
+	ioasid = ioasid_reserve(&ioasid_system_set, NULL, IOASID_MIN,
 				min(max, IOASID_MAX), IOASID_OWNER_KERNEL);
 	if (IS_ERR(ioasid)) {
-		ioasid_set_uncharge(&ioasid_system_set, 1);
+		ioasid_uncharge(&ioasid_system_set, NULL, 1);
 		return 0;
 	}
 	return ioasid->id;
@@ -442,6 +472,55 @@ struct ioasid *ioasid_get(struct ioasid *ioasid)
 	return ioasid;
 }
 EXPORT_SYMBOL_GPL(ioasid_get);
+
+/* The caller's reference is from now on that of @user. */
+void ioasid_set_user(struct ioasid *ioasid, enum ioasid_user user,
+		     struct ioasid_tracker *tracker)
+{
+	atomic_inc(&ioasid->users[user]);
+	ioasid_tracker_add(ioasid, tracker);
+}
+
+/**
+ * ioasid_user_get() - take one more reference, and say who holds it
+ * @ioasid: an IOASID of which the caller holds a reference
+ * @user: what kind of user the new one is
+ * @tracker: of the new reference
+ *
+ * For references that are held for long. debugfs and fdinfo count them by kind,
+ * and with CONFIG_IOASID_REF_TRACKER the stack of this call is remembered.
+ *
+ * Context: Process context, may sleep.
+ * Return: @ioasid, to be released by ioasid_user_put().
+ */
+struct ioasid *ioasid_user_get(struct ioasid *ioasid, enum ioasid_user user,
+			       struct ioasid_tracker *tracker)
+{
+	ioasid_get(ioasid);
+	ioasid_set_user(ioasid, user, tracker);
+	return ioasid;
+}
+EXPORT_SYMBOL_GPL(ioasid_user_get);
+
+/**
+ * ioasid_user_put() - drop the reference of a user
+ * @ioasid: from ioasid_user_get() or ioasid_fd_get(); not to be used after this
+ * @user: as given there
+ * @tracker: as given there
+ *
+ * A user must have detached it from all devices before. The last reference
+ * gone, a worker recycles the number.
+ *
+ * Context: Any context but NMI, never sleeps, see ioasid_put().
+ */
+void ioasid_user_put(struct ioasid *ioasid, enum ioasid_user user,
+		     struct ioasid_tracker *tracker)
+{
+	ioasid_tracker_del(ioasid, tracker);
+	atomic_dec(&ioasid->users[user]);
+	ioasid_put(ioasid);
+}
+EXPORT_SYMBOL_GPL(ioasid_user_put);
 
 static LLIST_HEAD(ioasid_recycle_list);
 static void ioasid_recycle_fn(struct work_struct *work);
@@ -600,6 +679,36 @@ u32 ioasid_users(const struct ioasid *ioasid)
 	unsigned int refs = refcount_read(&ioasid->refs);
 
 	return refs && ioasid_is_active(ioasid) ? refs - 1 : refs;
+}
+
+/*
+ * The users by kind, as "mdev=1,kvm=2", and as "other" the references of those
+ * who do not tell. "-" if there is none. Counts that change meanwhile may not
+ * add up.
+ */
+void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid)
+{
+	static const char * const names[IOASID_USER_KINDS] = {
+		[IOASID_USER_MDEV] = "mdev",
+		[IOASID_USER_KVM] = "kvm",
+	};
+	int other = ioasid_users(ioasid);
+	enum ioasid_user user;
+	const char *sep = "";
+	int count;
+
+	for (user = 0; user < IOASID_USER_KINDS; user++) {
+		count = atomic_read(&ioasid->users[user]);
+		if (!count)
+			continue;
+		seq_printf(s, "%s%s=%d", sep, names[user], count);
+		sep = ",";
+		other -= count;
+	}
+	if (other > 0)
+		seq_printf(s, "%sother=%d", sep, other);
+	else if (!*sep)
+		seq_putc(s, '-');
 }
 
 /* Attachments */
@@ -773,7 +882,7 @@ static int ioasid_debugfs_show(struct seq_file *s, void *unused)
 	struct ioasid *ioasid;
 	u32 id;
 
-	seq_puts(s, "id state users attachments owner\n");
+	seq_puts(s, "id state users attachments owner holders\n");
 	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
 		scoped_guard(rcu) {
 			ioasid = ioasid_next(&id);
@@ -784,9 +893,11 @@ static int ioasid_debugfs_show(struct seq_file *s, void *unused)
 				   ioasid_users(ioasid),
 				   READ_ONCE(ioasid->nr_attached));
 			if (ioasid->owner == IOASID_OWNER_KERNEL)
-				seq_puts(s, "kernel\n");
+				seq_puts(s, "kernel ");
 			else
-				seq_printf(s, "file-%llu\n", ioasid->owner);
+				seq_printf(s, "file-%llu ", ioasid->owner);
+			ioasid_show_users(s, ioasid);
+			seq_putc(s, '\n');
 		}
 		cond_resched();
 	}
@@ -794,11 +905,47 @@ static int ioasid_debugfs_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(ioasid_debugfs);
 
+/* Where the users of each parked IOASID took their references */
+static int ioasid_refs_show(struct seq_file *s, void *unused)
+{
+	char *buf __free(kvfree) = kvmalloc(SZ_16K, GFP_KERNEL);
+	struct ioasid *ioasid;
+	int len;
+	u32 id;
+
+	if (!buf)
+		return -ENOMEM;
+
+	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
+		scoped_guard(rcu) {
+			ioasid = ioasid_next(&id);
+			if (!ioasid)
+				return 0;
+			len = 0;
+			if (!ioasid_is_active(ioasid))
+				len = ioasid_tracker_snprint(ioasid, buf,
+							     SZ_16K);
+		}
+		if (len) {
+			seq_printf(s, "PASID %u\n", id);
+			seq_write(s, buf, len);
+		}
+		cond_resched();
+	}
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(ioasid_refs);
+
 static int __init ioasid_init(void)
 {
+	struct dentry *dir = debugfs_create_dir("ioasid", NULL);
+
 	ioasid_cache = KMEM_CACHE(ioasid, SLAB_ACCOUNT | SLAB_PANIC);
-	debugfs_create_file("ioasids", 0400, debugfs_create_dir("ioasid", NULL),
-			    NULL, &ioasid_debugfs_fops);
+	misc_cg_set_capacity(MISC_CG_RES_IOASID, IOASID_MAX - IOASID_MIN + 1);
+	debugfs_create_file("ioasids", 0400, dir, NULL, &ioasid_debugfs_fops);
+	if (IS_ENABLED(CONFIG_IOASID_REF_TRACKER))
+		debugfs_create_file("refs", 0400, dir, NULL,
+				    &ioasid_refs_fops);
 	return 0;
 }
 subsys_initcall(ioasid_init);

@@ -8,11 +8,15 @@
 #include <linux/ioasid.h>
 #include <linux/list.h>
 #include <linux/llist.h>
+#include <linux/misc_cgroup.h>
 #include <linux/mutex.h>
+#include <linux/ref_tracker.h>
 #include <linux/refcount.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <uapi/linux/ioasid.h>
+
+struct seq_file;
 
 /* Numbers that can be allocated: 20 bits, and 0 means "without PASID" */
 #define IOASID_MIN	1U
@@ -53,33 +57,42 @@ struct ioasid_set {
  * @id: the PASID
  * @state: IOASID_STATE_x; RESERVED -> ACTIVE -> PARKED, and no other way
  * @nr_attached: how many of @attachments have a domain; written under @lock
+ * @users: of @refs, those that say who they are
  * @blocked: park is complete: no DMA can reach memory, no device is touched
  *	     by park any more
  * @freeing: picked by a bulk free that may still fail; under the owner's lock
  * @set: what it is charged to; holds a reference
+ * @cg: what it is charged to as well: the cgroup of the task that allocated it,
+ *	wherever that goes; holds a reference, NULL for numbers of the kernel
  * @owner: the file that allocated it, or IOASID_OWNER_KERNEL; never reused
- * @owner_node: in the owner's list, under the owner's lock
  * @lock: serialises attach, detach and park
  * @attachments: struct ioasid_attachment, under @lock
+ * @owner_node: in the owner's list, under the owner's lock, before @refs is 0
  * @recycle_node: in the list of objects to recycle, when @refs is 0
  * @rcu: lookups run under RCU
+ * @tracker_dir: where each of @users took its reference
  */
 struct ioasid {
 	refcount_t refs;
 	u32 id;
 	u32 state;
 	u32 nr_attached;
+	atomic_t users[IOASID_USER_KINDS];
 	bool blocked;
 	bool freeing;
 	struct ioasid_set *set;
+	struct misc_cg *cg;
 	u64 owner;
-	struct list_head owner_node;
 	struct mutex lock;	/* attach, detach and park */
 	struct list_head attachments;
 	union {
+		struct list_head owner_node;
 		struct llist_node recycle_node;
 		struct rcu_head rcu;
 	};
+#ifdef CONFIG_IOASID_REF_TRACKER
+	struct ref_tracker_dir tracker_dir;
+#endif
 };
 
 #ifdef CONFIG_IOASID
@@ -96,20 +109,78 @@ static inline void ioasid_free_global(u32 id)
 }
 #endif
 
-int ioasid_set_charge(struct ioasid_set *set, u32 count);
-void ioasid_set_uncharge(struct ioasid_set *set, u32 count);
+int ioasid_charge(struct ioasid_set *set, struct misc_cg *cg, u32 count);
+void ioasid_uncharge(struct ioasid_set *set, struct misc_cg *cg, u32 count);
 
-struct ioasid *ioasid_reserve(struct ioasid_set *set, u32 min, u32 max,
-			      u64 owner);
+struct ioasid *ioasid_reserve(struct ioasid_set *set, struct misc_cg *cg,
+			      u32 min, u32 max, u64 owner);
 void ioasid_publish(struct ioasid *ioasid);
 void ioasid_unreserve(struct ioasid *ioasid);
 
 struct ioasid *ioasid_lookup(u32 id);
 struct ioasid *ioasid_owner_find_get(u64 owner, u32 id);
+void ioasid_set_user(struct ioasid *ioasid, enum ioasid_user user,
+		     struct ioasid_tracker *tracker);
 u32 ioasid_users(const struct ioasid *ioasid);
+void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid);
 struct ioasid *ioasid_next(u32 *id);
 
 void ioasid_free_list(struct list_head *list);
 void ioasid_recycle_flush(void);
+
+/* Where the users of an IOASID took their references, for a debug kernel */
+#ifdef CONFIG_IOASID_REF_TRACKER
+static inline void ioasid_tracker_init(struct ioasid *ioasid)
+{
+	ref_tracker_dir_init(&ioasid->tracker_dir, 16, "ioasid");
+}
+
+static inline void ioasid_tracker_exit(struct ioasid *ioasid)
+{
+	ref_tracker_dir_exit(&ioasid->tracker_dir);
+}
+
+static inline void ioasid_tracker_add(struct ioasid *ioasid,
+				      struct ioasid_tracker *tracker)
+{
+	ref_tracker_alloc(&ioasid->tracker_dir, &tracker->ref, GFP_KERNEL);
+}
+
+static inline void ioasid_tracker_del(struct ioasid *ioasid,
+				      struct ioasid_tracker *tracker)
+{
+	ref_tracker_free(&ioasid->tracker_dir, &tracker->ref);
+}
+
+static inline int ioasid_tracker_snprint(struct ioasid *ioasid, char *buf,
+					 size_t size)
+{
+	return ref_tracker_dir_snprint(&ioasid->tracker_dir, buf, size);
+}
+#else
+static inline void ioasid_tracker_init(struct ioasid *ioasid)
+{
+}
+
+static inline void ioasid_tracker_exit(struct ioasid *ioasid)
+{
+}
+
+static inline void ioasid_tracker_add(struct ioasid *ioasid,
+				      struct ioasid_tracker *tracker)
+{
+}
+
+static inline void ioasid_tracker_del(struct ioasid *ioasid,
+				      struct ioasid_tracker *tracker)
+{
+}
+
+static inline int ioasid_tracker_snprint(struct ioasid *ioasid, char *buf,
+					 size_t size)
+{
+	return 0;
+}
+#endif
 
 #endif

@@ -3,9 +3,9 @@
  * /dev/ioasid: IOASIDs owned by a process
  *
  * The file is the capability: whoever holds it may allocate, free and query
- * its numbers, and hand them to VFIO or KVM together with the file. The set of
- * the process that opened it is charged, whoever uses it. The last close parks
- * all that is left.
+ * its numbers, and hand them to VFIO or KVM together with the file. The quota
+ * is that of the process that opened it, whoever uses it; the cgroup that is
+ * charged is that of who allocates. The last close parks all that is left.
  */
 #define pr_fmt(fmt) "ioasid: " fmt
 
@@ -13,6 +13,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/init.h>
+#include <linux/misc_cgroup.h>
 #include <linux/miscdevice.h>
 #include <linux/sched/signal.h>
 #include <linux/seq_file.h>
@@ -94,8 +95,8 @@ static int ioasid_cmd_get_info(struct ioasid_ctx *ctx, void *buf)
 	return 0;
 }
 
-static int ioasid_alloc_ids(struct ioasid_ctx *ctx, struct ioasid_alloc *cmd,
-			    struct list_head *list)
+static int ioasid_alloc_ids(struct ioasid_ctx *ctx, struct misc_cg *cg,
+			    struct ioasid_alloc *cmd, struct list_head *list)
 {
 	u32 __user *ids = u64_to_user_ptr(cmd->ids);
 	u32 batch[IOASID_BATCH];
@@ -109,8 +110,8 @@ static int ioasid_alloc_ids(struct ioasid_ctx *ctx, struct ioasid_alloc *cmd,
 			return -EINTR;
 
 		for (i = 0; i < todo; i++) {
-			ioasid = ioasid_reserve(ctx->set, cmd->min, cmd->max,
-						ctx->owner);
+			ioasid = ioasid_reserve(ctx->set, cg, cmd->min,
+						cmd->max, ctx->owner);
 			if (IS_ERR(ioasid))
 				return PTR_ERR(ioasid);
 			list_add_tail(&ioasid->owner_node, list);
@@ -129,6 +130,7 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 	struct ioasid_alloc *cmd = buf;
 	struct ioasid *ioasid, *next;
 	u32 left = cmd->count;
+	struct misc_cg *cg;
 	LIST_HEAD(list);
 	int ret;
 
@@ -144,11 +146,12 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 	    cmd->count > cmd->max - cmd->min + 1)
 		return -EINVAL;
 
-	ret = ioasid_set_charge(ctx->set, cmd->count);
+	cg = get_current_misc_cg();
+	ret = ioasid_charge(ctx->set, cg, cmd->count);
 	if (ret)
-		return ret;
+		goto out_put_cg;
 
-	ret = ioasid_alloc_ids(ctx, cmd, &list);
+	ret = ioasid_alloc_ids(ctx, cg, cmd, &list);
 	if (ret)
 		goto err_unreserve;
 
@@ -163,7 +166,7 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 	}
 	list_splice_tail(&list, &ctx->ioasids);
 	mutex_unlock(&ctx->lock);
-	return 0;
+	goto out_put_cg;
 
 err_unreserve:
 	list_for_each_entry_safe(ioasid, next, &list, owner_node) {
@@ -171,7 +174,9 @@ err_unreserve:
 		left--;
 		cond_resched();
 	}
-	ioasid_set_uncharge(ctx->set, left);
+	ioasid_uncharge(ctx->set, cg, left);
+out_put_cg:
+	put_misc_cg(cg);
 	return ret;
 }
 
@@ -392,8 +397,9 @@ static long ioasid_fops_ioctl(struct file *file, unsigned int ioctl,
 	return 0;
 }
 
-/* Ranges printed at most, so that reading fdinfo stays cheap */
+/* Ranges and lines printed at most, so that reading fdinfo stays cheap */
 #define IOASID_FDINFO_RANGES	32
+#define IOASID_FDINFO_LINES	32
 
 static void ioasid_show_range(struct seq_file *s, u32 nr, u32 first, u32 last)
 {
@@ -439,6 +445,32 @@ static void ioasid_show_ids(struct seq_file *s, u64 owner, u32 state)
 	seq_putc(s, '\n');
 }
 
+/* Who holds what this file has freed, a line for each number */
+static void ioasid_show_parked_users(struct seq_file *s, u64 owner)
+{
+	struct ioasid *ioasid;
+	unsigned int nr = 0;
+	u32 id;
+
+	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
+		scoped_guard(rcu) {
+			ioasid = ioasid_next(&id);
+			if (!ioasid)
+				return;
+			if (ioasid->owner == owner &&
+			    !ioasid_is_active(ioasid)) {
+				seq_printf(s, "ioasid-parked-users:\t%u ", id);
+				ioasid_show_users(s, ioasid);
+				seq_putc(s, '\n');
+				nr++;
+			}
+		}
+		if (nr == IOASID_FDINFO_LINES || fatal_signal_pending(current))
+			return;
+		cond_resched();
+	}
+}
+
 static void ioasid_fops_show_fdinfo(struct seq_file *s, struct file *file)
 {
 	struct ioasid_ctx *ctx = file->private_data;
@@ -454,6 +486,7 @@ static void ioasid_fops_show_fdinfo(struct seq_file *s, struct file *file)
 	ioasid_show_ids(s, ctx->owner, IOASID_STATE_ACTIVE);
 	seq_puts(s, "ioasid-parked-ids:\t");
 	ioasid_show_ids(s, ctx->owner, IOASID_STATE_PARKED);
+	ioasid_show_parked_users(s, ctx->owner);
 }
 
 static const struct file_operations ioasid_fops = {
@@ -469,25 +502,32 @@ static const struct file_operations ioasid_fops = {
  * ioasid_fd_get() - take a reference to an IOASID that user space names
  * @fd: descriptor of a /dev/ioasid file of the current process
  * @id: the PASID, which must be owned by that file
+ * @user: what kind of user takes it, for those who ask who holds the IOASID
+ * @tracker: of the reference
  *
  * For users that are handed a (file, number) pair. Possession of the file is
  * the authorization; the file itself is not held.
  *
- * Context: Process context, does not sleep.
- * Return: the IOASID, to be released by ioasid_put(), or ERR_PTR: -EBADF @fd is
- * not open or not a /dev/ioasid, -ENOENT the file has no such number,
+ * Context: Process context, may sleep.
+ * Return: the IOASID, to be released by ioasid_user_put(), or ERR_PTR: -EBADF
+ * @fd is not open or not a /dev/ioasid, -ENOENT the file has no such number,
  * -ESHUTDOWN it is PARKED.
  */
-struct ioasid *ioasid_fd_get(int fd, u32 id)
+struct ioasid *ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
+			     struct ioasid_tracker *tracker)
 {
 	struct ioasid_ctx *ctx;
+	struct ioasid *ioasid;
 
 	CLASS(fd, f)(fd);
 	if (!fd_file(f) || fd_file(f)->f_op != &ioasid_fops)
 		return ERR_PTR(-EBADF);
 
 	ctx = fd_file(f)->private_data;
-	return ioasid_owner_find_get(ctx->owner, id);
+	ioasid = ioasid_owner_find_get(ctx->owner, id);
+	if (!IS_ERR(ioasid))
+		ioasid_set_user(ioasid, user, tracker);
+	return ioasid;
 }
 EXPORT_SYMBOL_GPL(ioasid_fd_get);
 

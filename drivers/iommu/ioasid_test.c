@@ -15,6 +15,8 @@
 #include <linux/platform_device.h>
 #include <linux/property.h>
 #include <linux/sched/mm.h>
+#include <linux/seq_file.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/xarray.h>
 
@@ -490,12 +492,12 @@ static void charge_does_not_wrap(struct kunit *test)
 	struct ioasid_fixture *fix = test->priv;
 
 	fix->set->quota = 10;
-	KUNIT_EXPECT_EQ(test, ioasid_set_charge(fix->set, 5), 0);
-	KUNIT_EXPECT_EQ(test, ioasid_set_charge(fix->set, U32_MAX), -EDQUOT);
-	KUNIT_EXPECT_EQ(test, ioasid_set_charge(fix->set, U32_MAX - 4), -EDQUOT);
-	KUNIT_EXPECT_EQ(test, ioasid_set_charge(fix->set, 6), -EDQUOT);
-	KUNIT_EXPECT_EQ(test, ioasid_set_charge(fix->set, 5), 0);
-	ioasid_set_uncharge(fix->set, 10);
+	KUNIT_EXPECT_EQ(test, ioasid_charge(fix->set, NULL, 5), 0);
+	KUNIT_EXPECT_EQ(test, ioasid_charge(fix->set, NULL, U32_MAX), -EDQUOT);
+	KUNIT_EXPECT_EQ(test, ioasid_charge(fix->set, NULL, U32_MAX - 4), -EDQUOT);
+	KUNIT_EXPECT_EQ(test, ioasid_charge(fix->set, NULL, 6), -EDQUOT);
+	KUNIT_EXPECT_EQ(test, ioasid_charge(fix->set, NULL, 5), 0);
+	ioasid_uncharge(fix->set, NULL, 10);
 }
 
 /* Invariant 5 */
@@ -544,8 +546,8 @@ static void lookup_finds_only_its_own_file(struct kunit *test)
 	struct ioasid *a;
 	LIST_HEAD(list);
 
-	KUNIT_ASSERT_EQ(test, ioasid_set_charge(fix->set, 1), 0);
-	a = ioasid_reserve(fix->set, 9, 9, 1234);
+	KUNIT_ASSERT_EQ(test, ioasid_charge(fix->set, NULL, 1), 0);
+	a = ioasid_reserve(fix->set, NULL, 9, 9, 1234);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a);
 	ioasid_publish(a);
 	KUNIT_EXPECT_PTR_EQ(test, ioasid_owner_find_get(1234, 9), a);
@@ -565,8 +567,8 @@ static void reserved_number_is_taken_but_not_found(struct kunit *test)
 	struct ioasid *a;
 	u32 id = 9;
 
-	KUNIT_ASSERT_EQ(test, ioasid_set_charge(fix->set, 1), 0);
-	a = ioasid_reserve(fix->set, 9, 9, 1234);
+	KUNIT_ASSERT_EQ(test, ioasid_charge(fix->set, NULL, 1), 0);
+	a = ioasid_reserve(fix->set, NULL, 9, 9, 1234);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a);
 	KUNIT_EXPECT_NULL(test, ioasid_lookup(9));
 	KUNIT_EXPECT_PTR_NE(test, ioasid_next(&id), a);
@@ -615,6 +617,111 @@ static void free_without_users_recycles(struct kunit *test)
 	ioasid_recycle_flush();
 	KUNIT_EXPECT_EQ(test, fix->set->used, 0);
 	KUNIT_EXPECT_NULL(test, ioasid_lookup(9));
+}
+
+/* What debugfs and fdinfo tell of the users */
+static void expect_users(struct kunit *test, struct ioasid *ioasid,
+			 const char *expected)
+{
+	char buf[128];
+	struct seq_file s = { .buf = buf, .size = sizeof(buf) };
+
+	ioasid_show_users(&s, ioasid);
+	KUNIT_ASSERT_LT(test, s.count, sizeof(buf));
+	buf[s.count] = '\0';
+	KUNIT_EXPECT_STREQ(test, buf, expected);
+}
+
+static void users_are_counted_by_kind(struct kunit *test)
+{
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct ioasid_tracker mdev, kvm[2];
+
+	expect_users(test, a, "-");
+	KUNIT_EXPECT_PTR_EQ(test, ioasid_user_get(a, IOASID_USER_KVM, &kvm[0]),
+			    a);
+	expect_users(test, a, "kvm=1");
+	ioasid_user_get(a, IOASID_USER_MDEV, &mdev);
+	ioasid_user_get(a, IOASID_USER_KVM, &kvm[1]);
+	ioasid_get(a);
+	expect_users(test, a, "mdev=1,kvm=2,other=1");
+	KUNIT_EXPECT_EQ(test, ioasid_users(a), 4);
+
+	/* The owner, who is none of them, does not change that */
+	ioasid_free(a);
+	expect_users(test, a, "mdev=1,kvm=2,other=1");
+	ioasid_user_put(a, IOASID_USER_MDEV, &mdev);
+	ioasid_user_put(a, IOASID_USER_KVM, &kvm[0]);
+	expect_users(test, a, "kvm=1,other=1");
+	ioasid_user_put(a, IOASID_USER_KVM, &kvm[1]);
+	expect_users(test, a, "other=1");
+	KUNIT_EXPECT_EQ(test, ioasid_users(a), 1);
+	ioasid_put(a);
+}
+
+static noinline_for_stack void ioasid_test_leak(struct ioasid *ioasid,
+						struct ioasid_tracker *tracker)
+{
+	ioasid_user_get(ioasid, IOASID_USER_KVM, tracker);
+	/* Not a tail call: the stack is to show this function */
+	barrier();
+}
+
+static void stack_of_each_user_is_remembered(struct kunit *test)
+{
+	const size_t size = SZ_4K;
+	char *buf = kunit_kzalloc(test, size, GFP_KERNEL);
+	struct ioasid_tracker leaked, other;
+	struct ioasid *a;
+
+	if (!IS_ENABLED(CONFIG_IOASID_REF_TRACKER))
+		kunit_skip(test, "needs CONFIG_IOASID_REF_TRACKER");
+	KUNIT_ASSERT_NOT_NULL(test, buf);
+	a = ioasid_test_alloc(test, 9, 9);
+	ioasid_user_get(a, IOASID_USER_MDEV, &other);
+	ioasid_test_leak(a, &leaked);
+	ioasid_free(a);
+	ioasid_user_put(a, IOASID_USER_MDEV, &other);
+
+	ioasid_tracker_snprint(a, buf, size);
+	KUNIT_EXPECT_NOT_NULL(test, strstr(buf, "has 1/1 users"));
+	if (IS_ENABLED(CONFIG_KALLSYMS))
+		KUNIT_EXPECT_NOT_NULL_MSG(test, strstr(buf, "ioasid_test_leak"),
+					  "%s", buf);
+	ioasid_user_put(a, IOASID_USER_KVM, &leaked);
+}
+
+static void cgroup_is_charged_until_recycle(struct kunit *test)
+{
+	u64 before = misc_cg_res_total_usage(MISC_CG_RES_IOASID);
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a;
+	u32 id;
+
+	if (!IS_ENABLED(CONFIG_CGROUP_MISC))
+		kunit_skip(test, "needs CONFIG_CGROUP_MISC");
+	a = ioasid_test_alloc(test, 9, 9);
+	KUNIT_EXPECT_EQ(test, misc_cg_res_total_usage(MISC_CG_RES_IOASID),
+			before + 1);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 9, 9)), -ENOSPC);
+	KUNIT_EXPECT_EQ(test, misc_cg_res_total_usage(MISC_CG_RES_IOASID),
+			before + 1);
+	ioasid_get(a);
+	ioasid_free(a);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, misc_cg_res_total_usage(MISC_CG_RES_IOASID),
+			before + 1);
+	ioasid_put(a);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, misc_cg_res_total_usage(MISC_CG_RES_IOASID),
+			before);
+
+	/* Nobody asked for the numbers of the kernel itself */
+	id = ioasid_alloc_global(IOASID_MAX);
+	KUNIT_EXPECT_NE(test, id, 0);
+	KUNIT_EXPECT_EQ(test, misc_cg_res_total_usage(MISC_CG_RES_IOASID),
+			before);
+	ioasid_free_global(id);
 }
 
 struct put_irq_work {
@@ -1183,6 +1290,9 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(parked_gives_out_no_reference),
 	KUNIT_CASE(holder_may_use_a_parked_object),
 	KUNIT_CASE(free_without_users_recycles),
+	KUNIT_CASE(users_are_counted_by_kind),
+	KUNIT_CASE(stack_of_each_user_is_remembered),
+	KUNIT_CASE(cgroup_is_charged_until_recycle),
 	KUNIT_CASE(last_put_works_in_any_context),
 	KUNIT_CASE(attach_sets_and_detach_removes),
 	KUNIT_CASE(second_attach_to_a_device_is_ebusy),

@@ -17,6 +17,26 @@ struct ioasid_set;
 struct iommu_attach_handle;
 struct iommu_domain;
 struct mm_struct;
+struct ref_tracker;
+
+/**
+ * enum ioasid_user - kinds of users, for those who ask who holds an IOASID
+ * @IOASID_USER_MDEV: the driver of a mediated device
+ * @IOASID_USER_KVM: a virtual machine
+ * @IOASID_USER_KINDS: how many kinds there are
+ */
+enum ioasid_user {
+	IOASID_USER_MDEV,
+	IOASID_USER_KVM,
+	IOASID_USER_KINDS
+};
+
+/* Stands beside the pointer of a user, compare netdevice_tracker */
+struct ioasid_tracker {
+#ifdef CONFIG_IOASID_REF_TRACKER
+	struct ref_tracker *ref;
+#endif
+};
 
 #ifdef CONFIG_IOASID
 
@@ -29,7 +49,12 @@ void ioasid_free(struct ioasid *ioasid);
 struct ioasid *ioasid_get(struct ioasid *ioasid);
 void ioasid_put(struct ioasid *ioasid);
 struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id);
-struct ioasid *ioasid_fd_get(int fd, u32 id);
+struct ioasid *ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
+			     struct ioasid_tracker *tracker);
+struct ioasid *ioasid_user_get(struct ioasid *ioasid, enum ioasid_user user,
+			       struct ioasid_tracker *tracker);
+void ioasid_user_put(struct ioasid *ioasid, enum ioasid_user user,
+		     struct ioasid_tracker *tracker);
 
 u32 ioasid_id(const struct ioasid *ioasid);
 bool ioasid_is_active(const struct ioasid *ioasid);
@@ -75,9 +100,24 @@ static inline struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
 	return ERR_PTR(-EOPNOTSUPP);
 }
 
-static inline struct ioasid *ioasid_fd_get(int fd, u32 id)
+static inline struct ioasid *ioasid_fd_get(int fd, u32 id,
+					   enum ioasid_user user,
+					   struct ioasid_tracker *tracker)
 {
 	return ERR_PTR(-EOPNOTSUPP);
+}
+
+static inline struct ioasid *ioasid_user_get(struct ioasid *ioasid,
+					     enum ioasid_user user,
+					     struct ioasid_tracker *tracker)
+{
+	return ioasid;
+}
+
+static inline void ioasid_user_put(struct ioasid *ioasid,
+				   enum ioasid_user user,
+				   struct ioasid_tracker *tracker)
+{
 }
 
 static inline u32 ioasid_id(const struct ioasid *ioasid)

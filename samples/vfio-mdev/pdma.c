@@ -118,6 +118,7 @@ struct pdma_page {
  * @lock: protects all below, and that the channel is started and stopped
  *	  together with it
  * @ioasid: attached to @domain, its number is in @ctl; NULL: no DMA
+ * @tracker: of the reference to @ioasid
  * @src: pinned for reading
  * @dst: pinned for writing
  * @pages: @src and @dst, each page once
@@ -135,6 +136,7 @@ struct pdma_channel {
 	/* Protects all below, see above for what it is taken with */
 	struct mutex lock;
 	struct ioasid *ioasid;
+	struct ioasid_tracker tracker;
 	struct pdma_buf src;
 	struct pdma_buf dst;
 	struct pdma_page pages[2 * PDMA_MAX_PAGES];
@@ -447,9 +449,11 @@ static int pdma_submit(struct pdma_channel *ch, const struct pdma_cmd *cmd)
  * when that fails, nothing has changed. Not so if the two are the same, because
  * that IOASID is attached already; there is nothing to do then.
  */
-static int pdma_replace_ioasid(struct pdma_channel *ch, struct ioasid *new)
+static int pdma_replace_ioasid(struct pdma_channel *ch, struct ioasid *new,
+			       struct ioasid_tracker tracker)
 {
 	struct ioasid *old = ch->ioasid;
+	struct ioasid_tracker old_tracker = ch->tracker;
 	int ret = 0;
 
 	lockdep_assert_held(&ch->lock);
@@ -468,16 +472,17 @@ static int pdma_replace_ioasid(struct pdma_channel *ch, struct ioasid *new)
 	pdma_stop(ch);
 	pdma_write_pasid(ch, new);
 	ch->ioasid = new;
+	ch->tracker = tracker;
 
 	if (old) {
 		ioasid_detach_device(old, ch->domain, pdma_dma_dev(ch));
-		ioasid_put(old);
+		ioasid_user_put(old, IOASID_USER_MDEV, &old_tracker);
 	}
 	return 0;
 
 out_put_new:
 	if (new)
-		ioasid_put(new);
+		ioasid_user_put(new, IOASID_USER_MDEV, &tracker);
 	return ret;
 }
 
@@ -486,12 +491,14 @@ static int pdma_set_ioasid(struct pdma_channel *ch,
 {
 	struct vfio_device_feature_ioasid feature;
 	struct ioasid *ioasid = NULL;
+	struct ioasid_tracker tracker = {};
 
 	if (copy_from_user(&feature, arg, sizeof(feature)))
 		return -EFAULT;
 
 	if (feature.fd != -1) {
-		ioasid = ioasid_fd_get(feature.fd, feature.id);
+		ioasid = ioasid_fd_get(feature.fd, feature.id, IOASID_USER_MDEV,
+				       &tracker);
 		if (IS_ERR(ioasid))
 			return PTR_ERR(ioasid);
 	} else if (feature.id) {
@@ -499,7 +506,7 @@ static int pdma_set_ioasid(struct pdma_channel *ch,
 	}
 
 	guard(mutex)(&ch->lock);
-	return pdma_replace_ioasid(ch, ioasid);
+	return pdma_replace_ioasid(ch, ioasid, tracker);
 }
 
 static int pdma_get_ioasid(struct pdma_channel *ch,
@@ -570,7 +577,7 @@ static void pdma_vfio_close(struct vfio_device *vdev)
 	guard(mutex)(&ch->lock);
 	/* The next user is not to see the counters of this one */
 	pdma_reset(ch);
-	pdma_replace_ioasid(ch, NULL);
+	pdma_replace_ioasid(ch, NULL, (struct ioasid_tracker){});
 	iommu_domain_free(ch->domain);
 	ch->domain = NULL;
 }

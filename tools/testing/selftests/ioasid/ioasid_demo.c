@@ -11,12 +11,16 @@
 
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
+#include "kvm_utils.h"
 #include "pdma_utils.h"
 
 #define IOVA 0x100000ULL
 #define BUF_LEN PDMA_MAX_LEN
 #define POISON 0x5a5a5a5a5a5a5a5aULL
 #define MANY 2000
+
+/* What the guest of the virtual machine calls the number of its owner */
+#define GUEST_PASID 7
 
 static int step_nr, failures;
 
@@ -169,7 +173,9 @@ static void tell_log(int kmsg)
 	tell(!lines, "fault lines in the kernel log", "%d", lines);
 }
 
-static void tell_row(__u32 id, const char *state, unsigned int holders)
+/* @holders: kinds and counts, as the kernel lists them */
+static void tell_row(__u32 id, const char *state, const char *holders,
+		     unsigned int attachments)
 {
 	struct ioasid_row row;
 	char what[64];
@@ -181,10 +187,19 @@ static void tell_row(__u32 id, const char *state, unsigned int holders)
 		tell(false, what, "%s", strerror(-ret));
 		return;
 	}
-	tell(!strcmp(row.state, state) && row.users == holders &&
-	     row.attachments == holders, what,
-	     "%s, held by %u users, attached to %u devices", row.state,
-	     row.users, row.attachments);
+	tell(!strcmp(row.state, state) && !strcmp(row.holders, holders) &&
+	     row.attachments == attachments, what,
+	     "%s, held by %s, attached to %u devices", row.state, row.holders,
+	     row.attachments);
+}
+
+/* @before: what it had counted */
+static void tell_guest(struct kvm_vm *vm, __u32 before)
+{
+	bool counts = vm_counts(vm);
+
+	tell(counts, "the guest's CPU executes code, it counted",
+	     "%u more, to %u", vm_counter(vm) - before, vm_counter(vm));
 }
 
 static void tell_set(int fd, __u32 active, __u32 parked)
@@ -224,10 +239,11 @@ int main(void)
 	struct device dev[3] = {};
 	struct ioasid_query query;
 	struct ioasid_info info;
+	struct kvm_vm vm;
 	char parent[2][NAME_MAX + 1];
 	int owner, other, kmsg, i;
 	uint64_t start, us;
-	__u32 ids[2], got;
+	__u32 ids[2], got, counted;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (i = 0; i < 2; i++)
@@ -248,22 +264,28 @@ int main(void)
 	     "%u and %u", ids[0], ids[1]);
 	tell_set(owner, 2, 0);
 
-	step("It shows file and number to the drivers, and DMA arrives");
+	step("It shows file and number to the drivers and to KVM, and DMA arrives");
 	for (i = 0; i < 3; i++)
 		must(pdma_set_ioasid(&dev[i].dev, owner, ids[i / 2]),
 		     "VFIO_DEVICE_FEATURE_IOASID");
 	for (i = 0; i < 3; i++)
 		tell_copy(&dev[i], ids[i / 2]);
-	tell_row(ids[0], "active", 2);
-	tell_row(ids[1], "active", 1);
+	must(vm_open(&vm), "create a virtual machine");
+	vm.dev = must(kvm_ioasid_create(vm.vm), "create KVM_DEV_TYPE_IOASID");
+	must(kvm_ioasid_add(vm.dev, owner, ids[0], GUEST_PASID),
+	     "KVM_DEV_IOASID_MAP_ADD");
+	tell_row(ids[0], "active", "mdev=2,kvm=1", 2);
+	tell_row(ids[1], "active", "mdev=1", 1);
 
-	step("Both devices stream, one number for two of the streams");
+	step("Both devices stream, one number for two of the streams; a guest runs");
 	for (i = 0; i < 3; i++) {
 		dev[i].faults = bar_recorded(&dev[i].bar);
 		start_stream(&dev[i]);
 	}
 	for (i = 0; i < 3; i++)
 		tell_stream(&dev[i], ids[i / 2]);
+	must(vm_start(&vm), "run the guest");
+	tell_guest(&vm, 0);
 
 	step("The owner frees number %u, while the device streams", ids[1]);
 	start = now_us();
@@ -286,6 +308,7 @@ int main(void)
 
 	step("The owner closes the file: number %u is blocked on both devices",
 	     ids[0]);
+	counted = vm_counter(&vm);
 	start = now_us();
 	close(owner);
 	us = now_us() - start;
@@ -296,17 +319,28 @@ int main(void)
 	for (i = 0; i < 2; i++)
 		tell_blocked(&dev[i], "close()");
 	tell_log(kmsg);
-	tell_row(ids[0], "parked", 2);
+	printf("    the virtual machine\n");
+	tell_guest(&vm, counted);
+	tell(vm.running, "what KVM_RUN has returned", "%s",
+	     vm.error ? strerror(-vm.error) : "nothing but the guest's exits");
+	tell_row(ids[0], "parked", "mdev=2,kvm=1", 2);
 	tell_taken(other, ids[0]);
 	tell_set(other, 0, 2);
 
-	step("The drivers let go, each when it suits it");
+	step("The drivers and KVM let go, each when it suits it");
 	must(pdma_drop_ioasid(&dev[2].dev), "VFIO_DEVICE_FEATURE_IOASID");
 	tell_recycled(ids[1]);
 	must(pdma_drop_ioasid(&dev[0].dev), "VFIO_DEVICE_FEATURE_IOASID");
-	tell_row(ids[0], "parked", 1);
-	tell_taken(other, ids[0]);
+	tell_row(ids[0], "parked", "mdev=1,kvm=1", 1);
 	device_close(&dev[1]);
+	tell_row(ids[0], "parked", "kvm=1", 0);
+	counted = vm_counter(&vm);
+	tell_guest(&vm, counted);
+	tell_taken(other, ids[0]);
+	printf("    the last one: the virtual machine is destroyed\n");
+	vm_close(&vm);
+	tell(!vm.error, "the guest has run to its end", "%s",
+	     vm.error ? strerror(-vm.error) : "without an error");
 	tell_recycled(ids[0]);
 	tell_set(other, 0, 0);
 
