@@ -239,6 +239,7 @@ struct ioasid_row {
 	unsigned int users;
 	unsigned int attachments;
 	char owner[32];
+	char holders[64];	/* "mdev=1,kvm=2", "-" if nobody */
 };
 
 static inline int debugfs_ioasid(__u32 id, struct ioasid_row *row)
@@ -251,9 +252,9 @@ static inline int debugfs_ioasid(__u32 id, struct ioasid_row *row)
 	if (!f)
 		return -errno;
 	while (ret && fgets(line, sizeof(line), f))
-		if (sscanf(line, "%u %15s %u %u %31s", &nr, row->state,
-			   &row->users, &row->attachments, row->owner) == 5 &&
-		    nr == id)
+		if (sscanf(line, "%u %15s %u %u %31s %63s", &nr, row->state,
+			   &row->users, &row->attachments, row->owner,
+			   row->holders) == 6 && nr == id)
 			ret = 0;
 	fclose(f);
 	return ret;

@@ -1,0 +1,1056 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A virtual machine holds IOASIDs: every error that the KVM device promises,
+ * what remains as it was after it, and for how long a reference is held.
+ *
+ * No device is needed: what the references mean for DMA, and in which order
+ * everybody may let go, is tested by ioasid_teardown.
+ */
+#include <sched.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "../kselftest_harness.h"
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "kvm_utils.h"
+
+#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+
+#define MAX_PASID 0xfffffU
+#define NR_IDS 4
+
+/* One machine, with the device, and some numbers that nobody holds yet */
+FIXTURE(kvm)
+{
+	int fd;
+	__u32 ids[NR_IDS];
+	struct kvm_vm vm;
+	int dev;
+};
+
+FIXTURE_SETUP(kvm)
+{
+	int ret = vm_open(&self->vm);
+
+	if (ret == -ENOENT)
+		SKIP(return, "no KVM");
+	ASSERT_EQ(0, ret);
+	self->fd = ioasid_open();
+	ASSERT_LE(0, self->fd);
+	test_cmd_alloc(self->fd, 0, 0, NR_IDS, self->ids);
+	self->dev = kvm_ioasid_create(self->vm.vm);
+	if (self->dev == -ENODEV)
+		SKIP(return, "KVM does not hold IOASIDs");
+	ASSERT_LE(0, self->dev);
+	self->vm.dev = self->dev;
+}
+
+FIXTURE_TEARDOWN(kvm)
+{
+	vm_close(&self->vm);
+	close(self->fd);
+}
+
+static int map_users(int fd, __u32 id)
+{
+	struct ioasid_query query;
+	int ret = ioasid_query(fd, id, &query);
+
+	return ret ? ret : (int)query.users;
+}
+
+#define expect_users(users, fd, id) EXPECT_EQ(users, map_users(fd, id))
+#define expect_state(state, fd, id) EXPECT_EQ((int)(state), ioasid_state(fd, id))
+
+/* The number is free: whoever asks for it gets it, and gives it back */
+#define expect_free(_fd, _id) do {					\
+	__u32 __got = 0;						\
+									\
+	EXPECT_EQ(0, ioasid_alloc(_fd, _id, _id, 1, &__got));		\
+	EXPECT_EQ(_id, __got);						\
+	EXPECT_EQ(0, ioasid_free(_fd, 1, &__got));			\
+} while (0)
+
+#define expect_taken(_fd, _id) do {					\
+	__u32 __got;							\
+									\
+	test_err_alloc(ENOSPC, _fd, _id, _id, 1, &__got);		\
+} while (0)
+
+/* What debugfs tells about a number that only machines hold */
+#define expect_row(_id, _state, _users) do {				\
+	struct ioasid_row __row = {};					\
+	char __holders[32];						\
+									\
+	snprintf(__holders, sizeof(__holders), "kvm=%u", _users);	\
+	ASSERT_EQ(0, debugfs_ioasid(_id, &__row));			\
+	EXPECT_STREQ(_state, __row.state);				\
+	EXPECT_EQ(_users, __row.users);					\
+	EXPECT_EQ(0, __row.attachments);				\
+	EXPECT_STREQ((_users) ? __holders : "-", __row.holders);	\
+} while (0)
+
+/* The device */
+
+TEST_F(kvm, abi_is_as_documented)
+{
+	EXPECT_EQ(32, KVM_DEV_TYPE_IOASID);
+	EXPECT_EQ(1, KVM_DEV_IOASID_MAP);
+	EXPECT_EQ(1, KVM_DEV_IOASID_MAP_ADD);
+	EXPECT_EQ(2, KVM_DEV_IOASID_MAP_DEL);
+	EXPECT_EQ(16, sizeof(struct kvm_ioasid_map));
+	EXPECT_EQ(0, offsetof(struct kvm_ioasid_map, fd));
+	EXPECT_EQ(4, offsetof(struct kvm_ioasid_map, id));
+	EXPECT_EQ(8, offsetof(struct kvm_ioasid_map, guest_pasid));
+	EXPECT_EQ(12, offsetof(struct kvm_ioasid_map, __reserved));
+}
+
+TEST_F(kvm, device_type_can_be_tested)
+{
+	struct kvm_vm vm;
+	int i, dev;
+
+	ASSERT_EQ(0, vm_open(&vm));
+	/* As often as one likes: it makes none */
+	for (i = 0; i < 3; i++)
+		EXPECT_EQ(0, kvm_ioasid_create_flags(vm.vm,
+						     KVM_CREATE_DEVICE_TEST));
+	dev = kvm_ioasid_create(vm.vm);
+	EXPECT_LE(0, dev);
+	close(dev);
+	vm_close(&vm);
+}
+
+TEST_F(kvm, machine_has_one_device)
+{
+	struct kvm_vm other;
+
+	EXPECT_EQ(-EBUSY, kvm_ioasid_create(self->vm.vm));
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	EXPECT_EQ(-EBUSY, kvm_ioasid_create(self->vm.vm));
+	expect_users(1, self->fd, self->ids[0]);
+
+	ASSERT_EQ(0, vm_open(&other));
+	other.dev = kvm_ioasid_create(other.vm);
+	EXPECT_LE(0, other.dev);
+	vm_close(&other);
+
+	/* It stays that of the machine without a descriptor, too */
+	vm_close_dev(&self->vm);
+	EXPECT_EQ(-EBUSY, kvm_ioasid_create(self->vm.vm));
+}
+
+TEST_F(kvm, unknown_attributes_are_enxio)
+{
+	const struct {
+		__u32 group;
+		__u64 nr;
+	} unknown[] = {
+		{ KVM_DEV_IOASID_MAP, 0 },
+		{ KVM_DEV_IOASID_MAP, KVM_DEV_IOASID_MAP_DEL + 1 },
+		{ KVM_DEV_IOASID_MAP, -1ULL },
+		/* Not the same as ADD */
+		{ KVM_DEV_IOASID_MAP, KVM_DEV_IOASID_MAP_ADD | 1ULL << 32 },
+		{ KVM_DEV_IOASID_MAP - 1, KVM_DEV_IOASID_MAP_ADD },
+		{ KVM_DEV_IOASID_MAP + 1, KVM_DEV_IOASID_MAP_ADD },
+		{ -1U, KVM_DEV_IOASID_MAP_DEL },
+	};
+	struct kvm_ioasid_map map = { .fd = self->fd, .id = self->ids[0] };
+	int i;
+
+	EXPECT_EQ(0, kvm_ioasid_has_attr(self->dev, KVM_DEV_IOASID_MAP,
+					 KVM_DEV_IOASID_MAP_ADD));
+	EXPECT_EQ(0, kvm_ioasid_has_attr(self->dev, KVM_DEV_IOASID_MAP,
+					 KVM_DEV_IOASID_MAP_DEL));
+	for (i = 0; i < ARRAY_LEN(unknown); i++) {
+		EXPECT_EQ(-ENXIO, kvm_ioasid_has_attr(self->dev,
+						      unknown[i].group,
+						      unknown[i].nr));
+		EXPECT_EQ(-ENXIO, kvm_ioasid_attr(self->dev,
+						  KVM_SET_DEVICE_ATTR,
+						  unknown[i].group,
+						  unknown[i].nr, &map));
+	}
+	expect_users(0, self->fd, self->ids[0]);
+	/* Nor was anything mapped at guest PASID 0 */
+	test_err_map_del(ENOENT, self->dev, 0);
+}
+
+TEST_F(kvm, device_has_no_more_than_its_attributes)
+{
+	__u32 pasid = 0;
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 0);
+	EXPECT_EQ(-EPERM, kvm_ioasid_attr(self->dev, KVM_GET_DEVICE_ATTR,
+					  KVM_DEV_IOASID_MAP,
+					  KVM_DEV_IOASID_MAP_DEL, &pasid));
+	EXPECT_EQ(-1, ioctl(self->dev, KVM_CREATE_VCPU, 0));
+	EXPECT_EQ(ENOTTY, errno);
+	EXPECT_TRUE(mmap(NULL, 4096, PROT_READ, MAP_SHARED, self->dev, 0) ==
+		    MAP_FAILED);
+	expect_users(1, self->fd, self->ids[0]);
+}
+
+/* Mappings */
+
+TEST_F(kvm, mapping_holds_one_reference)
+{
+	const __u32 id = self->ids[0];
+	struct ioasid_query query;
+
+	expect_users(0, self->fd, id);
+	expect_row(id, "active", 0);
+	test_cmd_map_add(self->dev, self->fd, id, 7);
+	test_cmd_query(self->fd, id, &query);
+	EXPECT_EQ(IOASID_STATE_ACTIVE, query.state);
+	EXPECT_EQ(1, query.users);
+	EXPECT_EQ(0, query.attachments);
+	expect_row(id, "active", 1);
+
+	test_cmd_map_del(self->dev, 7);
+	expect_users(0, self->fd, id);
+	expect_state(IOASID_STATE_ACTIVE, self->fd, id);
+	expect_row(id, "active", 0);
+
+	/* Time and again */
+	test_cmd_map_add(self->dev, self->fd, id, 7);
+	test_cmd_map_del(self->dev, 7);
+	test_err_map_del(ENOENT, self->dev, 7);
+	expect_users(0, self->fd, id);
+}
+
+TEST_F(kvm, number_may_be_mapped_at_several_guest_pasids)
+{
+	/* 0 is a PASID like any other for a guest */
+	const __u32 pasids[] = { 0, 1, 2, 4096, MAX_PASID - 1, MAX_PASID };
+	const __u32 id = self->ids[0];
+	int i;
+
+	for (i = 0; i < ARRAY_LEN(pasids); i++) {
+		test_cmd_map_add(self->dev, self->fd, id, pasids[i]);
+		expect_users(i + 1, self->fd, id);
+	}
+	expect_row(id, "active", (unsigned int)ARRAY_LEN(pasids));
+	for (i = ARRAY_LEN(pasids); i--;) {
+		test_cmd_map_del(self->dev, pasids[i]);
+		test_err_map_del(ENOENT, self->dev, pasids[i]);
+		expect_users(i, self->fd, id);
+	}
+}
+
+TEST_F(kvm, machines_do_not_share_guest_pasids)
+{
+	struct kvm_vm other;
+
+	ASSERT_EQ(0, vm_open(&other));
+	other.dev = kvm_ioasid_create(other.vm);
+	ASSERT_LE(0, other.dev);
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 5);
+	test_err_map_del(ENOENT, other.dev, 5);
+	test_cmd_map_add(other.dev, self->fd, self->ids[0], 5);
+	expect_users(2, self->fd, self->ids[0]);
+	test_cmd_map_add(other.dev, self->fd, self->ids[1], 6);
+	test_err_map_del(ENOENT, self->dev, 6);
+
+	/* Nor does one of them end for the other */
+	vm_close(&other);
+	expect_users(1, self->fd, self->ids[0]);
+	expect_users(0, self->fd, self->ids[1]);
+	test_cmd_map_del(self->dev, 5);
+	expect_users(0, self->fd, self->ids[0]);
+}
+
+/* Errors: none of them changes what is mapped */
+static void expect_one_mapping(struct __test_metadata *_metadata,
+			       FIXTURE_DATA(kvm) *self)
+{
+	int i;
+
+	/* ids[0] at 1 */
+	for (i = 0; i < NR_IDS; i++) {
+		expect_state(IOASID_STATE_ACTIVE, self->fd, self->ids[i]);
+		expect_users(!i, self->fd, self->ids[i]);
+	}
+	test_in_use(self->fd, NR_IDS, 0);
+}
+
+#define expect_add_err(_errno, _fd, _id, _pasid) do {			\
+	test_err_map_add(_errno, self->dev, _fd, _id, _pasid);		\
+	expect_one_mapping(_metadata, self);				\
+	test_err_map_del(ENOENT, self->dev, 2);				\
+} while (0)
+
+TEST_F(kvm, add_of_what_is_not_ours_is_refused_and_changes_nothing)
+{
+	int other = ioasid_open(), pipefd[2], closed;
+	__u32 foreign, gone;
+
+	ASSERT_LE(0, other);
+	ASSERT_EQ(0, pipe(pipefd));
+	closed = ioasid_open();
+	ASSERT_LE(0, closed);
+	close(closed);
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	test_cmd_alloc(self->fd, 0, 0, 1, &gone);
+	test_cmd_free(self->fd, 1, &gone);
+	ASSERT_TRUE(ioasid_wait_recycled(self->fd, gone));
+
+	/* The descriptor */
+	expect_add_err(EBADF, -1, self->ids[1], 2);
+	expect_add_err(EBADF, -2, self->ids[1], 2);
+	expect_add_err(EBADF, 1000, self->ids[1], 2);
+	expect_add_err(EBADF, closed, self->ids[1], 2);
+	expect_add_err(EBADF, pipefd[0], self->ids[1], 2);
+	expect_add_err(EBADF, self->dev, self->ids[1], 2);
+	expect_add_err(EBADF, self->vm.vm, self->ids[1], 2);
+
+	/* The number */
+	expect_add_err(ENOENT, other, self->ids[1], 2);
+	expect_add_err(ENOENT, self->fd, gone, 2);
+	expect_add_err(ENOENT, self->fd, 0, 2);
+	expect_add_err(ENOENT, self->fd, MAX_PASID + 1, 2);
+	expect_add_err(ENOENT, self->fd, self->ids[1] | 0x80000000, 2);
+	test_cmd_alloc(other, 0, 0, 1, &foreign);
+	test_err_map_add(ENOENT, self->dev, self->fd, foreign, 2);
+	expect_users(0, other, foreign);
+	close(other);
+	expect_one_mapping(_metadata, self);
+}
+
+TEST_F(kvm, guest_pasid_is_mapped_once)
+{
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	expect_add_err(EEXIST, self->fd, self->ids[0], 1);
+	expect_add_err(EEXIST, self->fd, self->ids[1], 1);
+
+	/* The one that is mapped there is still the first */
+	test_cmd_map_del(self->dev, 1);
+	expect_users(0, self->fd, self->ids[0]);
+	test_cmd_map_add(self->dev, self->fd, self->ids[1], 1);
+	expect_users(1, self->fd, self->ids[1]);
+}
+
+TEST_F(kvm, guest_pasid_out_of_range_is_einval)
+{
+	const __u32 pasids[] = { MAX_PASID + 1, MAX_PASID + 2, 1U << 31,
+				 /* The lower 20 bits of these are free */
+				 2 | 1 << 20, -1U };
+	int i;
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	for (i = 0; i < ARRAY_LEN(pasids); i++) {
+		expect_add_err(EINVAL, self->fd, self->ids[1], pasids[i]);
+		test_err_map_del(ENOENT, self->dev, pasids[i]);
+	}
+	/* Not truncated on the way to DEL, either */
+	test_err_map_del(ENOENT, self->dev, 1 | 1 << 20);
+	expect_one_mapping(_metadata, self);
+}
+
+TEST_F(kvm, reserved_field_is_eopnotsupp)
+{
+	struct kvm_ioasid_map map = {
+		.fd = self->fd,
+		.id = self->ids[1],
+		.guest_pasid = 2,
+	};
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	for (map.__reserved = 1; map.__reserved; map.__reserved <<= 1) {
+		EXPECT_EQ(-EOPNOTSUPP, kvm_ioasid_add_raw(self->dev, &map));
+		expect_one_mapping(_metadata, self);
+	}
+	EXPECT_EQ(0, kvm_ioasid_add_raw(self->dev, &map));
+}
+
+/* @len bytes of zeroes that end where an unmapped page begins */
+static char *map_before_hole(size_t len)
+{
+	const size_t page = sysconf(_SC_PAGESIZE);
+	char *p = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (p == MAP_FAILED || munmap(p + page, page))
+		return NULL;
+	return p + page - len;
+}
+
+TEST_F(kvm, bad_pointer_is_efault_and_changes_nothing)
+{
+	struct kvm_ioasid_map map = {
+		.fd = self->fd,
+		.id = self->ids[1],
+		.guest_pasid = 2,
+	};
+	const __u32 mapped = 1;
+	size_t left;
+	char *p;
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], mapped);
+	EXPECT_EQ(-EFAULT, kvm_ioasid_add_raw(self->dev, NULL));
+	EXPECT_EQ(-EFAULT, kvm_ioasid_add_raw(self->dev, (void *)-4096));
+	EXPECT_EQ(-EFAULT, kvm_ioasid_del_raw(self->dev, NULL));
+	EXPECT_EQ(-EFAULT, kvm_ioasid_del_raw(self->dev, (void *)-4096));
+	expect_one_mapping(_metadata, self);
+
+	/* Only the first @left bytes are there */
+	for (left = 0; left < sizeof(map); left += 4) {
+		p = map_before_hole(left);
+		ASSERT_TRUE(p != NULL);
+		memcpy(p, &map, left);
+		EXPECT_EQ(-EFAULT, kvm_ioasid_add_raw(self->dev, p));
+		expect_one_mapping(_metadata, self);
+	}
+	for (left = 0; left < sizeof(mapped); left++) {
+		p = map_before_hole(left);
+		ASSERT_TRUE(p != NULL);
+		memcpy(p, &mapped, left);
+		EXPECT_EQ(-EFAULT, kvm_ioasid_del_raw(self->dev, p));
+		expect_one_mapping(_metadata, self);
+	}
+
+	/* And no byte more is looked at */
+	p = map_before_hole(sizeof(map));
+	ASSERT_TRUE(p != NULL);
+	memcpy(p, &map, sizeof(map));
+	EXPECT_EQ(0, kvm_ioasid_add_raw(self->dev, p));
+	p = map_before_hole(sizeof(mapped));
+	ASSERT_TRUE(p != NULL);
+	memcpy(p, &mapped, sizeof(mapped));
+	EXPECT_EQ(0, kvm_ioasid_del_raw(self->dev, p));
+	expect_users(0, self->fd, self->ids[0]);
+	expect_users(1, self->fd, self->ids[1]);
+}
+
+/* Invariant 6 */
+TEST_F(kvm, parked_number_gives_out_no_new_mapping)
+{
+	const __u32 id = self->ids[0];
+
+	test_cmd_map_add(self->dev, self->fd, id, 1);
+	test_cmd_free(self->fd, 1, &id);
+	expect_users(1, self->fd, id);
+	test_err_map_add(ESHUTDOWN, self->dev, self->fd, id, 2);
+	expect_users(1, self->fd, id);
+	test_err_map_del(ENOENT, self->dev, 2);
+	expect_row(id, "parked", 1);
+
+	test_cmd_map_del(self->dev, 1);
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
+	test_err_map_add(ENOENT, self->dev, self->fd, id, 1);
+}
+
+TEST_F(kvm, another_process_cannot_use_the_device)
+{
+	__u32 id = self->ids[1];
+	int status;
+	pid_t pid;
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		test_err_map_add(EIO, self->dev, self->fd, id, 2);
+		test_err_map_del(EIO, self->dev, 1);
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	expect_one_mapping(_metadata, self);
+}
+
+/* For how long a reference is held */
+
+TEST_F(kvm, mapping_outlives_the_free_of_its_number)
+{
+	const __u32 id = self->ids[0];
+	char path[64], text[4096], line[64];
+
+	test_cmd_map_add(self->dev, self->fd, id, 1);
+	test_cmd_map_add(self->dev, self->fd, id, 2);
+	test_cmd_free(self->fd, 1, &id);
+	expect_state(IOASID_STATE_PARKED, self->fd, id);
+	expect_users(2, self->fd, id);
+	expect_taken(self->fd, id);
+	test_in_use(self->fd, NR_IDS - 1, 1);
+	expect_row(id, "parked", 2);
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", self->fd);
+	ASSERT_EQ(0, pdma_read_file(path, text, sizeof(text)));
+	snprintf(line, sizeof(line), "\nioasid-parked-users:\t%u kvm=2", id);
+	EXPECT_TRUE(!!strstr(text, line)) TH_LOG("%s", text);
+
+	test_cmd_map_del(self->dev, 1);
+	expect_users(1, self->fd, id);
+	expect_taken(self->fd, id);
+	test_cmd_map_del(self->dev, 2);
+	expect_free(self->fd, id);
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_in_use(self->fd, NR_IDS - 1, 0);
+}
+
+TEST_F(kvm, mapping_outlives_the_owner)
+{
+	int owner = ioasid_open();
+	__u32 id;
+
+	ASSERT_LE(0, owner);
+	test_cmd_alloc(owner, 0, 0, 1, &id);
+	test_cmd_map_add(self->dev, owner, id, 1);
+	close(owner);
+	expect_taken(self->fd, id);
+	expect_row(id, "parked", 1);
+	test_in_use(self->fd, NR_IDS, 1);
+
+	vm_close(&self->vm);
+	expect_free(self->fd, id);
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_in_use(self->fd, NR_IDS, 0);
+}
+
+TEST_F(kvm, end_of_the_machine_leaves_the_owner_alone)
+{
+	int i;
+
+	for (i = 0; i < NR_IDS; i++)
+		test_cmd_map_add(self->dev, self->fd, self->ids[i], i);
+	vm_close(&self->vm);
+	for (i = 0; i < NR_IDS; i++) {
+		expect_state(IOASID_STATE_ACTIVE, self->fd, self->ids[i]);
+		expect_users(0, self->fd, self->ids[i]);
+	}
+	test_in_use(self->fd, NR_IDS, 0);
+}
+
+TEST_F(kvm, close_of_the_device_changes_nothing)
+{
+	const __u32 id = self->ids[0];
+
+	test_cmd_map_add(self->dev, self->fd, id, 1);
+	vm_close_dev(&self->vm);
+	expect_users(1, self->fd, id);
+	expect_row(id, "active", 1);
+	test_cmd_free(self->fd, 1, &id);
+	expect_users(1, self->fd, id);
+	expect_taken(self->fd, id);
+
+	vm_close(&self->vm);
+	expect_free(self->fd, id);
+}
+
+/* Descriptors that keep a machine. Each order of closing them is tried */
+enum vm_fd { VM_FD, VCPU_FD, DEV_FD, NR_VM_FDS };
+
+static void close_vm_fd(struct kvm_vm *vm, enum vm_fd which)
+{
+	switch (which) {
+	case VM_FD:
+		vm_close_vm(vm);
+		break;
+	case VCPU_FD:
+		vm_close_vcpu(vm);
+		break;
+	default:
+		vm_close_dev(vm);
+	}
+}
+
+TEST_F(kvm, machine_lives_until_its_last_descriptor)
+{
+	static const enum vm_fd orders[][NR_VM_FDS] = {
+		{ VM_FD, VCPU_FD, DEV_FD }, { VM_FD, DEV_FD, VCPU_FD },
+		{ VCPU_FD, VM_FD, DEV_FD }, { VCPU_FD, DEV_FD, VM_FD },
+		{ DEV_FD, VM_FD, VCPU_FD }, { DEV_FD, VCPU_FD, VM_FD },
+	};
+	struct kvm_vm *vm = &self->vm;
+	__u32 id[2];
+	int i, k;
+
+	for (i = 0; i < ARRAY_LEN(orders); i++) {
+		vm_close(vm);
+		ASSERT_EQ(0, vm_open(vm));
+		vm->dev = kvm_ioasid_create(vm->vm);
+		ASSERT_LE(0, vm->dev);
+		/* One that is parked, one that is not */
+		test_cmd_alloc(self->fd, 0, 0, 2, id);
+		for (k = 0; k < 2; k++)
+			test_cmd_map_add(vm->dev, self->fd, id[k], k);
+		ASSERT_EQ(0, vm_start(vm));
+		ASSERT_TRUE(vm_counts(vm));
+		test_cmd_free(self->fd, 1, id);
+
+		for (k = 0; k < NR_VM_FDS; k++) {
+			expect_users(1, self->fd, id[0]);
+			expect_users(1, self->fd, id[1]);
+			expect_taken(self->fd, id[0]);
+			if (vm->vcpu >= 0)
+				EXPECT_TRUE(vm_counts(vm));
+			close_vm_fd(vm, orders[i][k]);
+			EXPECT_EQ(0, vm->error);
+		}
+		expect_free(self->fd, id[0]);
+		expect_users(0, self->fd, id[1]);
+		expect_state(IOASID_STATE_ACTIVE, self->fd, id[1]);
+		test_cmd_free(self->fd, 1, &id[1]);
+	}
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_in_use(self->fd, NR_IDS, 0);
+}
+
+/* Nobody has a descriptor any more, but a mapping is as good as one */
+TEST_F(kvm, mapped_cpu_keeps_the_machine)
+{
+	struct kvm_vm *vm = &self->vm;
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	vm_close_dev(vm);
+	vm_close_vm(vm);
+	close(vm->vcpu);
+	vm->vcpu = -1;
+	expect_users(1, self->fd, self->ids[0]);
+	vm_close_vcpu(vm);
+	expect_users(0, self->fd, self->ids[0]);
+}
+
+TEST_F(kvm, guest_runs_before_while_and_after_its_number_is_parked)
+{
+	const __u32 id = self->ids[0];
+	int i, owner = ioasid_open();
+	__u32 others[16];
+
+	ASSERT_LE(0, owner);
+	ASSERT_EQ(0, vm_start(&self->vm));
+	EXPECT_TRUE(vm_counts(&self->vm));
+	test_cmd_map_add(self->dev, self->fd, id, 1);
+	EXPECT_TRUE(vm_counts(&self->vm));
+
+	test_cmd_free(self->fd, 1, &id);
+	EXPECT_TRUE(vm_counts(&self->vm));
+	expect_users(1, self->fd, id);
+
+	/* All at once, by a close */
+	test_cmd_alloc(owner, 0, 0, ARRAY_LEN(others), others);
+	for (i = 0; i < ARRAY_LEN(others); i++)
+		test_cmd_map_add(self->dev, owner, others[i], 100 + i);
+	close(owner);
+	EXPECT_TRUE(vm_counts(&self->vm));
+	test_in_use(self->fd, NR_IDS - 1, 1 + ARRAY_LEN(others));
+
+	for (i = 0; i < ARRAY_LEN(others); i++)
+		test_cmd_map_del(self->dev, 100 + i);
+	test_cmd_map_del(self->dev, 1);
+	expect_free(self->fd, id);
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	EXPECT_TRUE(vm_counts(&self->vm));
+
+	/* It was alive all the time: it does what it is told */
+	__atomic_store_n(&vm_data(&self->vm)->stop, 1, __ATOMIC_RELAXED);
+	EXPECT_EQ(0, vm_join(&self->vm));
+	EXPECT_EQ(KVM_EXIT_HLT, self->vm.run->exit_reason);
+}
+
+/* A CPU that never leaves the guest by itself does not keep anybody waiting */
+TEST_F(kvm, park_does_not_wait_for_the_guest)
+{
+	const __u32 id = self->ids[0];
+
+	vm_data(&self->vm)->burst = 0;
+	ASSERT_EQ(0, vm_start(&self->vm));
+	EXPECT_TRUE(vm_counts(&self->vm));
+	test_cmd_map_add(self->dev, self->fd, id, 1);
+	test_cmd_free(self->fd, 1, &id);
+	test_cmd_map_add(self->dev, self->fd, self->ids[1], 2);
+	expect_users(1, self->fd, id);
+	test_cmd_map_del(self->dev, 1);
+	expect_free(self->fd, id);
+	EXPECT_TRUE(vm_counts(&self->vm));
+	EXPECT_EQ(0, vm_stop(&self->vm));
+	EXPECT_NE(KVM_EXIT_IO, self->vm.run->exit_reason);
+}
+
+static volatile __u32 *map_shared(void)
+{
+	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+/* What a process does that is killed later: @shared[0] 1: ready, else -errno */
+static void own_all(volatile __u32 *shared)
+{
+	int fd = ioasid_open(), ret, i;
+	__u32 ids[NR_IDS];
+	struct kvm_vm vm;
+
+	ret = ioasid_alloc(fd, 0, 0, NR_IDS, ids);
+	if (!ret)
+		ret = vm_open(&vm);
+	if (!ret) {
+		vm.dev = kvm_ioasid_create(vm.vm);
+		ret = vm.dev < 0 ? vm.dev : 0;
+	}
+	for (i = 0; !ret && i < NR_IDS; i++) {
+		shared[1 + i] = ids[i];
+		ret = kvm_ioasid_add(vm.dev, fd, ids[i], i);
+	}
+	/* One is PARKED already */
+	if (!ret)
+		ret = ioasid_free(fd, 1, ids);
+	if (!ret)
+		ret = vm_start(&vm);
+	if (!ret && !vm_counts(&vm))
+		ret = -ETIMEDOUT;
+	*shared = ret ? ret : 1;
+	pause();
+	_exit(1);
+}
+
+TEST_F(kvm, killed_process_leaves_nothing)
+{
+	volatile __u32 *shared = map_shared();
+	int i, round;
+	pid_t pid;
+
+	ASSERT_TRUE(shared != NULL);
+	for (round = 0; round < 5; round++) {
+		*shared = 0;
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid)
+			own_all(shared);
+		ASSERT_TRUE(wait_until(*shared));
+		ASSERT_EQ(1, (int)*shared);
+		for (i = 0; i < NR_IDS; i++)
+			expect_row(shared[1 + i], i ? "active" : "parked", 1);
+		ASSERT_EQ(0, kill(pid, SIGKILL));
+		ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+		for (i = 0; i < NR_IDS; i++)
+			expect_free(self->fd, shared[1 + i]);
+	}
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_in_use(self->fd, NR_IDS, 0);
+}
+
+TEST_F(kvm, fork_keeps_the_machine)
+{
+	const __u32 id = self->ids[0];
+	pid_t pid;
+
+	test_cmd_map_add(self->dev, self->fd, id, 1);
+	test_cmd_map_add(self->dev, self->fd, self->ids[1], 2);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		pause();
+		_exit(0);
+	}
+	vm_close(&self->vm);
+	expect_users(1, self->fd, id);
+	test_cmd_free(self->fd, 1, &id);
+	expect_row(id, "parked", 1);
+	expect_taken(self->fd, id);
+
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	expect_free(self->fd, id);
+	expect_users(0, self->fd, self->ids[1]);
+}
+
+TEST_F_TIMEOUT(kvm, many_mappings_end_with_the_machine, 120)
+{
+	const __u32 count = 4096 - NR_IDS;
+	__u32 *ids = calloc(count, sizeof(*ids));
+	int owner = ioasid_open();
+	__u32 i;
+
+	ASSERT_TRUE(ids != NULL);
+	ASSERT_LE(0, owner);
+	test_cmd_set_quota(self->fd, count + NR_IDS);
+	test_cmd_alloc(owner, 0, 0, count, ids);
+	/* Neighbours, and guest PASIDs from all over the range */
+	for (i = 0; i < count; i++)
+		test_cmd_map_add(self->dev, owner, ids[i],
+				 i % 2 ? i : MAX_PASID - i * 200);
+	expect_users(1, owner, ids[count - 1]);
+	close(owner);
+	test_in_use(self->fd, NR_IDS, count);
+	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, ids);
+
+	/* One of them goes before the others */
+	test_cmd_map_del(self->dev, 1);
+	test_cmd_alloc(self->fd, 0, 0, 1, ids);
+	test_in_use(self->fd, NR_IDS + 1, count - 1);
+	test_cmd_free(self->fd, 1, ids);
+
+	vm_close(&self->vm);
+	test_cmd_alloc(self->fd, 0, 0, count, ids);
+	test_in_use(self->fd, NR_IDS + count, 0);
+	free(ids);
+}
+
+/* Races */
+
+struct racer {
+	int dev;
+	int fd;
+	__u32 id;
+	__u32 guest_pasid;
+	int rounds;
+	int *go;
+	int ret;
+	int added, deleted;
+	int bad;
+};
+
+static void *add_once(void *arg)
+{
+	struct racer *r = arg;
+
+	while (!__atomic_load_n(r->go, __ATOMIC_ACQUIRE))
+		;
+	r->ret = kvm_ioasid_add(r->dev, r->fd, r->id, r->guest_pasid);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(kvm, add_races_with_free, 60)
+{
+	int round, added = 0, go;
+	volatile int spin;
+	pthread_t thread;
+
+	for (round = 0; round < 100; round++) {
+		struct racer r = {
+			.dev = self->dev, .fd = self->fd, .guest_pasid = 1,
+			.go = &go,
+		};
+
+		test_cmd_alloc(self->fd, 0, 0, 1, &r.id);
+		go = 0;
+		ASSERT_EQ(0, pthread_create(&thread, NULL, add_once, &r));
+		/* Either side has a head start at times */
+		__atomic_store_n(&go, 1, __ATOMIC_RELEASE);
+		for (spin = 0; spin < round % 20 * 300; spin++)
+			;
+		test_cmd_free(self->fd, 1, &r.id);
+		ASSERT_EQ(0, pthread_join(thread, NULL));
+
+		if (r.ret) {
+			EXPECT_TRUE(r.ret == -ESHUTDOWN || r.ret == -ENOENT);
+			test_err_map_del(ENOENT, self->dev, 1);
+		} else {
+			added++;
+			expect_state(IOASID_STATE_PARKED, self->fd, r.id);
+			expect_users(1, self->fd, r.id);
+			expect_taken(self->fd, r.id);
+			test_cmd_map_del(self->dev, 1);
+		}
+		expect_free(self->fd, r.id);
+	}
+	TH_LOG("%d of %d numbers were mapped before they were parked", added,
+	       round);
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_in_use(self->fd, NR_IDS, 0);
+}
+
+#define NR_RACERS 3
+
+TEST_F_TIMEOUT(kvm, of_two_adds_of_a_guest_pasid_one_wins, 60)
+{
+	struct racer racers[NR_RACERS];
+	pthread_t threads[NR_RACERS];
+	int i, go, round, won;
+
+	for (round = 0; round < 50; round++) {
+		go = 0;
+		for (i = 0; i < NR_RACERS; i++) {
+			racers[i] = (struct racer){
+				.dev = self->dev, .fd = self->fd,
+				.id = self->ids[i], .guest_pasid = 9,
+				.go = &go,
+			};
+			ASSERT_EQ(0, pthread_create(&threads[i], NULL, add_once,
+						    &racers[i]));
+		}
+		__atomic_store_n(&go, 1, __ATOMIC_RELEASE);
+		won = 0;
+		for (i = 0; i < NR_RACERS; i++) {
+			ASSERT_EQ(0, pthread_join(threads[i], NULL));
+			EXPECT_TRUE(!racers[i].ret ||
+				    racers[i].ret == -EEXIST);
+			expect_users(!racers[i].ret, self->fd, self->ids[i]);
+			won += !racers[i].ret;
+		}
+		EXPECT_EQ(1, won);
+		test_cmd_map_del(self->dev, 9);
+		for (i = 0; i < NR_RACERS; i++)
+			expect_users(0, self->fd, self->ids[i]);
+	}
+}
+
+static void *add_and_del(void *arg)
+{
+	struct racer *r = arg;
+	int i, ret;
+
+	while (!__atomic_load_n(r->go, __ATOMIC_ACQUIRE))
+		;
+	for (i = 0; i < r->rounds; i++) {
+		ret = kvm_ioasid_add(r->dev, r->fd, r->id, r->guest_pasid);
+		if (ret && ret != -EEXIST)
+			r->bad = ret;
+		r->added += !ret;
+		ret = kvm_ioasid_del(r->dev, r->guest_pasid);
+		if (ret && ret != -ENOENT)
+			r->bad = ret;
+		r->deleted += !ret;
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(kvm, add_races_with_del, 60)
+{
+	struct racer racers[2];
+	pthread_t threads[2];
+	int i, go = 0;
+
+	for (i = 0; i < 2; i++) {
+		racers[i] = (struct racer){
+			.dev = self->dev, .fd = self->fd, .id = self->ids[0],
+			.guest_pasid = 3, .rounds = 1500, .go = &go,
+		};
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, add_and_del,
+					    &racers[i]));
+	}
+	__atomic_store_n(&go, 1, __ATOMIC_RELEASE);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		EXPECT_EQ(0, racers[i].bad);
+	}
+	/* Each took away what was there after its own ADD, or found it gone */
+	EXPECT_EQ(racers[0].added + racers[1].added,
+		  racers[0].deleted + racers[1].deleted);
+	EXPECT_LT(0, racers[0].added);
+	EXPECT_LT(0, racers[1].added);
+	expect_users(0, self->fd, self->ids[0]);
+	test_err_map_del(ENOENT, self->dev, 3);
+}
+
+static void *create_once(void *arg)
+{
+	struct racer *r = arg;
+
+	while (!__atomic_load_n(r->go, __ATOMIC_ACQUIRE))
+		;
+	r->ret = kvm_ioasid_create(r->fd);
+	return NULL;
+}
+
+TEST_F(kvm, of_two_creations_of_the_device_one_wins)
+{
+	struct racer racers[2];
+	pthread_t threads[2];
+	struct kvm_vm vm;
+	int i, go, round;
+
+	for (round = 0; round < 10; round++) {
+		ASSERT_EQ(0, vm_open(&vm));
+		go = 0;
+		for (i = 0; i < 2; i++) {
+			racers[i] = (struct racer){ .fd = vm.vm, .go = &go };
+			ASSERT_EQ(0, pthread_create(&threads[i], NULL,
+						    create_once, &racers[i]));
+		}
+		__atomic_store_n(&go, 1, __ATOMIC_RELEASE);
+		for (i = 0; i < 2; i++)
+			ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		i = racers[0].ret < 0;
+		EXPECT_LE(0, racers[i].ret);
+		EXPECT_EQ(-EBUSY, racers[!i].ret);
+		close(racers[i].ret);
+		vm_close(&vm);
+	}
+}
+
+/* Failing allocations */
+
+TEST_F(kvm, add_without_memory_is_enomem_and_changes_nothing)
+{
+	int nth_fd = fail_nth_open(), nth, ret;
+	const __u32 id = self->ids[0];
+	unsigned int errors = 0;
+	bool failed = true;
+
+	if (nth_fd == -ENOENT)
+		SKIP(return, "no fault injection");
+	ASSERT_LE(0, nth_fd);
+	/* Far from each other: what has to be allocated is not there yet */
+	for (nth = 1; failed && nth < 100; nth++) {
+		const __u32 pasid = nth << 12;
+
+		ASSERT_EQ(0, fail_nth_begin(nth_fd, nth));
+		ret = kvm_ioasid_add(self->dev, self->fd, id, pasid);
+		failed = fail_nth_end(nth_fd);
+		if (ret) {
+			errors++;
+			EXPECT_EQ(-ENOMEM, ret);
+			EXPECT_TRUE(failed);
+			expect_users(0, self->fd, id);
+			expect_row(id, "active", 0);
+			test_err_map_del(ENOENT, self->dev, pasid);
+			/* The next try works */
+			test_cmd_map_add(self->dev, self->fd, id, pasid);
+		}
+		expect_users(1, self->fd, id);
+		test_cmd_map_del(self->dev, pasid);
+		expect_users(0, self->fd, id);
+	}
+	EXPECT_FALSE(failed);
+	EXPECT_LT(0, errors);
+
+	/* The last reference is dropped without memory */
+	test_cmd_map_add(self->dev, self->fd, id, 1);
+	test_cmd_free(self->fd, 1, &id);
+	ASSERT_EQ(0, fail_nth_begin(nth_fd, 1));
+	ret = kvm_ioasid_del(self->dev, 1);
+	failed = fail_nth_end(nth_fd);
+	EXPECT_EQ(0, ret);
+	expect_free(self->fd, id);
+}
+
+TEST_F(kvm, creation_without_memory_is_enomem_and_leaves_nothing)
+{
+	int nth_fd = fail_nth_open(), nth, dev;
+	unsigned int errors = 0;
+	bool failed = true;
+	struct kvm_vm vm;
+
+	if (nth_fd == -ENOENT)
+		SKIP(return, "no fault injection");
+	ASSERT_LE(0, nth_fd);
+	ASSERT_EQ(0, vm_open(&vm));
+	for (nth = 1; failed && nth < 100; nth++) {
+		ASSERT_EQ(0, fail_nth_begin(nth_fd, nth));
+		dev = kvm_ioasid_create(vm.vm);
+		failed = fail_nth_end(nth_fd);
+		if (dev < 0) {
+			errors++;
+			EXPECT_EQ(-ENOMEM, dev);
+			EXPECT_TRUE(failed);
+			/* It is not half there: the next one is the first */
+			dev = kvm_ioasid_create(vm.vm);
+		}
+		ASSERT_LE(0, dev);
+		test_cmd_map_add(dev, self->fd, self->ids[0], 1);
+		close(dev);
+		vm_close(&vm);
+		expect_users(0, self->fd, self->ids[0]);
+		ASSERT_EQ(0, vm_open(&vm));
+	}
+	vm_close(&vm);
+	EXPECT_FALSE(failed);
+	/* The device of KVM, and what is behind it */
+	EXPECT_LE(2, errors);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,1220 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A device and a virtual machine hold an IOASID, and its owner has the file:
+ * everybody lets go in any order, is killed, or finds that the device is gone.
+ *
+ * An earlier proposal for PASIDs that are shared like this had a number of
+ * mistakes. None of them is to come back:
+ *
+ *   quota never returned to the pool
+ *	ioasid: quota_comes_back_with_every_number
+ *   set freed with its last IOASID while its file still points to it
+ *	set_lives_as_long_as_its_file
+ *   error path frees twice, and returns the stale number as success
+ *	ioasid: failed_allocation_is_enomem_and_leaves_nothing,
+ *		alloc_bad_ids_pointer_is_efault_and_takes_nothing
+ *	ioasid_kvm: add_without_memory_is_enomem_and_changes_nothing
+ *   lookup ignores that a free is pending
+ *	ioasid_dma: parked_is_final
+ *	ioasid_kvm: parked_number_gives_out_no_new_mapping
+ *   mm pointer as a key, without a reference
+ *	ioasid: no_process_inherits_the_set_of_a_dead_one
+ *   two locks taken in both orders
+ *	locks_are_taken_in_one_order
+ *   charges leak at process exit, when the task has no mm any more
+ *	process_killed_at_any_point_leaves_nothing
+ *	ioasid: freed_number_of_exited_process_can_be_had_at_once
+ *   current cgroup uncharged, not the one that was charged
+ *	ioasid_cgroup
+ *   sleeping under a spinlock when a PASID is torn down
+ *	number_is_recycled_with_its_last_holder, under DEBUG_ATOMIC_SLEEP
+ *   free of the numbers of other files reports success
+ *	ioasid: other_files_number_does_not_exist
+ */
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include "../kselftest_harness.h"
+#include "ioasid_channel.h"
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "kvm_utils.h"
+#include "pdma_utils.h"
+
+#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+
+#define PCI_DEVICES	"/sys/bus/pci/devices"
+#define DRIVER		"/sys/bus/pci/drivers/pdma"
+
+/* Long enough for a helper to get as far as it can */
+#define A_WHILE_US	20000
+
+#define expect_taken(_fd, _id) do {					\
+	__u32 __got;							\
+									\
+	test_err_alloc(ENOSPC, _fd, _id, _id, 1, &__got);		\
+} while (0)
+
+/* The number is free: whoever asks for it gets it, and gives it back */
+#define expect_free(_fd, _id) do {					\
+	__u32 __got = 0;						\
+									\
+	EXPECT_EQ(0, ioasid_alloc(_fd, _id, _id, 1, &__got));		\
+	EXPECT_EQ(_id, __got);						\
+	EXPECT_EQ(0, ioasid_free(_fd, 1, &__got));			\
+} while (0)
+
+static void *map_shared(size_t len)
+{
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+/*
+ * A process that writes to a file of sysfs when it is told to. It is there
+ * before anything is open that it would keep from being closed.
+ */
+struct helper {
+	pid_t pid;
+	int go;
+	int status;
+};
+
+static void helper_start(struct __test_metadata *_metadata, struct helper *h,
+			 const char *path, const char *text)
+{
+	int pipefd[2];
+	char byte;
+
+	ASSERT_EQ(0, pipe(pipefd));
+	h->pid = fork();
+	ASSERT_LE(0, h->pid);
+	if (!h->pid) {
+		close(pipefd[1]);
+		/* The end of the test is the end of the helper, too */
+		if (read(pipefd[0], &byte, 1) != 1)
+			_exit(0);
+		_exit(pdma_write_file(path, text) ? 1 : 0);
+	}
+	close(pipefd[0]);
+	h->go = pipefd[1];
+}
+
+static bool helper_go(struct helper *h)
+{
+	return write(h->go, "x", 1) == 1;
+}
+
+/* Its exit status is in h->status then, once and for all */
+static bool helper_exited(struct helper *h)
+{
+	if (h->pid > 0 && waitpid(h->pid, &h->status, WNOHANG) == h->pid)
+		h->pid = 0;
+	return !h->pid;
+}
+
+/* The cgroup of a test, if the kernel counts IOASIDs in cgroups */
+#define CGROUP "/sys/fs/cgroup"
+
+static bool cgroup_enter(char path[PDMA_PATH_LEN])
+{
+	char text[1024], procs[PDMA_PATH_LEN + 16];
+
+	path[0] = 0;
+	if (pdma_read_file(CGROUP "/misc.capacity", text, sizeof(text)) ||
+	    !strstr(text, "ioasid "))
+		return true;
+	snprintf(path, PDMA_PATH_LEN, CGROUP "/ioasid-teardown-%d", getpid());
+	snprintf(procs, sizeof(procs), "%s/cgroup.procs", path);
+	return !pdma_write_file(CGROUP "/cgroup.subtree_control", "+misc") &&
+	       !mkdir(path, 0755) && !pdma_write_file(procs, "0");
+}
+
+static int cgroup_charged(const char *path)
+{
+	char file[PDMA_PATH_LEN + 16], text[1024], *p;
+
+	snprintf(file, sizeof(file), "%s/misc.current", path);
+	if (pdma_read_file(file, text, sizeof(text)))
+		return -EIO;
+	p = strstr(text, "ioasid ");
+	return p ? atoi(p + 7) : -ENOENT;
+}
+
+#define expect_charged(_path, _count) do {				\
+	if ((_path)[0])							\
+		EXPECT_TRUE(wait_until(cgroup_charged(_path) == (_count)));	\
+} while (0)
+
+/*
+ * One number, and all that hold it: the file that owns it, a channel of the
+ * engine that streams with it, and a machine that maps it and runs.
+ */
+struct scene {
+	pid_t pid;
+	struct engine engine;
+	int available;
+	__u64 faults;
+	int kmsg;
+	struct helper helper;
+	bool unbound;
+	char cgroup[PDMA_PATH_LEN];
+	int fd;			/* another file of the process */
+	int owner;		/* or -1 */
+	bool freed;
+	__u32 id;
+	struct channel ch;
+	struct kvm_vm vm;
+};
+
+static void scene_set(struct __test_metadata *_metadata, struct scene *s,
+		      bool ats, bool remove)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+	int ret;
+
+	s->pid = getpid();
+	if (access("/dev/kvm", F_OK))
+		SKIP(return, "no KVM");
+	if (access(IOASID_DEV, F_OK))
+		SKIP(return, "no " IOASID_DEV);
+	if (find_engine(&s->engine, ats))
+		SKIP(return, "no engine %s ATS", ats ? "with" : "without");
+	s->available = pdma_available(s->engine.name);
+	if (remove)
+		snprintf(path, sizeof(path), PCI_DEVICES "/%s/remove",
+			 s->engine.name);
+	else
+		snprintf(path, sizeof(path), DRIVER "/unbind");
+	helper_start(_metadata, &s->helper, path,
+		     remove ? "1" : s->engine.name);
+
+	ASSERT_TRUE(cgroup_enter(s->cgroup));
+	s->kmsg = kmsg_open();
+	ASSERT_LE(0, s->kmsg);
+	s->fd = ioasid_open();
+	ASSERT_LE(0, s->fd);
+	s->owner = ioasid_open();
+	ASSERT_LE(0, s->owner);
+	test_cmd_alloc(s->owner, 0, 0, 1, &s->id);
+
+	ret = vm_open(&s->vm);
+	ASSERT_EQ(0, ret);
+	s->vm.dev = kvm_ioasid_create(s->vm.vm);
+	if (s->vm.dev == -ENODEV)
+		SKIP(return, "KVM does not hold IOASIDs");
+	ASSERT_LE(0, s->vm.dev);
+	test_cmd_map_add(s->vm.dev, s->owner, s->id, 1);
+	ASSERT_EQ(0, vm_start(&s->vm));
+
+	channel_open(_metadata, &s->ch, s->engine.name);
+	ASSERT_EQ(0, pdma_set_ioasid(&s->ch.dev, s->owner, s->id));
+	s->faults = bar_recorded(&s->engine.bar);
+}
+
+static bool engine_bound(const struct scene *s)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/driver", s->engine.name);
+	return pdma_exists(path);
+}
+
+static bool engine_present(const struct scene *s)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s", s->engine.name);
+	return pdma_exists(path);
+}
+
+static int engine_back(const struct scene *s)
+{
+	if (!engine_present(s))
+		return pdma_write_file("/sys/bus/pci/rescan", "1");
+	return pdma_write_file(DRIVER "/bind", s->engine.name);
+}
+
+/* In the parent of the test, for which nothing may be left to do */
+static void scene_clear(struct __test_metadata *_metadata, struct scene *s)
+{
+	if (s->ch.uuid[0] && pdma_mdev_exists(s->ch.uuid))
+		EXPECT_EQ(0, pdma_remove(s->ch.uuid));
+	if (!engine_bound(s))
+		EXPECT_EQ(0, engine_back(s));
+	EXPECT_TRUE(wait_until(pdma_available(s->engine.name) ==
+			       s->available));
+	if (s->cgroup[0])
+		EXPECT_EQ(0, rmdir(s->cgroup));
+}
+
+static void close_owner(struct scene *s)
+{
+	close(s->owner);
+	s->owner = -1;
+}
+
+static void close_channel(struct scene *s)
+{
+	channel_close(&s->ch);
+	poison(&s->ch);
+}
+
+/* Who has it open still has all of it; nobody can open it any more */
+static void take_engine_away(struct __test_metadata *_metadata, struct scene *s)
+{
+	ASSERT_TRUE(helper_go(&s->helper));
+	s->unbound = true;
+	ASSERT_TRUE(wait_until(!pdma_mdev_exists(s->ch.uuid)));
+	if (s->ch.regs)
+		usleep(A_WHILE_US);
+}
+
+static void expect_channel(struct __test_metadata *_metadata, struct scene *s)
+{
+	bool parked = s->owner < 0 || s->freed;
+
+	if (s->ch.regs && !parked)
+		expect_running(_metadata, &s->ch);
+	if (s->ch.regs && parked)
+		expect_blocked(&s->ch);
+	if (!s->ch.regs)
+		EXPECT_TRUE(is_poison(&s->ch));
+}
+
+static void expect_engine(struct __test_metadata *_metadata, struct scene *s)
+{
+	if (s->unbound && s->ch.regs) {
+		EXPECT_FALSE(helper_exited(&s->helper));
+	} else if (s->unbound) {
+		ASSERT_TRUE(wait_until(helper_exited(&s->helper)));
+		EXPECT_EQ(0, s->helper.status);
+		EXPECT_FALSE(engine_bound(s));
+	}
+	if (s->engine.bar.regs)
+		EXPECT_EQ(s->faults, bar_recorded(&s->engine.bar));
+	EXPECT_EQ(0, kmsg_faults(s->kmsg, 0));
+}
+
+static void expect_holders(struct __test_metadata *_metadata, struct scene *s)
+{
+	const bool mdev = s->ch.regs, kvm = s->vm.vm >= 0;
+	const bool parked = s->owner < 0 || s->freed;
+	struct ioasid_query query;
+	struct ioasid_row row;
+
+	ASSERT_EQ(0, debugfs_ioasid(s->id, &row));
+	EXPECT_STREQ(parked ? "parked" : "active", row.state);
+	EXPECT_EQ(mdev + kvm, row.users);
+	EXPECT_EQ(mdev, row.attachments);
+	EXPECT_STREQ(mdev && kvm ? "mdev=1,kvm=1" : mdev ? "mdev=1" :
+		     kvm ? "kvm=1" : "-", row.holders);
+	if (s->owner >= 0) {
+		test_cmd_query(s->owner, s->id, &query);
+		EXPECT_EQ(parked ? IOASID_STATE_PARKED : IOASID_STATE_ACTIVE,
+			  query.state);
+		EXPECT_EQ(mdev + kvm, query.users);
+		EXPECT_EQ(mdev, query.attachments);
+	}
+	expect_taken(s->fd, s->id);
+	test_in_use(s->fd, !parked, parked);
+	expect_charged(s->cgroup, 1);
+}
+
+/* All that must hold, whoever has let go by now */
+static void expect_scene(struct __test_metadata *_metadata, struct scene *s)
+{
+	/* First, because it is what may be late */
+	expect_channel(_metadata, s);
+	expect_engine(_metadata, s);
+	if (s->vm.vm >= 0)
+		EXPECT_TRUE(vm_counts(&s->vm));
+
+	if ((s->owner >= 0 && !s->freed) || s->ch.regs || s->vm.vm >= 0) {
+		expect_holders(_metadata, s);
+		return;
+	}
+	/* Right now, before anything has been waited for */
+	expect_free(s->fd, s->id);
+	EXPECT_TRUE(ioasid_wait_none_parked(s->fd));
+	test_in_use(s->fd, 0, 0);
+	expect_charged(s->cgroup, 0);
+}
+
+/* Every order in which everybody can let go */
+enum step {
+	STEP_file,
+	STEP_device,
+	STEP_vm,
+	STEP_driver,
+	NR_STEPS
+};
+
+FIXTURE(order)
+{
+	struct scene scene;
+};
+
+FIXTURE_VARIANT(order)
+{
+	enum step steps[NR_STEPS];
+};
+
+#define ORDER(a, b, c, d) { { STEP_##a, STEP_##b, STEP_##c, STEP_##d } }
+
+FIXTURE_VARIANT_ADD(order, file_device_vm_driver)
+	ORDER(file, device, vm, driver);
+
+FIXTURE_VARIANT_ADD(order, file_device_driver_vm)
+	ORDER(file, device, driver, vm);
+
+FIXTURE_VARIANT_ADD(order, file_vm_device_driver)
+	ORDER(file, vm, device, driver);
+
+FIXTURE_VARIANT_ADD(order, file_vm_driver_device)
+	ORDER(file, vm, driver, device);
+
+FIXTURE_VARIANT_ADD(order, file_driver_device_vm)
+	ORDER(file, driver, device, vm);
+
+FIXTURE_VARIANT_ADD(order, file_driver_vm_device)
+	ORDER(file, driver, vm, device);
+
+FIXTURE_VARIANT_ADD(order, device_file_vm_driver)
+	ORDER(device, file, vm, driver);
+
+FIXTURE_VARIANT_ADD(order, device_file_driver_vm)
+	ORDER(device, file, driver, vm);
+
+FIXTURE_VARIANT_ADD(order, device_vm_file_driver)
+	ORDER(device, vm, file, driver);
+
+FIXTURE_VARIANT_ADD(order, device_vm_driver_file)
+	ORDER(device, vm, driver, file);
+
+FIXTURE_VARIANT_ADD(order, device_driver_file_vm)
+	ORDER(device, driver, file, vm);
+
+FIXTURE_VARIANT_ADD(order, device_driver_vm_file)
+	ORDER(device, driver, vm, file);
+
+FIXTURE_VARIANT_ADD(order, vm_file_device_driver)
+	ORDER(vm, file, device, driver);
+
+FIXTURE_VARIANT_ADD(order, vm_file_driver_device)
+	ORDER(vm, file, driver, device);
+
+FIXTURE_VARIANT_ADD(order, vm_device_file_driver)
+	ORDER(vm, device, file, driver);
+
+FIXTURE_VARIANT_ADD(order, vm_device_driver_file)
+	ORDER(vm, device, driver, file);
+
+FIXTURE_VARIANT_ADD(order, vm_driver_file_device)
+	ORDER(vm, driver, file, device);
+
+FIXTURE_VARIANT_ADD(order, vm_driver_device_file)
+	ORDER(vm, driver, device, file);
+
+FIXTURE_VARIANT_ADD(order, driver_file_device_vm)
+	ORDER(driver, file, device, vm);
+
+FIXTURE_VARIANT_ADD(order, driver_file_vm_device)
+	ORDER(driver, file, vm, device);
+
+FIXTURE_VARIANT_ADD(order, driver_device_file_vm)
+	ORDER(driver, device, file, vm);
+
+FIXTURE_VARIANT_ADD(order, driver_device_vm_file)
+	ORDER(driver, device, vm, file);
+
+FIXTURE_VARIANT_ADD(order, driver_vm_file_device)
+	ORDER(driver, vm, file, device);
+
+FIXTURE_VARIANT_ADD(order, driver_vm_device_file)
+	ORDER(driver, vm, device, file);
+
+FIXTURE_SETUP(order)
+{
+	int i, k, odd = 0;
+
+	/* Either engine sees half of them, and each step at each place */
+	for (i = 0; i < NR_STEPS; i++)
+		for (k = 0; k < i; k++)
+			odd ^= variant->steps[k] > variant->steps[i];
+	scene_set(_metadata, &self->scene, odd, false);
+}
+
+FIXTURE_TEARDOWN_PARENT(order)
+{
+	scene_clear(_metadata, &self->scene);
+}
+
+TEST_F(order, number_is_recycled_with_its_last_holder)
+{
+	struct scene *s = &self->scene;
+	int i;
+
+	start_stream(_metadata, &s->ch, 4096, 50, 1);
+	expect_scene(_metadata, s);
+	for (i = 0; i < NR_STEPS; i++) {
+		switch (variant->steps[i]) {
+		case STEP_file:
+			close_owner(s);
+			break;
+		case STEP_device:
+			close_channel(s);
+			break;
+		case STEP_vm:
+			vm_close(&s->vm);
+			EXPECT_EQ(0, s->vm.error);
+			break;
+		default:
+			take_engine_away(_metadata, s);
+		}
+		expect_scene(_metadata, s);
+	}
+}
+
+/* The engine is taken out of the machine, or loses its driver */
+enum how {
+	HOW_unbind,
+	HOW_remove
+};
+
+enum use {
+	USE_idle,
+	USE_streaming,
+	USE_parked
+};
+
+FIXTURE(unplug)
+{
+	struct scene scene;
+};
+
+FIXTURE_VARIANT(unplug)
+{
+	enum how remove;
+	enum use use;
+	bool ats;
+	bool held_when_back;
+};
+
+/* One of the engines is back before the last holder has let go */
+#define UNPLUG(_how, _use, _ats)					\
+	{								\
+		.remove = HOW_##_how,					\
+		.use = USE_##_use,					\
+		.ats = _ats,						\
+		.held_when_back = _ats,					\
+	}
+
+FIXTURE_VARIANT_ADD(unplug, remove_idle)
+	UNPLUG(remove, idle, false);
+
+FIXTURE_VARIANT_ADD(unplug, remove_idle_ats)
+	UNPLUG(remove, idle, true);
+
+FIXTURE_VARIANT_ADD(unplug, remove_streaming)
+	UNPLUG(remove, streaming, false);
+
+FIXTURE_VARIANT_ADD(unplug, remove_streaming_ats)
+	UNPLUG(remove, streaming, true);
+
+FIXTURE_VARIANT_ADD(unplug, remove_parked)
+	UNPLUG(remove, parked, false);
+
+FIXTURE_VARIANT_ADD(unplug, remove_parked_ats)
+	UNPLUG(remove, parked, true);
+
+FIXTURE_VARIANT_ADD(unplug, unbind_idle)
+	UNPLUG(unbind, idle, false);
+
+FIXTURE_VARIANT_ADD(unplug, unbind_idle_ats)
+	UNPLUG(unbind, idle, true);
+
+FIXTURE_VARIANT_ADD(unplug, unbind_streaming)
+	UNPLUG(unbind, streaming, false);
+
+FIXTURE_VARIANT_ADD(unplug, unbind_streaming_ats)
+	UNPLUG(unbind, streaming, true);
+
+FIXTURE_VARIANT_ADD(unplug, unbind_parked)
+	UNPLUG(unbind, parked, false);
+
+FIXTURE_VARIANT_ADD(unplug, unbind_parked_ats)
+	UNPLUG(unbind, parked, true);
+
+FIXTURE_SETUP(unplug)
+{
+	scene_set(_metadata, &self->scene, variant->ats, variant->remove);
+}
+
+FIXTURE_TEARDOWN_PARENT(unplug)
+{
+	scene_clear(_metadata, &self->scene);
+}
+
+/* As good as new: a device of its own, with @id or any number, gets through */
+static void expect_engine_works(struct __test_metadata *_metadata,
+				struct scene *s, __u32 id)
+{
+	struct channel ch = {};
+	__u32 got;
+
+	ASSERT_TRUE(wait_until(pdma_available(s->engine.name) ==
+			       s->available));
+	ASSERT_EQ(0, bar_map(&s->engine.bar, s->engine.name));
+	EXPECT_EQ(s->faults, bar_recorded(&s->engine.bar));
+	channel_open(_metadata, &ch, s->engine.name);
+	test_cmd_alloc(s->fd, id, id, 1, &got);
+	ASSERT_EQ(0, pdma_set_ioasid(&ch.dev, s->fd, got));
+	start_stream(_metadata, &ch, 4096, 50, 1);
+	test_cmd_free(s->fd, 1, &got);
+	expect_blocked(&ch);
+	channel_close(&ch);
+	EXPECT_TRUE(ioasid_wait_recycled(s->fd, got));
+	EXPECT_EQ(0, pdma_remove(ch.uuid));
+	EXPECT_EQ(s->faults, bar_recorded(&s->engine.bar));
+	EXPECT_EQ(0, kmsg_faults(s->kmsg, 0));
+	bar_unmap(&s->engine.bar);
+	s->engine.bar.regs = NULL;
+}
+
+TEST_F(unplug, number_outlives_the_device_and_the_engine_comes_back)
+{
+	struct scene *s = &self->scene;
+
+	if (variant->use != USE_idle)
+		start_stream(_metadata, &s->ch, 4096, 50, 1);
+	if (variant->use == USE_parked) {
+		test_cmd_free(s->owner, 1, &s->id);
+		s->freed = true;
+		expect_blocked(&s->ch);
+	}
+
+	/* Who has the device open loses nothing of it */
+	take_engine_away(_metadata, s);
+	if (variant->use == USE_idle)
+		start_stream(_metadata, &s->ch, 4096, 50, 1);
+	expect_scene(_metadata, s);
+
+	/* The registers go away with the engine */
+	bar_unmap(&s->engine.bar);
+	s->engine.bar.regs = NULL;
+	close_channel(s);
+	expect_scene(_metadata, s);
+	EXPECT_EQ(variant->remove, !engine_present(s));
+	if (variant->held_when_back) {
+		EXPECT_EQ(0, engine_back(s));
+		s->unbound = false;
+		expect_engine_works(_metadata, s, 0);
+	}
+
+	/* Its owner and the machine are still there, and need no engine */
+	expect_scene(_metadata, s);
+	if (!s->freed) {
+		test_cmd_free(s->owner, 1, &s->id);
+		s->freed = true;
+		expect_scene(_metadata, s);
+	}
+	test_cmd_map_del(s->vm.dev, 1);
+	expect_free(s->fd, s->id);
+	EXPECT_TRUE(ioasid_wait_none_parked(s->fd));
+	vm_close(&s->vm);
+	expect_scene(_metadata, s);
+
+	if (!variant->held_when_back)
+		EXPECT_EQ(0, engine_back(s));
+	/* The very same number: nothing is left of its last life */
+	expect_engine_works(_metadata, s, s->id);
+	EXPECT_TRUE(ioasid_wait_none_parked(s->fd));
+	expect_charged(s->cgroup, 0);
+}
+
+/*
+ * A process that does all there is to do with an IOASID and is killed on the
+ * way. All steps of its life are here, in the order of set-up; those of the
+ * tear-down are taken in different orders.
+ */
+struct life {
+	int step;		/* the one that goes on or has been done */
+	int error;		/* of that step */
+	__u32 id;		/* written by the kernel */
+	bool freed;		/* or about to be */
+	int owner;
+	unsigned int seed;
+	struct channel ch;
+	struct kvm_vm vm;
+};
+
+static int life_open_file(struct life *life)
+{
+	/* The parent may have given us one */
+	if (life->owner < 0)
+		life->owner = ioasid_open();
+	return life->owner < 0 ? life->owner : 0;
+}
+
+static int life_alloc(struct life *life)
+{
+	return ioasid_alloc(life->owner, 0, 0, 1, &life->id);
+}
+
+static int life_open_vm(struct life *life)
+{
+	return vm_open(&life->vm);
+}
+
+static int life_create_dev(struct life *life)
+{
+	life->vm.dev = kvm_ioasid_create(life->vm.vm);
+	return life->vm.dev < 0 ? life->vm.dev : 0;
+}
+
+static int life_map(struct life *life)
+{
+	return kvm_ioasid_add(life->vm.dev, life->owner, life->id, 1);
+}
+
+static int life_start_vm(struct life *life)
+{
+	return vm_start(&life->vm);
+}
+
+static int life_open_device(struct life *life)
+{
+	return channel_connect(&life->ch);
+}
+
+static int life_set(struct life *life)
+{
+	return pdma_set_ioasid(&life->ch.dev, life->owner, life->id);
+}
+
+static int life_start_stream(struct life *life)
+{
+	return pdma_stream(&life->ch.dev, IOVA, BUF_LEN, 50, 1);
+}
+
+static int life_stream(struct life *life)
+{
+	int ret = pdma_wait_counter(&life->ch.dev, 50);
+
+	return ret ? ret : vm_counts(&life->vm) ? 0 : -ETIMEDOUT;
+}
+
+static int life_close_file(struct life *life)
+{
+	life->freed = true;
+	if (rand_r(&life->seed) & 0x100)
+		return ioasid_free(life->owner, 1, &life->id);
+	return close(life->owner);
+}
+
+static int life_close_device(struct life *life)
+{
+	channel_close(&life->ch);
+	return 0;
+}
+
+static int life_close_vm(struct life *life)
+{
+	vm_close(&life->vm);
+	return life->vm.error;
+}
+
+static int (*const life_setup[])(struct life *life) = {
+	life_open_file, life_alloc, life_open_vm, life_create_dev, life_map,
+	life_start_vm, life_open_device, life_set, life_start_stream,
+	life_stream,
+};
+
+static int (*const life_teardown[])(struct life *life) = {
+	life_close_file, life_close_device, life_close_vm,
+};
+
+#define NR_SETUP	ARRAY_LEN(life_setup)
+#define NR_LIFE		(NR_SETUP + ARRAY_LEN(life_teardown))
+
+static int life_step(struct life *life, int step, unsigned int order)
+{
+	if (step < NR_SETUP)
+		return life_setup[step](life);
+	step -= NR_SETUP;
+	if (order & 1)
+		step = ARRAY_LEN(life_teardown) - 1 - step;
+	return life_teardown[(step + order / 2) % ARRAY_LEN(life_teardown)](life);
+}
+
+static void live(struct life *life)
+{
+	unsigned int order = rand_r(&life->seed) >> 8;
+	int step;
+
+	for (step = 0; step < NR_LIFE && !life->error; step++) {
+		__atomic_store_n(&life->step, step, __ATOMIC_RELEASE);
+		life->error = life_step(life, step, order);
+	}
+	pause();
+	_exit(1);
+}
+
+FIXTURE(death)
+{
+	pid_t pid;
+	struct engine engine;
+	struct channel ch;
+	int kmsg;
+	int fd;
+	char cgroup[PDMA_PATH_LEN];
+};
+
+FIXTURE_SETUP(death)
+{
+	struct kvm_vm vm;
+	int dev;
+
+	self->pid = getpid();
+	self->fd = ioasid_open();
+	if (self->fd == -ENOENT)
+		SKIP(return, "no " IOASID_DEV);
+	ASSERT_LE(0, self->fd);
+	if (find_engine(&self->engine, false))
+		SKIP(return, "no engine without ATS");
+	if (vm_open(&vm) == -ENOENT)
+		SKIP(return, "no KVM");
+	dev = kvm_ioasid_create(vm.vm);
+	if (dev == -ENODEV)
+		SKIP(return, "KVM does not hold IOASIDs");
+	close(dev);
+	vm_close(&vm);
+
+	ASSERT_TRUE(cgroup_enter(self->cgroup));
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	channel_create(_metadata, &self->ch, self->engine.name);
+	pdma_init(&self->ch.dev);
+}
+
+FIXTURE_TEARDOWN_PARENT(death)
+{
+	channel_remove(_metadata, &self->ch, self->pid);
+	if (self->cgroup[0])
+		EXPECT_EQ(0, rmdir(self->cgroup));
+}
+
+/*
+ * What remains of @life, whose process is gone. @owner: its file, which was
+ * ours, too, or -1. Returns what is wrong, or NULL.
+ */
+static const char *look_at_remains(FIXTURE_DATA(death) *self,
+				   struct life *life, int owner)
+{
+	struct ioasid_query query;
+	__u32 got;
+
+	poison(&self->ch);
+	if (life->error)
+		return "a step failed before it was killed";
+	if (owner >= 0 && life->id && !life->freed &&
+	    (ioasid_query(owner, life->id, &query) || query.users ||
+	     query.attachments || query.state != IOASID_STATE_ACTIVE))
+		return "the file has lost its number, or its users are not gone";
+	if (owner >= 0)
+		close(owner);
+	if (life->id &&
+	    (ioasid_alloc(self->fd, life->id, life->id, 1, &got) ||
+	     ioasid_free(self->fd, 1, &got)))
+		return "the number is not free";
+	if (!is_poison(&self->ch))
+		return "something was written after it was killed";
+	return NULL;
+}
+
+static const char *live_and_die(FIXTURE_DATA(death) *self, struct life *life,
+				unsigned int seed)
+{
+	int last = rand_r(&seed) % NR_LIFE, status;
+	unsigned int delay_us = rand_r(&seed) % 3000;
+	/* Half of them are not the only ones to have the file */
+	int owner = rand_r(&seed) & 0x100 ? ioasid_open() : -1;
+	uint64_t end;
+	pid_t pid;
+
+	*life = (struct life){
+		.step = -1,
+		.owner = owner,
+		.seed = seed,
+		.ch = self->ch,
+	};
+	vm_init(&life->vm);
+	pid = fork();
+	if (!pid)
+		live(life);
+	if (pid < 0 ||
+	    !wait_until(__atomic_load_n(&life->step, __ATOMIC_ACQUIRE) >= last ||
+			__atomic_load_n(&life->error, __ATOMIC_RELAXED)))
+		return "it did not get as far as it should";
+	for (end = now_us() + delay_us; now_us() < end;)
+		sched_yield();
+	kill(pid, SIGKILL);
+	if (waitpid(pid, &status, 0) != pid || !WIFSIGNALED(status))
+		return "it was not killed";
+	return look_at_remains(self, life, owner);
+}
+
+static unsigned int first_seed(void)
+{
+	const char *seed = getenv("IOASID_SEED");
+
+	return seed ? strtoul(seed, NULL, 0) : (unsigned int)(now_us() ^ getpid());
+}
+
+#define NR_DEATHS 500
+
+TEST_F_TIMEOUT(death, process_killed_at_any_point_leaves_nothing, 240)
+{
+	__u64 faults = bar_recorded(&self->engine.bar);
+	struct life *life = map_shared(sizeof(*life));
+	unsigned int deaths[NR_LIFE] = {};
+	unsigned int seed = first_seed();
+	uint64_t start = now_us();
+	const char *wrong;
+	int i;
+
+	ASSERT_TRUE(life != NULL);
+	TH_LOG("IOASID_SEED=%u", seed);
+	for (i = 0; i < NR_DEATHS; i++, seed++) {
+		wrong = live_and_die(self, life, seed);
+		ASSERT_TRUE(!wrong) {
+			TH_LOG("%s: step %d, error %d, IOASID_SEED=%u", wrong,
+			       life->step, life->error, seed);
+		}
+		ASSERT_EQ(faults, bar_recorded(&self->engine.bar)) {
+			TH_LOG("step %d, IOASID_SEED=%u", life->step, seed);
+		}
+		deaths[life->step]++;
+	}
+	TH_LOG("%d deaths, %u us each", i,
+	       (unsigned int)((now_us() - start) / i));
+	/* Set-up, streaming, and tear-down: none of them was left out */
+	for (i = 0; i < NR_LIFE; i++)
+		EXPECT_LT(0, deaths[i]) TH_LOG("step %d", i);
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_in_use(self->fd, 0, 0);
+	expect_charged(self->cgroup, 0);
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/* The opener sends its file here before it is killed: as @life got it */
+static int receive_file(struct __test_metadata *_metadata,
+			FIXTURE_DATA(death) *self, struct life *life,
+			int last, pid_t *pid)
+{
+	int sock[2], step, fd;
+
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+	*life = (struct life){ .owner = -1, .ch = self->ch };
+	vm_init(&life->vm);
+	*pid = fork();
+	ASSERT_LE(0, *pid);
+	if (!*pid) {
+		for (step = 0; step <= last && !life->error; step++)
+			life->error = life_setup[step](life);
+		if (!life->error)
+			life->error = send_fd(sock[0], life->owner);
+		else
+			close(sock[0]);
+		pause();
+		_exit(1);
+	}
+	close(sock[0]);
+	fd = receive_fd(sock[1]);
+	EXPECT_EQ(0, life->error);
+	ASSERT_LE(0, fd);
+	close(sock[1]);
+	return fd;
+}
+
+TEST_F(death, file_outlives_its_opener_and_all_users)
+{
+	struct life *life = map_shared(sizeof(*life));
+	struct ioasid_query query;
+	pid_t pid;
+	int file;
+
+	ASSERT_TRUE(life != NULL);
+	file = receive_file(_metadata, self, life, NR_SETUP - 1, &pid);
+	test_cmd_query(file, life->id, &query);
+	EXPECT_EQ(2, query.users);
+	EXPECT_EQ(1, query.attachments);
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	poison(&self->ch);
+
+	/* Its users are gone, but the file is here, and all that it owns */
+	test_cmd_query(file, life->id, &query);
+	EXPECT_EQ(IOASID_STATE_ACTIVE, query.state);
+	EXPECT_EQ(0, query.users);
+	EXPECT_EQ(0, query.attachments);
+	expect_taken(self->fd, life->id);
+	test_in_use(file, 1, 0);
+	test_in_use(self->fd, 0, 0);
+	expect_charged(self->cgroup, 1);
+
+	close(file);
+	expect_free(self->fd, life->id);
+	EXPECT_TRUE(is_poison(&self->ch));
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	expect_charged(self->cgroup, 0);
+}
+
+TEST_F(death, users_outlive_the_opener_and_the_file)
+{
+	struct life *life = map_shared(sizeof(*life));
+	struct ioasid_row row;
+	struct kvm_vm vm;
+	pid_t pid;
+	int file;
+
+	ASSERT_TRUE(life != NULL);
+	file = receive_file(_metadata, self, life, 1, &pid);
+	ASSERT_EQ(0, vm_open(&vm));
+	vm.dev = kvm_ioasid_create(vm.vm);
+	test_cmd_map_add(vm.dev, file, life->id, 1);
+	ASSERT_EQ(0, vm_start(&vm));
+	ASSERT_EQ(0, channel_connect(&self->ch));
+	ASSERT_EQ(0, pdma_set_ioasid(&self->ch.dev, file, life->id));
+	start_stream(_metadata, &self->ch, BUF_LEN, 50, 1);
+
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	expect_running(_metadata, &self->ch);
+	EXPECT_TRUE(vm_counts(&vm));
+	test_in_use(file, 1, 0);
+
+	close(file);
+	expect_blocked(&self->ch);
+	EXPECT_TRUE(vm_counts(&vm));
+	expect_taken(self->fd, life->id);
+	ASSERT_EQ(0, debugfs_ioasid(life->id, &row));
+	EXPECT_STREQ("parked", row.state);
+	EXPECT_STREQ("mdev=1,kvm=1", row.holders);
+
+	vm_close(&vm);
+	expect_blocked(&self->ch);
+	expect_taken(self->fd, life->id);
+	channel_close(&self->ch);
+	expect_free(self->fd, life->id);
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/*
+ * The quota that was set is the mark of the set: it would be the default in a
+ * new one, and a set that is freed would be found by KASAN.
+ */
+TEST_F(death, set_lives_as_long_as_its_file)
+{
+	struct ioasid_info info;
+	__u32 ids[8];
+	int round;
+
+	test_cmd_set_quota(self->fd, 77);
+	for (round = 0; round < 200; round++) {
+		test_cmd_alloc(self->fd, 0, 0, ARRAY_LEN(ids), ids);
+		test_cmd_free(self->fd, ARRAY_LEN(ids), ids);
+		ASSERT_TRUE(ioasid_wait_none_parked(self->fd));
+		test_cmd_get_info(self->fd, &info);
+		ASSERT_EQ(77, info.quota);
+		ASSERT_EQ(0, info.active);
+		/* A second file comes and goes, and is not the last one */
+		if (round % 4 == 0) {
+			int fd = ioasid_open();
+
+			ASSERT_LE(0, fd);
+			test_cmd_alloc(fd, 0, 0, ARRAY_LEN(ids), ids);
+			close(fd);
+		}
+	}
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_in_use(self->fd, 0, 0);
+}
+
+/*
+ * All that takes locks, at once: lockdep sees every pair of them, and whoever
+ * waits for ever is found by the count of its rounds.
+ */
+struct worker {
+	struct channel *ch;
+	struct kvm_vm *vm;
+	int *owner;		/* file of what the first worker has now */
+	__u32 *id;
+	int *end;
+	int (*round)(struct worker *w);
+	int bad;
+	unsigned int rounds;
+};
+
+/* Somebody else may have been faster */
+static bool is_unexpected(int ret)
+{
+	return ret && ret != -ENOENT && ret != -ESHUTDOWN && ret != -EEXIST;
+}
+
+/* Attach, park; detach of the parked one comes with the next attach */
+static int free_while_attached(struct worker *w)
+{
+	int ret = ioasid_alloc(*w->owner, 0, 0, 1, w->id);
+
+	if (!ret)
+		ret = pdma_set_ioasid(&w->ch->dev, *w->owner, *w->id);
+	if (!ret)
+		ret = pdma_stream(&w->ch->dev, IOVA, BUF_LEN, 50, 1);
+	if (!ret)
+		ret = ioasid_free(*w->owner, 1, w->id);
+	return ret;
+}
+
+static int close_while_attached(struct worker *w)
+{
+	int fd = ioasid_open(), ret;
+	__u32 ids[3];
+
+	if (fd < 0)
+		return fd;
+	ret = ioasid_alloc(fd, 0, 0, ARRAY_LEN(ids), ids);
+	if (!ret)
+		ret = pdma_set_ioasid(&w->ch->dev, fd, ids[1]);
+	if (!ret && w->rounds % 2)
+		ret = pdma_drop_ioasid(&w->ch->dev);
+	close(fd);
+	return ret;
+}
+
+static int map_and_unmap(struct worker *w)
+{
+	__u32 id = __atomic_load_n(w->id, __ATOMIC_RELAXED);
+	int ret = kvm_ioasid_add(w->vm->dev, *w->owner, id, w->rounds % 3);
+
+	if (is_unexpected(ret))
+		return ret;
+	return kvm_ioasid_del(w->vm->dev, (w->rounds + 1) % 3);
+}
+
+static int reset_and_unmap(struct worker *w)
+{
+	int ret = pdma_reset(&w->ch->dev);
+
+	if (!ret)
+		ret = pdma_unmap(&w->ch->dev, IOVA, BUF_LEN);
+	if (!ret)
+		ret = pdma_map(&w->ch->dev, (void *)w->ch->buf, IOVA, BUF_LEN);
+	return ret;
+}
+
+static int read_all(struct worker *w)
+{
+	struct ioasid_query query;
+	struct ioasid_row row;
+	char path[64], text[4096];
+	int ret;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", *w->owner);
+	ret = pdma_read_file(path, text, sizeof(text));
+	if (!ret)
+		ret = debugfs_ioasid(-1U, &row);
+	if (is_unexpected(ret))
+		return ret;
+	return ioasid_query(*w->owner, *w->id, &query);
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	int ret;
+
+	while (!__atomic_load_n(w->end, __ATOMIC_RELAXED)) {
+		ret = w->round(w);
+		/* The stream of the last round ended with the unmap, or not */
+		if (ret == -EFAULT && w->round == free_while_attached)
+			ret = ioasid_free(*w->owner, 1, w->id);
+		if (is_unexpected(ret))
+			w->bad = ret;
+		__atomic_fetch_add(&w->rounds, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+#define NR_WORKERS 5
+#define WORK_MS 1500
+#define WORK_ROUNDS 10
+
+static bool all_have_worked(struct worker *workers)
+{
+	int i;
+
+	for (i = 0; i < NR_WORKERS; i++)
+		if (__atomic_load_n(&workers[i].rounds, __ATOMIC_RELAXED) <
+		    WORK_ROUNDS)
+			return false;
+	return true;
+}
+
+TEST_F_TIMEOUT(death, locks_are_taken_in_one_order, 60)
+{
+	int (*const rounds[NR_WORKERS])(struct worker *w) = {
+		free_while_attached, close_while_attached, map_and_unmap,
+		reset_and_unmap, read_all,
+	};
+	struct worker workers[NR_WORKERS];
+	pthread_t threads[NR_WORKERS];
+	struct channel second = {};
+	int i, owner, end = 0;
+	struct kvm_vm vm;
+	__u32 id = 0;
+
+	owner = ioasid_open();
+	ASSERT_LE(0, owner);
+	ASSERT_EQ(0, vm_open(&vm));
+	vm.dev = kvm_ioasid_create(vm.vm);
+	ASSERT_LE(0, vm.dev);
+	ASSERT_EQ(0, channel_connect(&self->ch));
+	channel_open(_metadata, &second, self->engine.name);
+	for (i = 0; i < NR_WORKERS; i++) {
+		workers[i] = (struct worker){
+			.ch = i == 1 ? &second : &self->ch,
+			.vm = &vm, .owner = &owner, .id = &id, .end = &end,
+			.round = rounds[i],
+		};
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, work,
+					    &workers[i]));
+	}
+	usleep(WORK_MS * 1000);
+	EXPECT_TRUE(wait_until(all_have_worked(workers)));
+	__atomic_store_n(&end, 1, __ATOMIC_RELAXED);
+	for (i = 0; i < NR_WORKERS; i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		EXPECT_EQ(0, workers[i].bad) TH_LOG("worker %d", i);
+		TH_LOG("worker %d: %u rounds", i, workers[i].rounds);
+	}
+
+	/* All of them let go, and nothing is left */
+	close(owner);
+	channel_close(&second);
+	channel_close(&self->ch);
+	vm_close(&vm);
+	EXPECT_EQ(0, pdma_remove(second.uuid));
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_in_use(self->fd, 0, 0);
+}
+
+TEST_HARNESS_MAIN
