@@ -122,7 +122,7 @@ static void lookup_finds_what_is_mapped(struct kunit *test)
 	kvm_ioasid_destroy(fix->dev);
 }
 
-static void one_device_for_each_vm(struct kunit *test)
+static void vm_has_one_device(struct kunit *test)
 {
 	struct kvm_ioasid_fixture *fix = test->priv;
 	struct kvm_device second = { .kvm = fix->kvm };
@@ -233,7 +233,7 @@ static void lookup_races_with_unmap_and_recycle(struct kunit *test)
 static struct kunit_case kvm_ioasid_cases[] = {
 	KUNIT_CASE(lookup_without_device_finds_nothing),
 	KUNIT_CASE(lookup_finds_what_is_mapped),
-	KUNIT_CASE(one_device_for_each_vm),
+	KUNIT_CASE(vm_has_one_device),
 	KUNIT_CASE(lookup_finds_what_is_parked),
 	KUNIT_CASE_SLOW(lookup_races_with_unmap_and_recycle),
 	{}
