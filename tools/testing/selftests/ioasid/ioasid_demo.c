@@ -321,7 +321,7 @@ int main(void)
 	tell_log(kmsg);
 	printf("    the virtual machine\n");
 	tell_guest(&vm, counted);
-	tell(vm.running, "what KVM_RUN has returned", "%s",
+	tell(!vm.error, "what KVM_RUN has returned", "%s",
 	     vm.error ? strerror(-vm.error) : "nothing but the guest's exits");
 	tell_row(ids[0], "parked", "mdev=2,kvm=1", 2);
 	tell_taken(other, ids[0]);
