@@ -7,7 +7,7 @@ BUILD ?= build
 export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T
 
 .NOTPARALLEL:
-.PHONY: help setup qemu tree refresh kernel boot run test kunit selftests clean
+.PHONY: help setup qemu tree refresh kernel boot run test bench kunit selftests clean
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
@@ -20,6 +20,7 @@ help:
 	@echo "make kernel     build a kernel: CONFIG=run (default) or CONFIG=test (debug)"
 	@echo "make selftests  build the kselftest programs"
 	@echo "make boot       a shell in the guest; KERNEL=bzImage boots another kernel"
+	@echo "make bench      what a PASID costs: instructions per call"
 	@echo "make kunit      core KUnit tests under user mode Linux; T=SUITE runs one"
 	@echo "make clean      remove everything that was built ($(BUILD)/)"
 	@echo
@@ -56,6 +57,10 @@ run: qemu tree
 
 test: setup
 	@rig/test
+
+bench: qemu tree
+	@rig/kernel run
+	@rig/bench
 
 kunit: tree
 	@rig/kunit
