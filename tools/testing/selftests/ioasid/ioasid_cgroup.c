@@ -143,13 +143,15 @@ static int find_controller(const char **why)
 	if (!strstr(line, "misc"))
 		return -ENODEV;
 
-	*why = "no resource \"ioasid\"";
-	ret = group_read(CGROUP_ROOT, "misc.capacity", "ioasid");
-	if (ret < 0)
+	/* Left on: it shows in nothing but the files of the controller */
+	*why = "the misc controller cannot be enabled";
+	ret = group_write(CGROUP_ROOT, "cgroup.subtree_control", "+misc");
+	if (ret)
 		return ret;
 
-	*why = "the misc controller cannot be enabled";
-	return group_write(CGROUP_ROOT, "cgroup.subtree_control", "+misc");
+	*why = "no resource \"ioasid\"";
+	ret = group_read(CGROUP_ROOT, "misc.capacity", "ioasid");
+	return ret < 0 ? ret : 0;
 }
 
 /* The group of this process, to return to */
@@ -656,48 +658,6 @@ TEST_F(cgroup, last_put_after_exit_uncharges_the_cgroup_of_the_allocator)
 	test_never_charged(B);
 	test_falls_to(TOP, 0);
 	test_leave();
-}
-
-static int send_fd(int sock, int fd)
-{
-	char control[CMSG_SPACE(sizeof(fd))] = {};
-	struct iovec iov = { .iov_base = "", .iov_len = 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-
-	cmsg->cmsg_level = SOL_SOCKET;
-	cmsg->cmsg_type = SCM_RIGHTS;
-	cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
-	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-	return sendmsg(sock, &msg, 0) == 1 ? 0 : -errno;
-}
-
-static int receive_fd(int sock)
-{
-	char control[CMSG_SPACE(sizeof(int))] = {};
-	char byte;
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
-	struct msghdr msg = {
-		.msg_iov = &iov,
-		.msg_iovlen = 1,
-		.msg_control = control,
-		.msg_controllen = sizeof(control),
-	};
-	struct cmsghdr *cmsg;
-	int fd;
-
-	if (recvmsg(sock, &msg, 0) != 1)
-		return -EIO;
-	cmsg = CMSG_FIRSTHDR(&msg);
-	if (!cmsg || cmsg->cmsg_type != SCM_RIGHTS)
-		return -EBADMSG;
-	memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
-	return fd;
 }
 
 /* The quota is that of the set of the opener, the cgroup that of the caller. */
