@@ -45,7 +45,10 @@ QUEUE_SLOTS = 128
 # Fault reasons
 ROOT_P, CONTEXT_P, WRITE_DENIED = 0x01, 0x02, 0x05
 PASID_DIR_P, PASID_P, PASID_INV = 0x51, 0x59, 0x5b
-FS_ENTRY_P, FS_WRITE, INTERRUPT_ADDR = 0x71, 0x85, 0x87
+FS_ENTRY_P, FS_USER, FS_WRITE, INTERRUPT_ADDR = 0x71, 0x81, 0x85, 0x87
+
+# First-stage entries
+ACCESSED, DIRTY = 1 << 5, 1 << 6
 
 # PASID entries
 P, FPD = 1, 2
@@ -686,6 +689,44 @@ def first_stage_translates(m):
     m.space.map(IOVA + 0x5000, m.phys[3], writable=False)
     check(not m.dev.poke(0, IOVA + 0x5000), "read only")
     check_equal(m.fault()[0], FS_WRITE, "reason")
+
+
+@test(FirstStageRig)
+def first_stage_is_walked_with_user_privilege(m):
+    entry = m.space.slot(IOVA, 1)
+    m.write("q", entry, m.phys[0] | 3)          # Write, present
+    check(not m.arrives(), "a page of the supervisor")
+    check_equal(m.fault()[0], FS_USER, "reason")
+
+
+@test(FirstStageRig)
+def first_stage_walks_are_coherent(m):
+    check(m.reg(ECAP, "q") >> 48 & 1, "SMPWC")
+
+
+@test(FirstStageRig)
+def first_stage_flags_tell_reads_and_writes(m):
+    def flags(iova, level=1):
+        return m.read("q", m.space.slot(iova, level)) & (ACCESSED | DIRTY)
+
+    source, target, other = (IOVA + i * PAGE for i in range(3))
+    check(m.dev.copy(0, source, target, PAGE) & DONE, "copy")
+    check_equal(flags(source), ACCESSED, "read")
+    check_equal(flags(target), ACCESSED | DIRTY, "written")
+    check_equal(flags(other), 0, "neither")
+    for level in (2, 3, 4):
+        check_equal(flags(source, level), ACCESSED, f"table of level {level}")
+    # The IOTLB has it by now, from the read
+    check(m.arrives(), "write after read")
+    check_equal(flags(source), ACCESSED | DIRTY, "read, then written")
+
+
+@test(FirstStageRig)
+def first_stage_dirty_flag_does_not_need_the_accessed_flag(m):
+    entry = m.space.slot(IOVA, 1)
+    m.write("q", entry, m.phys[0] | ACCESSED | 7)
+    check(m.arrives(), "written")
+    check_equal(m.read("q", entry), m.phys[0] | DIRTY | ACCESSED | 7, "entry")
 
 
 @test()
