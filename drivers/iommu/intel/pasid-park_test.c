@@ -49,6 +49,7 @@ struct park_fixture {
 	unsigned int drains;
 	unsigned int submits_at_drain;
 	unsigned int teardown_flushes;
+	struct pasid_entry flushed;	/* by the last one of these */
 	int submit_ret;		/* for submissions of more than one */
 };
 
@@ -82,6 +83,7 @@ static void park_flush_iotlb_stub(struct intel_iommu *iommu, u16 did, u64 addr,
 
 	if (did == TEST_DID && type == DMA_TLB_DSI_FLUSH)
 		fix->teardown_flushes++;
+	fix->flushed = *park_entry(fix, 0, PASID);
 }
 
 static void park_drain_stub(const struct iommu_pasid_gather_entry *entry)
@@ -613,6 +615,38 @@ static void fault_ignore_alone_is_no_mark(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, pte->val[0], 0);
 }
 
+/*
+ * Nobody stops the device when a process exits. Its faults are not reported from
+ * the store that blocks it on, until the driver unbinds the process: then, FPD
+ * tells that there are page requests to drain.
+ */
+static void process_exit_ignores_faults_until_unbind(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+	u64 mask = PASID_PTE_PRESENT | PASID_PTE_FPD;
+
+	fix->iommu[0].flush.flush_iotlb = park_flush_iotlb_stub;
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
+				    true);
+	KUNIT_EXPECT_EQ(test, fix->teardown_flushes, 1);
+	KUNIT_EXPECT_EQ(test, fix->flushed.val[0] & mask, PASID_PTE_FPD);
+	KUNIT_EXPECT_EQ(test, pte->val[0], PASID_PTE_FPD);
+	KUNIT_EXPECT_TRUE(test, mem_is_zero(&pte->val[1], sizeof(*pte) -
+					    sizeof(pte->val[0])));
+	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
+				    false);
+	KUNIT_EXPECT_TRUE(test, mem_is_zero(pte, sizeof(*pte)));
+
+	/* Those of all others are reported */
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
+				    false);
+	KUNIT_EXPECT_EQ(test, fix->flushed.val[0] & mask, 0);
+	KUNIT_EXPECT_TRUE(test, mem_is_zero(pte, sizeof(*pte)));
+}
+
 /* Recycle */
 
 static void unpark_clears_the_entry(struct kunit *test)
@@ -675,6 +709,7 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(teardown_leaves_the_mark),
 	KUNIT_CASE(teardown_flushes_for_a_park_under_way),
 	KUNIT_CASE(fault_ignore_alone_is_no_mark),
+	KUNIT_CASE(process_exit_ignores_faults_until_unbind),
 	KUNIT_CASE(unpark_clears_the_entry),
 	KUNIT_CASE(unpark_flushes_in_caching_mode),
 	KUNIT_CASE(unpark_leaves_others_alone),
