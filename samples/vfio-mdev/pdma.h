@@ -8,8 +8,8 @@
  * channel DMAs with the PASID that the host driver wrote to the control page,
  * and with nothing else.
  *
- * This header is shared by the emulated device (qemu/), by its mediated driver
- * (pdma.c) and by the selftests (tools/testing/selftests/ioasid/): it uses
+ * This header is shared by the emulated device (qemu/), by its drivers (pdma.c,
+ * pdma-sva.c) and by the selftests (tools/testing/selftests/ioasid/): it uses
  * nothing but preprocessor constants. All registers are little endian, 32-bit
  * accesses, naturally aligned; a 64-bit register may also be read and written
  * by one 64-bit access, or as two halves, low half first.
@@ -125,5 +125,32 @@
 #define PDMA_SUBMIT_PERIOD		0x18	/* 32 bits: 0 means 100 */
 #define PDMA_SUBMIT_BURST		0x1c	/* 32 bits: 0 means 1 */
 #define PDMA_SUBMIT_SIZE		0x20
+
+/*
+ * Without mediated devices: an engine that is bound to the driver pdma-sva has a
+ * character device of that name, "-", and the name of the PCI function. An open
+ * file is one channel (EUSERS: there is none left). ioctl():
+ *
+ * PDMA_SVA_BIND: the channel DMAs with the PASID of the calling process from now
+ * on, and that is what is returned. Errors: EBUSY the channel has a PASID, and
+ * those of iommu_sva_bind_device().
+ * PDMA_SVA_ATTACH: with an IOASID, whose file (32 bits) and number (32 bits) the
+ * argument points to. All that the channel can reach is a page of the driver, at
+ * PDMA_SVA_IOVA. Errors: EBUSY as above, and those of ioasid_fd_get() and of
+ * ioasid_attach_device().
+ * PDMA_SVA_UNBIND: undoes either one: when it returns, the channel issues no more
+ * DMA and has no PASID. Errors: ENXIO it has none.
+ *
+ * pwrite() of one struct pdma_submit at offset 0 submits a command, with the
+ * addresses of the process. The channel can only reach what is present in its
+ * page tables: the engine cannot ask for a page. Errors: EPERM the channel is
+ * bound to another process, else as above. pread() reads a register of the
+ * channel page. All of these: ENODEV the engine has been taken from the driver.
+ */
+#define PDMA_SVA_DRIVER			"pdma-sva"
+#define PDMA_SVA_BIND			_IO('P', 0)
+#define PDMA_SVA_ATTACH			_IO('P', 1)
+#define PDMA_SVA_UNBIND			_IO('P', 2)
+#define PDMA_SVA_IOVA			0x100000
 
 #endif
