@@ -1,0 +1,980 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * PASIDs of processes (SVA) beside IOASIDs: the engine is bound to processes by
+ * its driver pdma-sva, and DMAs to their memory by its virtual addresses.
+ *
+ * It needs an IOMMU with first-stage translation, because the page tables are
+ * those of the CPU. The engine cannot ask for pages, so all memory of these
+ * tests is touched before.
+ */
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "../kselftest_harness.h"
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "pdma_utils.h"
+
+#define PCI_DRIVERS "/sys/bus/pci/drivers/"
+#define PCI_DEVICES "/sys/bus/pci/devices/"
+
+#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+
+#define BUF_LEN PDMA_MAX_LEN
+#define POISON 0x5a
+
+/* In ECAP: the IOMMU walks page tables of the format of the CPU */
+#define ECAP_FSTS_SHIFT 47
+
+/* All of the number space */
+#define NR_IDS 0x100000
+
+/* What a test and the processes that it starts tell each other */
+struct shared {
+	int pasid;		/* what binding has returned, 0: not yet */
+	int go;			/* time to come to an end */
+	int errors;
+	int collisions;
+	int allocated;
+	__u8 owned[NR_IDS];
+};
+
+static void *map_shared(size_t len)
+{
+	return mmap(NULL, len, PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+}
+
+#define load(ptr) __atomic_load_n(ptr, __ATOMIC_SEQ_CST)
+#define store(ptr, val) __atomic_store_n(ptr, val, __ATOMIC_SEQ_CST)
+
+/* The engine and its driver */
+
+static int pci_read(const char *name, const char *file, char *buf, size_t len)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	snprintf(path, sizeof(path), PCI_DEVICES "%s/%s", name, file);
+	return pdma_read_file(path, buf, len);
+}
+
+static int pci_write(const char *name, const char *file, const char *buf)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	snprintf(path, sizeof(path), PCI_DEVICES "%s/%s", name, file);
+	return pdma_write_file(path, buf);
+}
+
+/* An engine with ATS, whatever driver it has: SVA takes no other */
+static int find_engine(char name[NAME_MAX + 1])
+{
+	char vendor[16], device[16];
+	struct dirent *entry;
+	int ret = -ENODEV;
+	DIR *dir;
+
+	dir = opendir(PCI_DEVICES);
+	if (!dir)
+		return -errno;
+	while (ret && (entry = readdir(dir))) {
+		if (pci_read(entry->d_name, "vendor", vendor, sizeof(vendor)) ||
+		    pci_read(entry->d_name, "device", device, sizeof(device)) ||
+		    strtoul(vendor, NULL, 16) != PDMA_VENDOR_ID ||
+		    strtoul(device, NULL, 16) != PDMA_DEVICE_ID ||
+		    !pci_ats_enabled(entry->d_name))
+			continue;
+		snprintf(name, NAME_MAX + 1, "%s", entry->d_name);
+		ret = 0;
+	}
+	closedir(dir);
+	return ret;
+}
+
+/* Give the engine to @driver, "" is whoever takes it by itself */
+static int set_driver(const char *name, const char *driver)
+{
+	int ret;
+
+	ret = pci_write(name, "driver_override", driver[0] ? driver : "\n");
+	if (ret)
+		return ret;
+	ret = pci_write(name, "driver/unbind", name);
+	if (ret && ret != -ENOENT)
+		return ret;
+	ret = pdma_write_file("/sys/bus/pci/drivers_probe", name);
+	if (ret)
+		return ret;
+	return 0;
+}
+
+static bool has_first_stage(const char *name)
+{
+	char ecap[32];
+
+	return !pci_read(name, "iommu/intel-iommu/ecap", ecap, sizeof(ecap)) &&
+	       (strtoull(ecap, NULL, 16) >> ECAP_FSTS_SHIFT & 1);
+}
+
+/* Linux 6.12 refuses SVA on x86, unless it is told otherwise at boot */
+static bool sva_is_refused(void)
+{
+	char val[8];
+
+	return !pdma_read_file("/sys/module/iommu_sva/parameters/allow_unsafe_x86",
+			       val, sizeof(val)) && val[0] != 'Y';
+}
+
+/*
+ * An open file, a channel. It has the offsets of a mediated device that has its
+ * regions at 0: all that submits commands or reads registers works with it.
+ */
+static int sva_open(struct pdma_dev *dev, const char *engine)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	pdma_init(dev);
+	snprintf(path, sizeof(path), "/dev/" PDMA_SVA_DRIVER "-%s", engine);
+	dev->device = open(path, O_RDWR | O_CLOEXEC);
+	return dev->device < 0 ? -errno : 0;
+}
+
+/* The PASID of this process, or -errno */
+static int sva_bind(struct pdma_dev *dev)
+{
+	int ret = ioctl(dev->device, PDMA_SVA_BIND);
+
+	return ret < 0 ? -errno : ret;
+}
+
+static int sva_unbind(struct pdma_dev *dev)
+{
+	return ioctl(dev->device, PDMA_SVA_UNBIND) ? -errno : 0;
+}
+
+static int sva_attach(struct pdma_dev *dev, int fd, __u32 id)
+{
+	struct {
+		__s32 fd;
+		__u32 id;
+	} arg = { .fd = fd, .id = id };
+
+	return ioctl(dev->device, PDMA_SVA_ATTACH, &arg) ? -errno : 0;
+}
+
+/* Memory */
+
+/* Page tables are filled in, for writing */
+static void touch(volatile __u64 *buf)
+{
+	size_t i;
+
+	for (i = 0; i < BUF_LEN / sizeof(*buf); i += 512)
+		buf[i] = 0;
+}
+
+static void poison(volatile __u64 *buf)
+{
+	memset((void *)buf, POISON, BUF_LEN);
+}
+
+static bool is_poison(volatile __u64 *buf)
+{
+	__u64 all;
+	size_t i;
+
+	memset(&all, POISON, sizeof(all));
+	for (i = 0; i < BUF_LEN / sizeof(all); i++)
+		if (buf[i] != all)
+			return false;
+	return true;
+}
+
+static bool wait_refused(struct pdma_dev *dev, __u64 more)
+{
+	__u64 min = pdma_refused(dev) + more;
+
+	return wait_until(pdma_refused(dev) >= min);
+}
+
+/* Values of the stream into the first page of @buf arrive where they should */
+static void expect_running(struct __test_metadata *_metadata,
+			   struct pdma_dev *dev, volatile __u64 *buf)
+{
+	__u64 last, value;
+
+	ASSERT_EQ(0, pdma_wait_counter(dev, 3));
+	last = pdma_counter(dev);
+	value = buf[last % 512];
+	EXPECT_LE(last, value);
+	EXPECT_EQ(last % 512, value % 512);
+}
+
+/* The engine goes on trying, and nothing of that arrives */
+static void expect_blocked(struct __test_metadata *_metadata,
+			   struct pdma_dev *dev, volatile __u64 *buf)
+{
+	__u64 arrived = pdma_done(dev);
+
+	poison(buf);
+	ASSERT_TRUE(wait_refused(dev, 10));
+	EXPECT_EQ(arrived, pdma_done(dev));
+	EXPECT_TRUE(is_poison(buf));
+}
+
+/*
+ * An idle CPU keeps the last address space that it has had, and the PASID with
+ * it, until it gets another one.
+ */
+static void visit_all_cpus(void)
+{
+	cpu_set_t all, one;
+	int cpu;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return;
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		sched_setaffinity(0, sizeof(one), &one);
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
+/* Whether the number of a process that is gone can be had */
+static bool wait_free(int fd, __u32 id)
+{
+	__u32 got;
+
+	return wait_until(({
+		visit_all_cpus();
+		!ioasid_alloc(fd, id, id, 1, &got);
+	})) && !ioasid_free(fd, 1, &id);
+}
+
+/* What every test has */
+struct rig {
+	char engine[NAME_MAX + 1];
+	bool ours;		/* the engine has our driver */
+	int fd;
+	int kmsg;
+	struct pdma_bar bar;
+	__u64 faults;		/* when the test began */
+	struct pdma_dev dev;
+	volatile __u64 *buf;	/* shared with the processes of the test */
+	struct shared *shared;
+};
+
+/* Why there is nothing to test, or NULL */
+static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
+{
+	rig->fd = ioasid_open();
+	if (rig->fd == -ENOENT)
+		return "no " IOASID_DEV;
+	ASSERT_LE(0, rig->fd);
+	if (find_engine(rig->engine))
+		return "no engine with ATS";
+	if (!has_first_stage(rig->engine))
+		return "the IOMMU has no first-stage translation";
+	if (!pdma_exists(PCI_DRIVERS PDMA_SVA_DRIVER))
+		return "no driver " PDMA_SVA_DRIVER;
+	if (sva_is_refused())
+		return "SVA is off, boot with iommu_sva.allow_unsafe_x86=1";
+
+	ASSERT_EQ(0, set_driver(rig->engine, PDMA_SVA_DRIVER));
+	rig->ours = true;
+	ASSERT_EQ(0, bar_map(&rig->bar, rig->engine));
+	rig->faults = bar_recorded(&rig->bar);
+	rig->kmsg = kmsg_open();
+	ASSERT_LE(0, rig->kmsg);
+	rig->buf = map_shared(BUF_LEN);
+	ASSERT_NE(MAP_FAILED, rig->buf);
+	touch(rig->buf);
+	rig->shared = map_shared(sizeof(*rig->shared));
+	ASSERT_NE(MAP_FAILED, rig->shared);
+	ASSERT_EQ(0, sva_open(&rig->dev, rig->engine));
+	return NULL;
+}
+
+/* In the parent of the test, where nothing is open any more */
+static void teardown(struct __test_metadata *_metadata, struct rig *rig)
+{
+	if (rig->ours)
+		EXPECT_EQ(0, set_driver(rig->engine, ""));
+}
+
+/* Nothing was reported since the test began */
+#define expect_silence() do {						\
+	EXPECT_EQ(rig->faults, bar_recorded(&rig->bar));		\
+	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));			\
+} while (0)
+
+/* What is done between these two makes the IOMMU report faults */
+static __u64 faults_begin(struct rig *rig)
+{
+	kmsg_expect_faults(rig->kmsg, true);
+	return bar_recorded(&rig->bar);
+}
+
+static void faults_end(struct rig *rig)
+{
+	/* The fault interrupt runs in a thread of its own, let it finish */
+	while (usleep(100000), kmsg_faults(rig->kmsg, 0) > 0)
+		;
+	kmsg_expect_faults(rig->kmsg, false);
+	rig->faults = bar_recorded(&rig->bar);
+}
+
+/*
+ * A device that uses the number now makes a mistake of its own: the entry is
+ * plain not present. The last channel is not given to any file here.
+ */
+static void expect_plain(struct __test_metadata *_metadata,
+			 struct rig *rig, __u32 pasid)
+{
+	unsigned int ch = bar_read32(&rig->bar, PDMA_CHANNELS) - 1;
+	__u64 suppressed = bar_suppressed(&rig->bar);
+	__u64 faults = faults_begin(rig);
+	__u64 arrived = bar_done(&rig->bar, ch);
+
+	bar_set_pasid(&rig->bar, ch, PDMA_PASID_VALID | pasid);
+	EXPECT_TRUE(bar_stream(&rig->bar, ch, (uintptr_t)rig->buf, 4096,
+			       1000));
+	EXPECT_TRUE(wait_until(bar_recorded(&rig->bar) >= faults + 3));
+	bar_stop(&rig->bar, ch);
+	bar_set_pasid(&rig->bar, ch, 0);
+	EXPECT_EQ(arrived, bar_done(&rig->bar, ch));
+	EXPECT_EQ(suppressed, bar_suppressed(&rig->bar));
+	faults_end(rig);
+}
+
+FIXTURE(sva)
+{
+	struct rig rig;
+};
+
+FIXTURE_SETUP(sva)
+{
+	const char *reason = setup(_metadata, &self->rig);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+}
+
+FIXTURE_TEARDOWN_PARENT(sva)
+{
+	teardown(_metadata, &self->rig);
+}
+
+TEST_F(sva, copy_between_buffers_of_the_process_arrives)
+{
+	struct rig *rig = &self->rig;
+	char *src, *dst;
+	int i;
+
+	src = malloc(2 * BUF_LEN);
+	ASSERT_NE(NULL, src);
+	dst = src + BUF_LEN;
+	/* Also what malloc() has not aligned is memory of the process */
+	EXPECT_EQ(-ENXIO, pdma_copy(&rig->dev, (uintptr_t)dst, (uintptr_t)src,
+				    8));
+	ASSERT_LT(0, sva_bind(&rig->dev));
+	for (i = 0; i < BUF_LEN; i++) {
+		src[i] = i * 7 + i / 256;
+		dst[i] = 0;
+	}
+	EXPECT_EQ(0, pdma_copy_wait(&rig->dev, (uintptr_t)dst, (uintptr_t)src,
+				    BUF_LEN));
+	EXPECT_EQ(0, memcmp(src, dst, BUF_LEN));
+
+	/* A stack, and an odd length */
+	memset(dst, 0, BUF_LEN);
+	memcpy(src, "from the heap", 14);
+	{
+		char stack[14] = "";
+
+		EXPECT_EQ(0, pdma_copy_wait(&rig->dev, (uintptr_t)stack,
+					    (uintptr_t)src, 14));
+		EXPECT_STREQ("from the heap", stack);
+	}
+	EXPECT_EQ(0, pdma_refused(&rig->dev));
+	expect_silence();
+	free(src);
+}
+
+TEST_F(sva, stream_arrives_in_memory_of_the_process)
+{
+	struct rig *rig = &self->rig;
+	int pasid = sva_bind(&rig->dev);
+
+	ASSERT_LT(0, pasid);
+	EXPECT_EQ(PDMA_PASID_VALID | pasid,
+		  bar_read32(&rig->bar, PDMA_CTL(0) + PDMA_CTL_PASID));
+	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
+				 8));
+	expect_running(_metadata, &rig->dev, rig->buf);
+	EXPECT_EQ(0, pdma_refused(&rig->dev));
+	expect_silence();
+}
+
+TEST_F(sva, unbind_ends_dma)
+{
+	struct rig *rig = &self->rig;
+	__u64 arrived;
+	int pasid;
+
+	EXPECT_EQ(-ENXIO, sva_unbind(&rig->dev));
+	pasid = sva_bind(&rig->dev);
+	ASSERT_LT(0, pasid);
+	EXPECT_EQ(-EBUSY, sva_bind(&rig->dev));
+	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
+				 1));
+	expect_running(_metadata, &rig->dev, rig->buf);
+	EXPECT_EQ(0, sva_unbind(&rig->dev));
+	poison(rig->buf);
+	arrived = pdma_done(&rig->dev);
+	EXPECT_EQ(0, pdma_status(&rig->dev) & PDMA_STATUS_BUSY);
+	EXPECT_EQ(-ENXIO, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096,
+				      50, 1));
+	expect_silence();
+
+	/* And it is not only the driver that has stopped */
+	expect_plain(_metadata, rig, pasid);
+	EXPECT_EQ(arrived, pdma_done(&rig->dev));
+	EXPECT_TRUE(is_poison(rig->buf));
+
+	/* Again, as often as one likes */
+	EXPECT_LT(0, sva_bind(&rig->dev));
+	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
+				 1));
+	expect_running(_metadata, &rig->dev, rig->buf);
+	expect_silence();
+}
+
+/* One number for each process, one bond for each file */
+TEST_F(sva, files_of_a_process_share_its_number)
+{
+	struct rig *rig = &self->rig;
+	struct pdma_dev other;
+	int pasid;
+
+	pasid = sva_bind(&rig->dev);
+	ASSERT_LT(0, pasid);
+	ASSERT_EQ(0, sva_open(&other, rig->engine));
+	EXPECT_EQ(pasid, sva_bind(&other));
+	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
+				 1));
+	ASSERT_EQ(0, pdma_stream(&other, (uintptr_t)(rig->buf + 512), 4096,
+				 50, 1));
+	expect_running(_metadata, &rig->dev, rig->buf);
+	expect_running(_metadata, &other, rig->buf + 512);
+	EXPECT_EQ(0, sva_unbind(&rig->dev));
+	expect_running(_metadata, &other, rig->buf + 512);
+	pdma_close(&other);
+	expect_silence();
+	expect_plain(_metadata, rig, pasid);
+}
+
+TEST_F(sva, what_the_process_cannot_reach_the_engine_cannot_reach)
+{
+	struct rig *rig = &self->rig;
+	volatile __u64 *again;
+	__u64 arrived, faults;
+	void *page;
+
+	ASSERT_LT(0, sva_bind(&rig->dev));
+	faults = faults_begin(rig);
+	/* Where the kernel has memory, in the same page tables */
+	ASSERT_EQ(0, pdma_stream(&rig->dev, 0xffff888000000000ULL, 4096, 1000,
+				 1));
+	EXPECT_TRUE(wait_until(bar_recorded(&rig->bar) >= faults + 3));
+	EXPECT_EQ(0, pdma_done(&rig->dev));
+	ASSERT_EQ(0, pdma_stop(&rig->dev));
+
+	/* Memory that is only read */
+	page = mmap(NULL, 4096, PROT_READ, MAP_SHARED | MAP_ANONYMOUS |
+		    MAP_POPULATE, -1, 0);
+	ASSERT_NE(MAP_FAILED, page);
+	faults = bar_recorded(&rig->bar);
+	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)page, 4096, 1000, 1));
+	EXPECT_TRUE(wait_until(bar_recorded(&rig->bar) >= faults + 3));
+	EXPECT_EQ(0, pdma_done(&rig->dev));
+	ASSERT_EQ(0, pdma_stop(&rig->dev));
+
+	/* And what it gives up in the middle */
+	again = mremap((void *)rig->buf, 0, BUF_LEN, MREMAP_MAYMOVE);
+	ASSERT_NE(MAP_FAILED, again);
+	touch(again);
+	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)again, 4096, 100, 1));
+	expect_running(_metadata, &rig->dev, again);
+	ASSERT_EQ(0, munmap((void *)again, BUF_LEN));
+	expect_blocked(_metadata, &rig->dev, rig->buf);
+	arrived = pdma_done(&rig->dev);
+	ASSERT_EQ(0, pdma_stop(&rig->dev));
+	EXPECT_EQ(arrived, pdma_done(&rig->dev));
+	faults_end(rig);
+}
+
+/* Whoever shows what is not his gets what he gets for a number that is none */
+TEST_F(sva, number_of_a_process_is_not_for_users)
+{
+	struct rig *rig = &self->rig;
+	struct ioasid_row row;
+	struct pdma_dev other;
+	int fd = ioasid_open();
+	__u32 ids[64], got;
+	int pasid, i;
+
+	ASSERT_LE(0, fd);
+	/* Those that come first are taken when the process gets its own */
+	test_cmd_alloc(rig->fd, 0, 0, ARRAY_LEN(ids), ids);
+	pasid = sva_bind(&rig->dev);
+	ASSERT_LT(0, pasid);
+	for (i = 0; i < ARRAY_LEN(ids); i++)
+		EXPECT_NE(ids[i], pasid);
+
+	test_err_alloc(ENOSPC, rig->fd, pasid, pasid, 1, &got);
+	test_err_alloc(ENOSPC, fd, pasid, pasid, 1, &got);
+	got = pasid;
+	test_err_free(ENOENT, rig->fd, 1, &got);
+	test_err_query(ENOENT, rig->fd, pasid);
+	EXPECT_EQ(-ENOENT, debugfs_ioasid(pasid, &row));
+	ASSERT_EQ(0, sva_open(&other, rig->engine));
+	EXPECT_EQ(-ENOENT, sva_attach(&other, rig->fd, pasid));
+
+	/* What the process holds is not charged to its users' quota */
+	test_in_use(rig->fd, ARRAY_LEN(ids), 0);
+	test_cmd_free(rig->fd, ARRAY_LEN(ids), ids);
+	for (i = 0; i < 8; i++) {
+		test_cmd_alloc(rig->fd, 0, 0, ARRAY_LEN(ids), ids);
+		for (int k = 0; k < ARRAY_LEN(ids); k++)
+			EXPECT_NE(ids[k], pasid);
+	}
+	expect_silence();
+}
+
+/* Note who has a number: more than one at a time is one too many */
+static void own(struct shared *shared, __u32 id)
+{
+	if (__atomic_exchange_n(&shared->owned[id], 1, __ATOMIC_SEQ_CST))
+		__atomic_fetch_add(&shared->collisions, 1, __ATOMIC_SEQ_CST);
+}
+
+static void disown(struct shared *shared, __u32 id)
+{
+	store(&shared->owned[id], 0);
+}
+
+static void failed(struct shared *shared)
+{
+	__atomic_fetch_add(&shared->errors, 1, __ATOMIC_SEQ_CST);
+}
+
+/* A process that is bound for a moment */
+static void be_bound(struct rig *rig)
+{
+	struct pdma_dev dev;
+	int fd, pasid;
+	__u32 got;
+
+	fd = ioasid_open();
+	if (fd < 0 || sva_open(&dev, rig->engine)) {
+		failed(rig->shared);
+		return;
+	}
+	pasid = sva_bind(&dev);
+	if (pasid <= 0) {
+		failed(rig->shared);
+		return;
+	}
+	own(rig->shared, pasid);
+	/* The next one that a user gets, and this one by name */
+	if (ioasid_alloc(fd, 0, 0, 1, &got)) {
+		failed(rig->shared);
+	} else {
+		own(rig->shared, got);
+		disown(rig->shared, got);
+	}
+	if (ioasid_alloc(fd, pasid, pasid, 1, &got) != -ENOSPC)
+		failed(rig->shared);
+	/* The number goes with the address space, after this */
+	disown(rig->shared, pasid);
+}
+
+#define BOUND_ROUNDS 20
+
+static void bind_processes(struct rig *rig)
+{
+	int round;
+	pid_t pid;
+
+	for (round = 0; round < BOUND_ROUNDS; round++) {
+		pid = fork();
+		if (pid < 0) {
+			failed(rig->shared);
+			return;
+		}
+		if (!pid) {
+			be_bound(rig);
+			_exit(0);
+		}
+		waitpid(pid, NULL, 0);
+	}
+}
+
+/* A user that takes and gives back what is lowest */
+static void allocate_numbers(struct rig *rig)
+{
+	__u32 ids[8], i, count;
+
+	for (count = 0; !load(&rig->shared->go); count++) {
+		__u32 n = 1 + count % ARRAY_LEN(ids);
+
+		if (ioasid_alloc(rig->fd, 0, 0, n, ids)) {
+			failed(rig->shared);
+			return;
+		}
+		for (i = 0; i < n; i++)
+			own(rig->shared, ids[i]);
+		for (i = 0; i < n; i++)
+			disown(rig->shared, ids[i]);
+		if (ioasid_free(rig->fd, n, ids)) {
+			failed(rig->shared);
+			return;
+		}
+		store(&rig->shared->allocated, count + 1);
+	}
+}
+
+static pid_t start(struct rig *rig, void (*fn)(struct rig *rig))
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		fn(rig);
+		_exit(0);
+	}
+	return pid;
+}
+
+TEST_F_TIMEOUT(sva, numbers_of_processes_and_users_do_not_collide, 120)
+{
+	struct rig *rig = &self->rig;
+	pid_t user, binder[2];
+	int i;
+
+	user = start(rig, allocate_numbers);
+	ASSERT_LT(0, user);
+	ASSERT_TRUE(wait_until(load(&rig->shared->allocated) ||
+			       load(&rig->shared->errors)));
+	for (i = 0; i < 2; i++) {
+		binder[i] = start(rig, bind_processes);
+		ASSERT_LT(0, binder[i]);
+	}
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(binder[i], waitpid(binder[i], NULL, 0));
+	store(&rig->shared->go, 1);
+	ASSERT_EQ(user, waitpid(user, NULL, 0));
+	TH_LOG("%d allocations beside %d processes", rig->shared->allocated,
+	       2 * BOUND_ROUNDS);
+	EXPECT_EQ(0, rig->shared->errors);
+	EXPECT_EQ(0, rig->shared->collisions);
+	expect_silence();
+}
+
+/* A process that is bound, while another channel has an IOASID */
+TEST_F_TIMEOUT(sva, parked_number_is_silent_beside_a_process, 120)
+{
+	struct rig *rig = &self->rig;
+	struct pdma_dev other;
+	__u64 suppressed;
+	int pasid;
+	__u32 id;
+
+	pasid = sva_bind(&rig->dev);
+	ASSERT_LT(0, pasid);
+	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
+				 1));
+	test_cmd_alloc(rig->fd, 0, 0, 1, &id);
+	EXPECT_NE(pasid, id);
+	ASSERT_EQ(0, sva_open(&other, rig->engine));
+	ASSERT_EQ(0, sva_attach(&other, rig->fd, id));
+	ASSERT_EQ(0, pdma_stream(&other, PDMA_SVA_IOVA, 4096, 50, 8));
+	ASSERT_EQ(0, pdma_wait_counter(&other, 3));
+
+	suppressed = bar_suppressed(&rig->bar);
+	test_cmd_free(rig->fd, 1, &id);
+	EXPECT_EQ(IOASID_STATE_PARKED, ioasid_state(rig->fd, id));
+	ASSERT_TRUE(wait_refused(&other, 1000));
+	EXPECT_LE(1000, bar_suppressed(&rig->bar) - suppressed);
+	expect_running(_metadata, &rig->dev, rig->buf);
+	EXPECT_EQ(0, pdma_refused(&rig->dev));
+	expect_silence();
+
+	/* The process comes and goes, and is reported when it makes a mistake */
+	EXPECT_EQ(0, sva_unbind(&rig->dev));
+	ASSERT_TRUE(wait_refused(&other, 1000));
+	expect_silence();
+	ASSERT_EQ(pasid, sva_bind(&rig->dev));
+	ASSERT_TRUE(wait_refused(&other, 1000));
+	expect_silence();
+	faults_begin(rig);
+	ASSERT_EQ(0, pdma_stream(&rig->dev, 0, 4096, 1000, 1));
+	EXPECT_TRUE(wait_until(bar_recorded(&rig->bar) >= rig->faults + 3));
+	ASSERT_EQ(0, pdma_stop(&rig->dev));
+	faults_end(rig);
+	ASSERT_TRUE(wait_refused(&other, 1000));
+	expect_silence();
+
+	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&other, PDMA_SVA_IOVA, 4096, 50, 1));
+	EXPECT_EQ(0, sva_unbind(&other));
+	EXPECT_TRUE(ioasid_wait_recycled(rig->fd, id));
+	expect_silence();
+	expect_plain(_metadata, rig, id);
+}
+
+/* The driver loses the engine, the file is still there */
+TEST_F(sva, engine_can_be_taken_away_while_bound)
+{
+	struct rig *rig = &self->rig;
+	int pasid;
+
+	pasid = sva_bind(&rig->dev);
+	ASSERT_LT(0, pasid);
+	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
+				 1));
+	expect_running(_metadata, &rig->dev, rig->buf);
+	ASSERT_EQ(0, pci_write(rig->engine, "driver/unbind", rig->engine));
+	poison(rig->buf);
+	EXPECT_EQ(-ENODEV, sva_bind(&rig->dev));
+	EXPECT_EQ(-ENODEV, sva_unbind(&rig->dev));
+	EXPECT_EQ(-ENODEV, pdma_stop(&rig->dev));
+	EXPECT_EQ(UINT32_MAX, pdma_status(&rig->dev));
+
+	/* The next user of the engine finds nothing of the last one */
+	ASSERT_EQ(0, set_driver(rig->engine, PDMA_SVA_DRIVER));
+	pdma_close(&rig->dev);
+	ASSERT_EQ(0, sva_open(&rig->dev, rig->engine));
+	EXPECT_EQ(pasid, sva_bind(&rig->dev));
+	EXPECT_EQ(0, pdma_done(&rig->dev));
+	EXPECT_TRUE(is_poison(rig->buf));
+	expect_silence();
+}
+
+/* One variant for each way in which the address space of a process ends */
+FIXTURE(end)
+{
+	struct rig rig;
+};
+
+enum end {
+	END_EXIT,
+	END_KILL,
+	END_EXEC,
+};
+
+FIXTURE_VARIANT(end)
+{
+	enum end how;
+};
+
+FIXTURE_VARIANT_ADD(end, exit)
+{
+	.how = END_EXIT,
+};
+
+FIXTURE_VARIANT_ADD(end, kill)
+{
+	.how = END_KILL,
+};
+
+FIXTURE_VARIANT_ADD(end, exec)
+{
+	.how = END_EXEC,
+};
+
+FIXTURE_SETUP(end)
+{
+	const char *reason = setup(_metadata, &self->rig);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+}
+
+FIXTURE_TEARDOWN_PARENT(end)
+{
+	teardown(_metadata, &self->rig);
+}
+
+/* Bind, stream into the shared buffer, and wait for the end */
+static void live(struct rig *rig, struct pdma_dev *dev, enum end how)
+{
+	int pasid, ret;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	touch(rig->buf);
+	pasid = sva_bind(dev);
+	ret = pdma_stream(dev, (uintptr_t)rig->buf, 4096, 20, 4);
+	store(&rig->shared->pasid, ret ? ret : pasid);
+	while (!load(&rig->shared->go))
+		usleep(200);
+	if (how == END_EXEC)
+		execl("/bin/sleep", "sleep", "1000", NULL);
+	_exit(0);
+}
+
+/*
+ * A process that is bound and streams. @dev: an open file, or NULL: it opens
+ * one that nobody else has.
+ */
+static pid_t start_bound(struct __test_metadata *_metadata, struct rig *rig,
+			 struct pdma_dev *dev, enum end how)
+{
+	struct pdma_dev own;
+	pid_t pid;
+
+	rig->shared->pasid = 0;
+	rig->shared->go = 0;
+	pid = fork();
+	if (!pid) {
+		if (!dev && sva_open(&own, rig->engine))
+			_exit(1);
+		live(rig, dev ? dev : &own, how);
+	}
+	EXPECT_LT(0, pid);
+	EXPECT_TRUE(wait_until(load(&rig->shared->pasid)));
+	EXPECT_LT(0, rig->shared->pasid);
+	return pid;
+}
+
+static bool is_exec(pid_t pid)
+{
+	char path[64], comm[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	return !pdma_read_file(path, comm, sizeof(comm)) &&
+	       !strcmp(comm, "sleep");
+}
+
+/* The address space is gone when this returns; after exec, @pid is not */
+static void end_address_space(struct __test_metadata *_metadata,
+			      struct rig *rig, pid_t pid, enum end how)
+{
+	bool ended;
+
+	if (how == END_KILL)
+		kill(pid, SIGKILL);
+	else
+		store(&rig->shared->go, 1);
+	ended = how == END_EXEC ? wait_until(is_exec(pid)) :
+				  waitpid(pid, NULL, 0) == pid;
+	EXPECT_TRUE(ended);
+}
+
+static void reap(pid_t pid, enum end how)
+{
+	if (how != END_EXEC)
+		return;
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+/* The device goes on for as long as somebody has the file open */
+TEST_F_TIMEOUT(end, blocks_dma_of_a_file_that_stays_open, 120)
+{
+	struct rig *rig = &self->rig;
+	__u64 suppressed;
+	__u32 pasid, got;
+	pid_t pid;
+
+	pid = start_bound(_metadata, rig, &rig->dev, variant->how);
+	pasid = rig->shared->pasid;
+	expect_running(_metadata, &rig->dev, rig->buf);
+	/* It is not the memory of all who have the file */
+	EXPECT_EQ(-EPERM, pdma_copy(&rig->dev, (uintptr_t)rig->buf,
+				    (uintptr_t)rig->buf + 4096, 8));
+	test_err_alloc(ENOSPC, rig->fd, pasid, pasid, 1, &got);
+	suppressed = bar_suppressed(&rig->bar);
+	end_address_space(_metadata, rig, pid, variant->how);
+
+	expect_blocked(_metadata, &rig->dev, rig->buf);
+	ASSERT_TRUE(wait_refused(&rig->dev, 1000));
+	EXPECT_LE(1000, bar_suppressed(&rig->bar) - suppressed);
+	expect_silence();
+	/* The device has it, so nobody else can */
+	visit_all_cpus();
+	test_err_alloc(ENOSPC, rig->fd, pasid, pasid, 1, &got);
+
+	EXPECT_EQ(0, sva_unbind(&rig->dev));
+	reap(pid, variant->how);
+	EXPECT_TRUE(wait_free(rig->fd, pasid));
+	EXPECT_TRUE(is_poison(rig->buf));
+	expect_silence();
+	expect_plain(_metadata, rig, pasid);
+}
+
+/* The file ends with the process, in an order that is not the user's business */
+TEST_F_TIMEOUT(end, leaves_nothing_of_a_file_of_the_process, 120)
+{
+	struct rig *rig = &self->rig;
+	__u32 pasid = 0, got;
+	int round, ch;
+	pid_t pid;
+
+	for (round = 0; round < 8; round++) {
+		pid = start_bound(_metadata, rig, NULL, variant->how);
+		pasid = rig->shared->pasid;
+		ch = bar_find_channel(&rig->bar, pasid);
+		ASSERT_LE(0, ch);
+		ASSERT_TRUE(wait_until(bar_done(&rig->bar, ch) >= 3));
+		test_err_alloc(ENOSPC, rig->fd, pasid, pasid, 1, &got);
+		end_address_space(_metadata, rig, pid, variant->how);
+
+		poison(rig->buf);
+		/* exec closes the file a little later */
+		EXPECT_TRUE(wait_until(bar_find_channel(&rig->bar, pasid) ==
+				       -ENOENT));
+		EXPECT_TRUE(wait_free(rig->fd, pasid));
+		EXPECT_TRUE(is_poison(rig->buf));
+		expect_silence();
+		reap(pid, variant->how);
+	}
+	expect_plain(_metadata, rig, pasid);
+}
+
+/* The number of a process that is gone is as good as any */
+TEST_F(end, number_serves_a_user_afterwards)
+{
+	struct rig *rig = &self->rig;
+	__u32 pasid, got;
+	pid_t pid;
+
+	pid = start_bound(_metadata, rig, &rig->dev, variant->how);
+	pasid = rig->shared->pasid;
+	expect_running(_metadata, &rig->dev, rig->buf);
+	end_address_space(_metadata, rig, pid, variant->how);
+	expect_blocked(_metadata, &rig->dev, rig->buf);
+	EXPECT_EQ(0, sva_unbind(&rig->dev));
+	reap(pid, variant->how);
+	ASSERT_TRUE(wait_free(rig->fd, pasid));
+
+	test_cmd_alloc(rig->fd, pasid, pasid, 1, &got);
+	ASSERT_EQ(0, sva_attach(&rig->dev, rig->fd, pasid));
+	ASSERT_EQ(0, pdma_stream(&rig->dev, PDMA_SVA_IOVA, 4096, 50, 1));
+	ASSERT_EQ(0, pdma_wait_counter(&rig->dev, 3));
+	/* And the next process has another one */
+	pid = start_bound(_metadata, rig, NULL, END_KILL);
+	EXPECT_NE(pasid, rig->shared->pasid);
+	end_address_space(_metadata, rig, pid, END_KILL);
+	ASSERT_EQ(0, pdma_wait_counter(&rig->dev, 3));
+	test_cmd_free(rig->fd, 1, &got);
+	ASSERT_TRUE(wait_refused(&rig->dev, 10));
+	expect_silence();
+}
+
+TEST_HARNESS_MAIN
