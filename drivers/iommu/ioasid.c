@@ -689,6 +689,7 @@ u32 ioasid_users(const struct ioasid *ioasid)
 void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid)
 {
 	static const char * const names[IOASID_USER_KINDS] = {
+		[IOASID_USER_DRIVER] = "driver",
 		[IOASID_USER_MDEV] = "mdev",
 		[IOASID_USER_KVM] = "kvm",
 	};

@@ -21,11 +21,13 @@ struct ref_tracker;
 
 /**
  * enum ioasid_user - kinds of users, for those who ask who holds an IOASID
+ * @IOASID_USER_DRIVER: the driver of a device
  * @IOASID_USER_MDEV: the driver of a mediated device
  * @IOASID_USER_KVM: a virtual machine
  * @IOASID_USER_KINDS: how many kinds there are
  */
 enum ioasid_user {
+	IOASID_USER_DRIVER,
 	IOASID_USER_MDEV,
 	IOASID_USER_KVM,
 	IOASID_USER_KINDS

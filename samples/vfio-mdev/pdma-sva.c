@@ -65,6 +65,7 @@ struct pdma_sva_dev {
  * @handle: of the process that the channel is bound to, or NULL
  * @mm: its address space; @handle keeps the pointer from getting a new meaning
  * @ioasid: attached to @domain, or NULL
+ * @tracker: of the reference to @ioasid
  * @domain: maps @page, and nothing else
  * @page: what the channel can reach with @ioasid
  */
@@ -78,6 +79,7 @@ struct pdma_sva_channel {
 
 	/* Not SVA */
 	struct ioasid *ioasid;
+	struct ioasid_tracker tracker;
 	struct iommu_domain *domain;
 	struct page *page;
 };
@@ -218,7 +220,8 @@ static int pdma_sva_attach(struct pdma_sva_channel *ch, void __user *uptr)
 	if (ch->handle || ch->ioasid)
 		return -EBUSY;
 
-	ioasid = ioasid_fd_get(arg.fd, arg.id);
+	ioasid = ioasid_fd_get(arg.fd, arg.id, IOASID_USER_DRIVER,
+			       &ch->tracker);
 	if (IS_ERR(ioasid))
 		return PTR_ERR(ioasid);
 
@@ -238,7 +241,7 @@ static int pdma_sva_attach(struct pdma_sva_channel *ch, void __user *uptr)
 err_unmap_page:
 	pdma_sva_unmap_page(ch);
 err_put_ioasid:
-	ioasid_put(ioasid);
+	ioasid_user_put(ioasid, IOASID_USER_DRIVER, &ch->tracker);
 	return ret;
 }
 
@@ -258,7 +261,7 @@ static int pdma_sva_unbind(struct pdma_sva_channel *ch)
 	} else {
 		ioasid_detach_device(ch->ioasid, ch->domain,
 				     &ch->sva->pdev->dev);
-		ioasid_put(ch->ioasid);
+		ioasid_user_put(ch->ioasid, IOASID_USER_DRIVER, &ch->tracker);
 		ch->ioasid = NULL;
 		pdma_sva_unmap_page(ch);
 	}
