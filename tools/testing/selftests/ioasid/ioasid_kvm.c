@@ -315,6 +315,7 @@ TEST_F(kvm, add_of_what_is_not_ours_is_refused_and_changes_nothing)
 	test_err_map_add(ENOENT, self->dev, self->fd, foreign, 2);
 	expect_users(0, other, foreign);
 	close(other);
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 	expect_one_mapping(_metadata, self);
 }
 
@@ -713,7 +714,7 @@ TEST_F(kvm, killed_process_leaves_nothing)
 	pid_t pid;
 
 	ASSERT_TRUE(shared != NULL);
-	for (round = 0; round < 5; round++) {
+	for (round = 0; round < 3; round++) {
 		*shared = 0;
 		pid = fork();
 		ASSERT_LE(0, pid);
@@ -953,7 +954,7 @@ TEST_F(kvm, of_two_creations_of_the_device_one_wins)
 	struct kvm_vm vm;
 	int i, go, round;
 
-	for (round = 0; round < 10; round++) {
+	for (round = 0; round < 5; round++) {
 		ASSERT_EQ(0, vm_open(&vm));
 		go = 0;
 		for (i = 0; i < 2; i++) {
@@ -1034,15 +1035,14 @@ TEST_F(kvm, creation_without_memory_is_enomem_and_leaves_nothing)
 		dev = kvm_ioasid_create(vm.vm);
 		failed = fail_nth_end(nth_fd);
 		if (dev < 0) {
+			/* Never EBUSY: the last one is not half there */
 			errors++;
 			EXPECT_EQ(-ENOMEM, dev);
 			EXPECT_TRUE(failed);
-			/* It is not half there: the next one is the first */
-			dev = kvm_ioasid_create(vm.vm);
+			continue;
 		}
-		ASSERT_LE(0, dev);
+		vm.dev = dev;
 		test_cmd_map_add(dev, self->fd, self->ids[0], 1);
-		close(dev);
 		vm_close(&vm);
 		expect_users(0, self->fd, self->ids[0]);
 		ASSERT_EQ(0, vm_open(&vm));

@@ -90,12 +90,13 @@ static void helper_start(struct __test_metadata *_metadata, struct helper *h,
 			 const char *path, const char *text)
 {
 	int pipefd[2];
+	pid_t pid;
 	char byte;
 
 	ASSERT_EQ(0, pipe(pipefd));
-	h->pid = fork();
-	ASSERT_LE(0, h->pid);
-	if (!h->pid) {
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
 		close(pipefd[1]);
 		/* The end of the test is the end of the helper, too */
 		if (read(pipefd[0], &byte, 1) != 1)
@@ -103,6 +104,7 @@ static void helper_start(struct __test_metadata *_metadata, struct helper *h,
 		_exit(pdma_write_file(path, text) ? 1 : 0);
 	}
 	close(pipefd[0]);
+	h->pid = pid;
 	h->go = pipefd[1];
 }
 
@@ -456,7 +458,8 @@ FIXTURE_TEARDOWN_PARENT(order)
 	scene_clear(_metadata, &self->scene);
 }
 
-TEST_F(order, number_is_recycled_with_its_last_holder)
+/* Not shorter than what it waits for: the engine has to be brought back */
+TEST_F_TIMEOUT(order, number_is_recycled_with_its_last_holder, 120)
 {
 	struct scene *s = &self->scene;
 	int i;
@@ -588,7 +591,8 @@ static void expect_engine_works(struct __test_metadata *_metadata,
 	s->engine.bar.regs = NULL;
 }
 
-TEST_F(unplug, number_outlives_the_device_and_the_engine_comes_back)
+TEST_F_TIMEOUT(unplug, number_outlives_the_device_and_the_engine_comes_back,
+	       120)
 {
 	struct scene *s = &self->scene;
 
@@ -649,6 +653,7 @@ struct life {
 	int error;		/* of that step */
 	__u32 id;		/* written by the kernel */
 	bool freed;		/* or about to be */
+	bool has_vm;
 	int owner;
 	unsigned int seed;
 	struct channel ch;
@@ -668,25 +673,29 @@ static int life_alloc(struct life *life)
 	return ioasid_alloc(life->owner, 0, 0, 1, &life->id);
 }
 
+/* To make and to destroy a machine takes longer than all of the rest */
 static int life_open_vm(struct life *life)
 {
-	return vm_open(&life->vm);
+	return life->has_vm ? vm_open(&life->vm) : 0;
 }
 
 static int life_create_dev(struct life *life)
 {
+	if (!life->has_vm)
+		return 0;
 	life->vm.dev = kvm_ioasid_create(life->vm.vm);
 	return life->vm.dev < 0 ? life->vm.dev : 0;
 }
 
 static int life_map(struct life *life)
 {
-	return kvm_ioasid_add(life->vm.dev, life->owner, life->id, 1);
+	return life->has_vm ? kvm_ioasid_add(life->vm.dev, life->owner,
+					     life->id, 1) : 0;
 }
 
 static int life_start_vm(struct life *life)
 {
-	return vm_start(&life->vm);
+	return life->has_vm ? vm_start(&life->vm) : 0;
 }
 
 static int life_open_device(struct life *life)
@@ -706,9 +715,11 @@ static int life_start_stream(struct life *life)
 
 static int life_stream(struct life *life)
 {
-	int ret = pdma_wait_counter(&life->ch.dev, 50);
+	int ret = pdma_wait_counter(&life->ch.dev, 20);
 
-	return ret ? ret : vm_counts(&life->vm) ? 0 : -ETIMEDOUT;
+	if (!ret && life->has_vm && !vm_counts(&life->vm))
+		ret = -ETIMEDOUT;
+	return ret;
 }
 
 static int life_close_file(struct life *life)
@@ -843,7 +854,8 @@ static const char *live_and_die(FIXTURE_DATA(death) *self, struct life *life,
 				unsigned int seed)
 {
 	int last = rand_r(&seed) % NR_LIFE, status;
-	unsigned int delay_us = rand_r(&seed) % 3000;
+	/* As many short ones as long ones */
+	unsigned int delay_us = rand_r(&seed) % (2 << rand_r(&seed) % 12);
 	/* Half of them are not the only ones to have the file */
 	int owner = rand_r(&seed) & 0x100 ? ioasid_open() : -1;
 	uint64_t end;
@@ -851,6 +863,7 @@ static const char *live_and_die(FIXTURE_DATA(death) *self, struct life *life,
 
 	*life = (struct life){
 		.step = -1,
+		.has_vm = !(rand_r(&seed) & 0x700),
 		.owner = owner,
 		.seed = seed,
 		.ch = self->ch,
@@ -884,7 +897,7 @@ TEST_F_TIMEOUT(death, process_killed_at_any_point_leaves_nothing, 240)
 {
 	__u64 faults = bar_recorded(&self->engine.bar);
 	struct life *life = map_shared(sizeof(*life));
-	unsigned int deaths[NR_LIFE] = {};
+	unsigned int setup = 0, stream = 0, teardown = 0;
 	unsigned int seed = first_seed();
 	uint64_t start = now_us();
 	const char *wrong;
@@ -901,13 +914,16 @@ TEST_F_TIMEOUT(death, process_killed_at_any_point_leaves_nothing, 240)
 		ASSERT_EQ(faults, bar_recorded(&self->engine.bar)) {
 			TH_LOG("step %d, IOASID_SEED=%u", life->step, seed);
 		}
-		deaths[life->step]++;
+		setup += life->step < NR_SETUP - 1;
+		stream += life->step == NR_SETUP - 1;
+		teardown += life->step >= NR_SETUP;
 	}
-	TH_LOG("%d deaths, %u us each", i,
+	TH_LOG("killed in set-up %u, streaming %u, tear-down %u; %u us each",
+	       setup, stream, teardown,
 	       (unsigned int)((now_us() - start) / i));
-	/* Set-up, streaming, and tear-down: none of them was left out */
-	for (i = 0; i < NR_LIFE; i++)
-		EXPECT_LT(0, deaths[i]) TH_LOG("step %d", i);
+	EXPECT_LT(0, setup);
+	EXPECT_LT(0, stream);
+	EXPECT_LT(0, teardown);
 	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 	test_in_use(self->fd, 0, 0);
 	expect_charged(self->cgroup, 0);
@@ -922,7 +938,7 @@ static int receive_file(struct __test_metadata *_metadata,
 	int sock[2], step, fd;
 
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
-	*life = (struct life){ .owner = -1, .ch = self->ch };
+	*life = (struct life){ .has_vm = true, .owner = -1, .ch = self->ch };
 	vm_init(&life->vm);
 	*pid = fork();
 	ASSERT_LE(0, *pid);

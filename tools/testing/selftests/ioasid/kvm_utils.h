@@ -24,19 +24,6 @@
 
 #include "ioasid_utils.h"
 
-#ifndef KVM_DEV_IOASID_MAP
-#define KVM_DEV_TYPE_IOASID		32
-#define KVM_DEV_IOASID_MAP		1
-#define KVM_DEV_IOASID_MAP_ADD		1
-#define KVM_DEV_IOASID_MAP_DEL		2
-struct kvm_ioasid_map {
-	__s32 fd;
-	__u32 id;
-	__u32 guest_pasid;
-	__u32 __reserved;
-};
-#endif
-
 /* Guest physical addresses, all of them below 64 KiB: it stays in real mode */
 #define VM_MEM_LEN	0x4000
 #define VM_CODE		0x1000
@@ -44,8 +31,8 @@ struct kvm_ioasid_map {
 #define VM_PORT		0x10
 
 /* What the guest counts in one go, and how long it is left alone after that */
-#define VM_BURST	2000
-#define VM_PAUSE_US	500
+#define VM_BURST	200
+#define VM_PAUSE_US	300
 
 /* At VM_DATA, shared with the code of the guest */
 struct vm_data {
