@@ -15,6 +15,7 @@
 #include "ioasid_channel.h"
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
+#include "kvm_utils.h"
 #include "pdma_utils.h"
 
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
@@ -610,6 +611,85 @@ TEST_F(dma, fdinfo_lists_parked_numbers)
 	snprintf(expected, sizeof(expected), "\nioasid-parked-ids:\t%u", id);
 	EXPECT_TRUE(!!strstr(text, expected)) TH_LOG("%s", text);
 	EXPECT_TRUE(!!strstr(text, "\nioasid-active-ids:\t\n"));
+}
+
+/* The stacks of the users of @id, as far as @len goes; empty if it has none */
+static void read_refs(__u32 id, char *text, size_t len)
+{
+	FILE *f = fopen("/sys/kernel/debug/ioasid/refs", "r");
+	char line[512], begin[32];
+	bool ours = false;
+	size_t n = 0;
+
+	text[0] = 0;
+	if (!f)
+		return;
+	snprintf(begin, sizeof(begin), "PASID %u\n", id);
+	while (fgets(line, sizeof(line), f)) {
+		if (!strncmp(line, "PASID ", 6))
+			ours = !strcmp(line, begin);
+		else if (ours && n < len)
+			n += snprintf(text + n, len - n, "%s", line);
+	}
+	fclose(f);
+}
+
+static void expect_holders(struct __test_metadata *_metadata, int fd, __u32 id,
+			   const char *holders)
+{
+	char path[64], text[4096], expected[128];
+	struct ioasid_row row;
+
+	ASSERT_EQ(0, debugfs_ioasid(id, &row));
+	EXPECT_STREQ("parked", row.state);
+	EXPECT_STREQ(holders, row.holders);
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	ASSERT_EQ(0, pdma_read_file(path, text, sizeof(text)));
+	snprintf(expected, sizeof(expected),
+		 "\nioasid-parked-users:\t%u %s", id, holders);
+	EXPECT_TRUE(!!strstr(text, expected)) TH_LOG("%s", text);
+}
+
+/* What an operator does who wants to know why a number does not come back */
+TEST_F(dma, holders_of_a_parked_number_can_be_found)
+{
+	char refs[8192];
+	struct kvm_vm vm;
+	int i, ret;
+	__u32 id;
+
+	ret = vm_open(&vm);
+	if (ret == -ENOENT)
+		SKIP(return, "no KVM");
+	ASSERT_EQ(0, ret);
+	vm.dev = kvm_ioasid_create(vm.vm);
+	ASSERT_LE(0, vm.dev);
+	id = give_ioasid(_metadata, &self->ch[0], self->fd);
+	for (i = 0; i < 3; i++)
+		test_cmd_map_add(vm.dev, self->fd, id, i);
+	test_cmd_free(self->fd, 1, &id);
+	expect_holders(_metadata, self->fd, id, "mdev=1,kvm=3");
+
+	if (!access("/sys/kernel/debug/ioasid/refs", F_OK)) {
+		read_refs(id, refs, sizeof(refs));
+		EXPECT_TRUE(!!strstr(refs, "kvm_ioasid_")) TH_LOG("%s", refs);
+		EXPECT_TRUE(!!strstr(refs, "pdma_")) TH_LOG("%s", refs);
+		EXPECT_TRUE(!!strstr(refs, "has 3/4 users"));
+		EXPECT_TRUE(!!strstr(refs, "has 1/4 users"));
+	}
+
+	test_cmd_map_del(vm.dev, 1);
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->ch[0].dev));
+	expect_holders(_metadata, self->fd, id, "kvm=2");
+	if (!access("/sys/kernel/debug/ioasid/refs", F_OK)) {
+		read_refs(id, refs, sizeof(refs));
+		EXPECT_TRUE(!strstr(refs, "pdma_")) TH_LOG("%s", refs);
+		EXPECT_TRUE(!!strstr(refs, "has 2/2 users"));
+	}
+	vm_close(&vm);
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
+	read_refs(id, refs, sizeof(refs));
+	EXPECT_STREQ("", refs);
 }
 
 TEST_F(dma, parking_one_does_not_disturb_another)
