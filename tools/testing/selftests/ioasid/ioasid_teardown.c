@@ -50,6 +50,9 @@
 #define PCI_DEVICES	"/sys/bus/pci/devices"
 #define DRIVER		"/sys/bus/pci/drivers/pdma"
 
+/* Of a stream: short enough not to be waited for, and less work than others */
+#define PERIOD_US	200
+
 /* Long enough for a helper to get as far as it can */
 #define A_WHILE_US	20000
 
@@ -129,13 +132,13 @@ static bool cgroup_enter(char path[PDMA_PATH_LEN])
 	char text[1024], procs[PDMA_PATH_LEN + 16];
 
 	path[0] = 0;
-	if (pdma_read_file(CGROUP "/misc.capacity", text, sizeof(text)) ||
+	if (pdma_write_file(CGROUP "/cgroup.subtree_control", "+misc") ||
+	    pdma_read_file(CGROUP "/misc.capacity", text, sizeof(text)) ||
 	    !strstr(text, "ioasid "))
 		return true;
 	snprintf(path, PDMA_PATH_LEN, CGROUP "/ioasid-teardown-%d", getpid());
 	snprintf(procs, sizeof(procs), "%s/cgroup.procs", path);
-	return !pdma_write_file(CGROUP "/cgroup.subtree_control", "+misc") &&
-	       !mkdir(path, 0755) && !pdma_write_file(procs, "0");
+	return !mkdir(path, 0755) && !pdma_write_file(procs, "0");
 }
 
 static int cgroup_charged(const char *path)
@@ -464,7 +467,7 @@ TEST_F_TIMEOUT(order, number_is_recycled_with_its_last_holder, 120)
 	struct scene *s = &self->scene;
 	int i;
 
-	start_stream(_metadata, &s->ch, 4096, 50, 1);
+	start_stream(_metadata, &s->ch, 4096, PERIOD_US, 1);
 	expect_scene(_metadata, s);
 	for (i = 0; i < NR_STEPS; i++) {
 		switch (variant->steps[i]) {
@@ -579,7 +582,7 @@ static void expect_engine_works(struct __test_metadata *_metadata,
 	channel_open(_metadata, &ch, s->engine.name);
 	test_cmd_alloc(s->fd, id, id, 1, &got);
 	ASSERT_EQ(0, pdma_set_ioasid(&ch.dev, s->fd, got));
-	start_stream(_metadata, &ch, 4096, 50, 1);
+	start_stream(_metadata, &ch, 4096, PERIOD_US, 1);
 	test_cmd_free(s->fd, 1, &got);
 	expect_blocked(&ch);
 	channel_close(&ch);
@@ -597,7 +600,7 @@ TEST_F_TIMEOUT(unplug, number_outlives_the_device_and_the_engine_comes_back,
 	struct scene *s = &self->scene;
 
 	if (variant->use != USE_idle)
-		start_stream(_metadata, &s->ch, 4096, 50, 1);
+		start_stream(_metadata, &s->ch, 4096, PERIOD_US, 1);
 	if (variant->use == USE_parked) {
 		test_cmd_free(s->owner, 1, &s->id);
 		s->freed = true;
@@ -607,7 +610,7 @@ TEST_F_TIMEOUT(unplug, number_outlives_the_device_and_the_engine_comes_back,
 	/* Who has the device open loses nothing of it */
 	take_engine_away(_metadata, s);
 	if (variant->use == USE_idle)
-		start_stream(_metadata, &s->ch, 4096, 50, 1);
+		start_stream(_metadata, &s->ch, 4096, PERIOD_US, 1);
 	expect_scene(_metadata, s);
 
 	/* The registers go away with the engine */
@@ -653,6 +656,8 @@ struct life {
 	int error;		/* of that step */
 	__u32 id;		/* written by the kernel */
 	bool freed;		/* or about to be */
+	int last;		/* step that is told of by a byte in @told */
+	int told;
 	bool has_vm;
 	int owner;
 	unsigned int seed;
@@ -710,12 +715,12 @@ static int life_set(struct life *life)
 
 static int life_start_stream(struct life *life)
 {
-	return pdma_stream(&life->ch.dev, IOVA, BUF_LEN, 50, 1);
+	return pdma_stream(&life->ch.dev, IOVA, BUF_LEN, PERIOD_US, 1);
 }
 
 static int life_stream(struct life *life)
 {
-	int ret = pdma_wait_counter(&life->ch.dev, 20);
+	int ret = pdma_wait_counter(&life->ch.dev, 5);
 
 	if (!ret && life->has_vm && !vm_counts(&life->vm))
 		ret = -ETIMEDOUT;
@@ -771,9 +776,13 @@ static void live(struct life *life)
 	int step;
 
 	for (step = 0; step < NR_LIFE && !life->error; step++) {
-		__atomic_store_n(&life->step, step, __ATOMIC_RELEASE);
+		life->step = step;
+		if (step == life->last && write(life->told, "x", 1) != 1)
+			break;
 		life->error = life_step(life, step, order);
 	}
+	/* If it was too early for that, the other side finds the end */
+	close(life->told);
 	pause();
 	_exit(1);
 }
@@ -853,16 +862,21 @@ static const char *look_at_remains(FIXTURE_DATA(death) *self,
 static const char *live_and_die(FIXTURE_DATA(death) *self, struct life *life,
 				unsigned int seed)
 {
-	int last = rand_r(&seed) % NR_LIFE, status;
+	int last = rand_r(&seed) % NR_LIFE, told[2], status;
 	/* As many short ones as long ones */
 	unsigned int delay_us = rand_r(&seed) % (2 << rand_r(&seed) % 12);
 	/* Half of them are not the only ones to have the file */
 	int owner = rand_r(&seed) & 0x100 ? ioasid_open() : -1;
-	uint64_t end;
+	bool far_enough;
 	pid_t pid;
+	char byte;
 
+	if (pipe(told))
+		return "no pipe";
 	*life = (struct life){
 		.step = -1,
+		.last = last,
+		.told = told[1],
 		.has_vm = !(rand_r(&seed) & 0x700),
 		.owner = owner,
 		.seed = seed,
@@ -872,15 +886,15 @@ static const char *live_and_die(FIXTURE_DATA(death) *self, struct life *life,
 	pid = fork();
 	if (!pid)
 		live(life);
-	if (pid < 0 ||
-	    !wait_until(__atomic_load_n(&life->step, __ATOMIC_ACQUIRE) >= last ||
-			__atomic_load_n(&life->error, __ATOMIC_RELAXED)))
-		return "it did not get as far as it should";
-	for (end = now_us() + delay_us; now_us() < end;)
-		sched_yield();
-	kill(pid, SIGKILL);
-	if (waitpid(pid, &status, 0) != pid || !WIFSIGNALED(status))
+	close(told[1]);
+	far_enough = read(told[0], &byte, 1) == 1;
+	close(told[0]);
+	usleep(delay_us);
+	if (pid < 0 || kill(pid, SIGKILL) || waitpid(pid, &status, 0) != pid ||
+	    !WIFSIGNALED(status))
 		return "it was not killed";
+	if (!far_enough)
+		return "it did not get as far as it should";
 	return look_at_remains(self, life, owner);
 }
 
@@ -1009,7 +1023,7 @@ TEST_F(death, users_outlive_the_opener_and_the_file)
 	ASSERT_EQ(0, vm_start(&vm));
 	ASSERT_EQ(0, channel_connect(&self->ch));
 	ASSERT_EQ(0, pdma_set_ioasid(&self->ch.dev, file, life->id));
-	start_stream(_metadata, &self->ch, BUF_LEN, 50, 1);
+	start_stream(_metadata, &self->ch, BUF_LEN, PERIOD_US, 1);
 
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
@@ -1094,7 +1108,7 @@ static int free_while_attached(struct worker *w)
 	if (!ret)
 		ret = pdma_set_ioasid(&w->ch->dev, *w->owner, *w->id);
 	if (!ret)
-		ret = pdma_stream(&w->ch->dev, IOVA, BUF_LEN, 50, 1);
+		ret = pdma_stream(&w->ch->dev, IOVA, BUF_LEN, PERIOD_US, 1);
 	if (!ret)
 		ret = ioasid_free(*w->owner, 1, w->id);
 	return ret;

@@ -32,7 +32,7 @@
 
 /* What the guest counts in one go, and how long it is left alone after that */
 #define VM_BURST	200
-#define VM_PAUSE_US	300
+#define VM_PAUSE_US	2000
 
 /* At VM_DATA, shared with the code of the guest */
 struct vm_data {
