@@ -167,16 +167,19 @@ static void ioasid_set_uncharge(struct ioasid_set *set, u32 count,
 	spin_unlock(&set->lock);
 }
 
-static bool ioasid_try_charge(struct ioasid_set *set, struct misc_cg *cg,
-			      u32 count)
+static int ioasid_try_charge(struct ioasid_set *set, struct misc_cg *cg,
+			     u32 count)
 {
-	if (!ioasid_set_try_charge(set, count))
-		return false;
-	if (!cg || !misc_cg_try_charge(MISC_CG_RES_IOASID, cg, count))
-		return true;
+	u64 used = misc_cg_res_total_usage(MISC_CG_RES_IOASID);
 
-	ioasid_set_uncharge(set, count, 0);
-	return false;
+	/* First: who is refused here does not get into the way of the set */
+	if (cg && misc_cg_try_charge(MISC_CG_RES_IOASID, cg, count))
+		return used + count > IOASID_COUNT ? -ENOSPC : -EDQUOT;
+	if (ioasid_set_try_charge(set, count))
+		return 0;
+
+	misc_cg_uncharge(MISC_CG_RES_IOASID, cg, count);
+	return -EDQUOT;
 }
 
 /*
@@ -185,11 +188,11 @@ static bool ioasid_try_charge(struct ioasid_set *set, struct misc_cg *cg,
  */
 int ioasid_charge(struct ioasid_set *set, struct misc_cg *cg, u32 count)
 {
-	if (ioasid_try_charge(set, cg, count))
+	if (!ioasid_try_charge(set, cg, count))
 		return 0;
 
 	ioasid_recycle_flush();
-	return ioasid_try_charge(set, cg, count) ? 0 : -EDQUOT;
+	return ioasid_try_charge(set, cg, count);
 }
 
 void ioasid_uncharge(struct ioasid_set *set, struct misc_cg *cg, u32 count)
@@ -511,7 +514,8 @@ EXPORT_SYMBOL_GPL(ioasid_user_get);
  * A user must have detached it from all devices before. The last reference
  * gone, a worker recycles the number.
  *
- * Context: Any context but NMI, never sleeps, see ioasid_put().
+ * Context: Any context but NMI, never sleeps, see ioasid_put(). With
+ * CONFIG_IOASID_REF_TRACKER it takes a spinlock and frees memory.
  */
 void ioasid_user_put(struct ioasid *ioasid, enum ioasid_user user,
 		     struct ioasid_tracker *tracker)
@@ -942,7 +946,7 @@ static int __init ioasid_init(void)
 	struct dentry *dir = debugfs_create_dir("ioasid", NULL);
 
 	ioasid_cache = KMEM_CACHE(ioasid, SLAB_ACCOUNT | SLAB_PANIC);
-	misc_cg_set_capacity(MISC_CG_RES_IOASID, IOASID_MAX - IOASID_MIN + 1);
+	misc_cg_set_capacity(MISC_CG_RES_IOASID, IOASID_COUNT);
 	debugfs_create_file("ioasids", 0400, dir, NULL, &ioasid_debugfs_fops);
 	if (IS_ENABLED(CONFIG_IOASID_REF_TRACKER))
 		debugfs_create_file("refs", 0400, dir, NULL,

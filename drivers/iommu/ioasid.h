@@ -21,6 +21,7 @@ struct seq_file;
 /* Numbers that can be allocated: 20 bits, and 0 means "without PASID" */
 #define IOASID_MIN	1U
 #define IOASID_MAX	0xfffffU
+#define IOASID_COUNT	(IOASID_MAX - IOASID_MIN + 1)
 
 /* Owner of an IOASID that belongs to the kernel; files count from 1 */
 #define IOASID_OWNER_KERNEL	0ULL

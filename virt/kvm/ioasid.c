@@ -8,7 +8,7 @@
  * space deletes it, or the VM is destroyed.
  *
  * There is no lock but that of the xarray, which adding and deleting takes.
- * Lookups run under RCU.
+ * Lookups run under RCU, and deleting waits for them.
  */
 #include <linux/errno.h>
 #include <linux/ioasid.h>
@@ -37,12 +37,10 @@ struct kvm_ioasid {
  * struct kvm_ioasid_mapping - what one guest PASID stands for
  * @ioasid: the reference
  * @tracker: of the reference
- * @rcu: lookups run under RCU
  */
 struct kvm_ioasid_mapping {
 	struct ioasid *ioasid;
 	struct ioasid_tracker tracker;
-	struct rcu_head rcu;
 };
 
 /**
@@ -50,10 +48,10 @@ struct kvm_ioasid_mapping {
  * @kvm: the VM
  * @guest_pasid: any number, as the guest gave it
  *
- * The VM holds a reference to what this returns, until another thread of user
- * space deletes the mapping: it may be read, ioasid_id() for example, until
- * rcu_read_unlock(), and must not be given to ioasid_get(). It may be PARKED;
- * then its number still is nobody else's, and its DMA is blocked.
+ * The VM holds a reference to what this returns until rcu_read_unlock(), also
+ * when user space deletes the mapping meanwhile. Architecture code that uses the
+ * number for longer takes a reference of its own. It may be PARKED: then its DMA
+ * is blocked, and its number still is nobody else's.
  *
  * Context: Any, under rcu_read_lock().
  * Return: the IOASID, or NULL if the VM has none for that number.
@@ -71,10 +69,11 @@ struct ioasid *kvm_ioasid_lookup(struct kvm *kvm, u32 guest_pasid)
 }
 EXPORT_SYMBOL_GPL(kvm_ioasid_lookup);
 
+/* No lookup can find it any more, or could ever do so. */
 static void kvm_ioasid_free_mapping(struct kvm_ioasid_mapping *mapping)
 {
 	ioasid_user_put(mapping->ioasid, IOASID_USER_KVM, &mapping->tracker);
-	kfree_rcu(mapping, rcu);
+	kfree(mapping);
 }
 
 /* Takes over @mapping and its reference, also when it fails. */
@@ -98,6 +97,8 @@ static int kvm_ioasid_erase(struct kvm_ioasid *ki, u32 guest_pasid)
 	if (!mapping)
 		return -ENOENT;
 
+	/* A vCPU may have found it: until it is done, the number is taken */
+	synchronize_rcu();
 	kvm_ioasid_free_mapping(mapping);
 	return 0;
 }
@@ -207,7 +208,7 @@ static int kvm_ioasid_create(struct kvm_device *dev, u32 type)
 	if (!ki)
 		return -ENOMEM;
 
-	xa_init(&ki->mappings);
+	xa_init_flags(&ki->mappings, XA_FLAGS_ACCOUNT);
 	dev->private = ki;
 	rcu_assign_pointer(dev->kvm->ioasid, ki);
 	return 0;

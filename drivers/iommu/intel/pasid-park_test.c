@@ -50,6 +50,8 @@ struct park_fixture {
 	unsigned int submits_at_drain;
 	unsigned int teardown_flushes;
 	struct pasid_entry flushed;	/* by the last one of these */
+	bool meet;		/* another teardown comes in the middle of it */
+	bool meet_ignore;	/* its fault_ignore */
 	int submit_ret;		/* for submissions of more than one */
 };
 
@@ -84,6 +86,11 @@ static void park_flush_iotlb_stub(struct intel_iommu *iommu, u16 did, u64 addr,
 	if (did == TEST_DID && type == DMA_TLB_DSI_FLUSH)
 		fix->teardown_flushes++;
 	fix->flushed = *park_entry(fix, 0, PASID);
+	if (fix->meet) {
+		fix->meet = false;
+		intel_pasid_tear_down_entry(iommu, fix->device[0].dev, PASID,
+					    fix->meet_ignore);
+	}
 }
 
 static void park_drain_stub(const struct iommu_pasid_gather_entry *entry)
@@ -647,6 +654,30 @@ static void process_exit_ignores_faults_until_unbind(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, mem_is_zero(pte, sizeof(*pte)));
 }
 
+/* A process can exit while its driver unbinds, in either order */
+static void exit_and_unbind_may_meet(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+	bool exit_first;
+
+	fix->iommu[0].flush.flush_iotlb = park_flush_iotlb_stub;
+	for (exit_first = false;; exit_first = true) {
+		fix->teardown_flushes = 0;
+		fix->meet = true;
+		fix->meet_ignore = !exit_first;
+		park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+		intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev,
+					    PASID, exit_first);
+		/* The exit cannot go on before a flush: its memory goes away */
+		KUNIT_EXPECT_EQ(test, fix->teardown_flushes, exit_first ? 1 : 2);
+		/* And nothing is left: faults are reported again */
+		KUNIT_EXPECT_TRUE(test, mem_is_zero(pte, sizeof(*pte)));
+		if (exit_first)
+			break;
+	}
+}
+
 /* Recycle */
 
 static void unpark_clears_the_entry(struct kunit *test)
@@ -710,6 +741,7 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(teardown_flushes_for_a_park_under_way),
 	KUNIT_CASE(fault_ignore_alone_is_no_mark),
 	KUNIT_CASE(process_exit_ignores_faults_until_unbind),
+	KUNIT_CASE(exit_and_unbind_may_meet),
 	KUNIT_CASE(unpark_clears_the_entry),
 	KUNIT_CASE(unpark_flushes_in_caching_mode),
 	KUNIT_CASE(unpark_leaves_others_alone),
