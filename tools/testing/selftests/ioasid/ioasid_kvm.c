@@ -63,21 +63,6 @@ static int map_users(int fd, __u32 id)
 #define expect_users(users, fd, id) EXPECT_EQ(users, map_users(fd, id))
 #define expect_state(state, fd, id) EXPECT_EQ((int)(state), ioasid_state(fd, id))
 
-/* The number is free: whoever asks for it gets it, and gives it back */
-#define expect_free(_fd, _id) do {					\
-	__u32 __got = 0;						\
-									\
-	EXPECT_EQ(0, ioasid_alloc(_fd, _id, _id, 1, &__got));		\
-	EXPECT_EQ(_id, __got);						\
-	EXPECT_EQ(0, ioasid_free(_fd, 1, &__got));			\
-} while (0)
-
-#define expect_taken(_fd, _id) do {					\
-	__u32 __got;							\
-									\
-	test_err_alloc(ENOSPC, _fd, _id, _id, 1, &__got);		\
-} while (0)
-
 /* What debugfs tells about a number that only machines hold */
 #define expect_row(_id, _state, _users) do {				\
 	struct ioasid_row __row = {};					\

@@ -56,21 +56,6 @@
 /* Long enough for a helper to get as far as it can */
 #define A_WHILE_US	20000
 
-#define expect_taken(_fd, _id) do {					\
-	__u32 __got;							\
-									\
-	test_err_alloc(ENOSPC, _fd, _id, _id, 1, &__got);		\
-} while (0)
-
-/* The number is free: whoever asks for it gets it, and gives it back */
-#define expect_free(_fd, _id) do {					\
-	__u32 __got = 0;						\
-									\
-	EXPECT_EQ(0, ioasid_alloc(_fd, _id, _id, 1, &__got));		\
-	EXPECT_EQ(_id, __got);						\
-	EXPECT_EQ(0, ioasid_free(_fd, 1, &__got));			\
-} while (0)
-
 static void *map_shared(size_t len)
 {
 	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,

@@ -265,4 +265,20 @@ static inline bool fail_nth_end(int fd)
 	EXPECT_EQ(_parked, __info.parked); \
 })
 
+/* Somebody has the number */
+#define expect_taken(_fd, _id) do {					\
+	__u32 __got;							\
+									\
+	test_err_alloc(ENOSPC, _fd, _id, _id, 1, &__got);		\
+} while (0)
+
+/* The number is free: whoever asks for it gets it, and gives it back */
+#define expect_free(_fd, _id) do {					\
+	__u32 __got = 0;						\
+									\
+	EXPECT_EQ(0, ioasid_alloc(_fd, _id, _id, 1, &__got));		\
+	EXPECT_EQ(_id, __got);						\
+	EXPECT_EQ(0, ioasid_free(_fd, 1, &__got));			\
+} while (0)
+
 #endif
