@@ -39,6 +39,7 @@
 #include <linux/moduleparam.h>
 #include <linux/sched/mm.h>
 #include <linux/seq_file.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
@@ -170,11 +171,10 @@ static void ioasid_set_uncharge(struct ioasid_set *set, u32 count,
 static int ioasid_try_charge(struct ioasid_set *set, struct misc_cg *cg,
 			     u32 count)
 {
-	u64 used = misc_cg_res_total_usage(MISC_CG_RES_IOASID);
-
 	/* First: who is refused here does not get into the way of the set */
 	if (cg && misc_cg_try_charge(MISC_CG_RES_IOASID, cg, count))
-		return used + count > IOASID_COUNT ? -ENOSPC : -EDQUOT;
+		return misc_cg_res_total_usage(MISC_CG_RES_IOASID) + count >
+		       IOASID_COUNT ? -ENOSPC : -EDQUOT;
 	if (ioasid_set_try_charge(set, count))
 		return 0;
 

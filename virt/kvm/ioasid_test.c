@@ -8,6 +8,7 @@
  */
 #include <kunit/test.h>
 #include <linux/completion.h>
+#include <linux/delay.h>
 #include <linux/kthread.h>
 #include <linux/sched/mm.h>
 
@@ -230,11 +231,54 @@ static void lookup_races_with_unmap_and_recycle(struct kunit *test)
 	kvm_ioasid_destroy(fix->dev);
 }
 
+struct kvm_ioasid_holder {
+	struct kvm *kvm;
+	struct completion found;
+	bool done;
+};
+
+/* A vCPU that takes its time between the lookup and the use of the number */
+static int kvm_ioasid_holder_fn(void *arg)
+{
+	struct kvm_ioasid_holder *holder = arg;
+
+	scoped_guard(rcu) {
+		if (kvm_ioasid_lookup(holder->kvm, 5))
+			complete(&holder->found);
+		mdelay(50);
+		WRITE_ONCE(holder->done, true);
+	}
+	while (!kthread_should_stop())
+		msleep(1);
+	return 0;
+}
+
+static void unmap_waits_for_lookups(struct kunit *test)
+{
+	struct kvm_ioasid_fixture *fix = test->priv;
+	struct kvm_ioasid_holder holder = { .kvm = fix->kvm };
+	struct task_struct *task;
+
+	init_completion(&holder.found);
+	kvm_ioasid_test_create(test);
+	KUNIT_ASSERT_EQ(test, kvm_ioasid_test_map(test, 5), 0);
+	task = kthread_run(kvm_ioasid_holder_fn, &holder, "kvm-ioasid-test");
+	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
+	KUNIT_EXPECT_NE(test, wait_for_completion_timeout(&holder.found, 10 * HZ),
+			0);
+
+	KUNIT_EXPECT_EQ(test, kvm_ioasid_erase(fix->dev->private, 5), 0);
+	KUNIT_EXPECT_TRUE(test, READ_ONCE(holder.done));
+	kthread_stop(task);
+	kvm_ioasid_destroy(fix->dev);
+}
+
 static struct kunit_case kvm_ioasid_cases[] = {
 	KUNIT_CASE(lookup_without_device_finds_nothing),
 	KUNIT_CASE(lookup_finds_what_is_mapped),
 	KUNIT_CASE(vm_has_one_device),
 	KUNIT_CASE(lookup_finds_what_is_parked),
+	KUNIT_CASE(unmap_waits_for_lookups),
 	KUNIT_CASE_SLOW(lookup_races_with_unmap_and_recycle),
 	{}
 };
