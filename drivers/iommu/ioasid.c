@@ -477,7 +477,7 @@ struct ioasid *ioasid_get(struct ioasid *ioasid)
 EXPORT_SYMBOL_GPL(ioasid_get);
 
 /* The caller's reference is from now on that of @user. */
-void ioasid_set_user(struct ioasid *ioasid, enum ioasid_user user,
+void ioasid_add_user(struct ioasid *ioasid, enum ioasid_user user,
 		     struct ioasid_tracker *tracker)
 {
 	atomic_inc(&ioasid->users[user]);
@@ -500,7 +500,7 @@ struct ioasid *ioasid_user_get(struct ioasid *ioasid, enum ioasid_user user,
 			       struct ioasid_tracker *tracker)
 {
 	ioasid_get(ioasid);
-	ioasid_set_user(ioasid, user, tracker);
+	ioasid_add_user(ioasid, user, tracker);
 	return ioasid;
 }
 EXPORT_SYMBOL_GPL(ioasid_user_get);

@@ -120,7 +120,7 @@ void ioasid_unreserve(struct ioasid *ioasid);
 
 struct ioasid *ioasid_lookup(u32 id);
 struct ioasid *ioasid_owner_find_get(u64 owner, u32 id);
-void ioasid_set_user(struct ioasid *ioasid, enum ioasid_user user,
+void ioasid_add_user(struct ioasid *ioasid, enum ioasid_user user,
 		     struct ioasid_tracker *tracker);
 u32 ioasid_users(const struct ioasid *ioasid);
 void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid);

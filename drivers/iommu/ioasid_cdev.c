@@ -526,7 +526,7 @@ struct ioasid *ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
 	ctx = fd_file(f)->private_data;
 	ioasid = ioasid_owner_find_get(ctx->owner, id);
 	if (!IS_ERR(ioasid))
-		ioasid_set_user(ioasid, user, tracker);
+		ioasid_add_user(ioasid, user, tracker);
 	return ioasid;
 }
 EXPORT_SYMBOL_GPL(ioasid_fd_get);

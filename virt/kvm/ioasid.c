@@ -214,7 +214,7 @@ static int kvm_ioasid_create(struct kvm_device *dev, u32 type)
 	return 0;
 }
 
-static struct kvm_device_ops kvm_ioasid_ops = {
+static const struct kvm_device_ops kvm_ioasid_ops = {
 	.name = "kvm-ioasid",
 	.create = kvm_ioasid_create,
 	.destroy = kvm_ioasid_destroy,

@@ -659,22 +659,20 @@ static void exit_and_unbind_may_meet(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
 	struct pasid_entry *pte = park_entry(fix, 0, PASID);
-	bool exit_first;
+	int i;
 
 	fix->iommu[0].flush.flush_iotlb = park_flush_iotlb_stub;
-	for (exit_first = false;; exit_first = true) {
+	for (i = 0; i < 2; i++) {
 		fix->teardown_flushes = 0;
 		fix->meet = true;
-		fix->meet_ignore = !exit_first;
+		fix->meet_ignore = i;
 		park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
 		intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev,
-					    PASID, exit_first);
-		/* The exit cannot go on before a flush: its memory goes away */
-		KUNIT_EXPECT_EQ(test, fix->teardown_flushes, exit_first ? 1 : 2);
+					    PASID, !i);
+		/* Neither can go on before a flush: the memory goes away */
+		KUNIT_EXPECT_EQ(test, fix->teardown_flushes, 2);
 		/* And nothing is left: faults are reported again */
 		KUNIT_EXPECT_TRUE(test, mem_is_zero(pte, sizeof(*pte)));
-		if (exit_first)
-			break;
 	}
 }
 
