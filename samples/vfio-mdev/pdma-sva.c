@@ -32,7 +32,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
-#include "pdma.h"
+#include "pdma-engine.h"
 
 /**
  * struct pdma_sva_dev - an engine, and the character device for it
@@ -84,24 +84,6 @@ struct pdma_sva_channel {
 	struct page *page;
 };
 
-/* What user space writes, see pdma.h */
-struct pdma_submit {
-	__le64 src;
-	__le64 dst;
-	__le32 len;
-	__le32 cmd;
-	__le32 period;
-	__le32 burst;
-};
-
-static_assert(offsetof(struct pdma_submit, src) == PDMA_SUBMIT_SRC);
-static_assert(offsetof(struct pdma_submit, dst) == PDMA_SUBMIT_DST);
-static_assert(offsetof(struct pdma_submit, len) == PDMA_SUBMIT_LEN);
-static_assert(offsetof(struct pdma_submit, cmd) == PDMA_SUBMIT_CMD);
-static_assert(offsetof(struct pdma_submit, period) == PDMA_SUBMIT_PERIOD);
-static_assert(offsetof(struct pdma_submit, burst) == PDMA_SUBMIT_BURST);
-static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE);
-
 static void pdma_sva_free(struct kref *kref)
 {
 	struct pdma_sva_dev *sva = container_of(kref, struct pdma_sva_dev,
@@ -140,14 +122,6 @@ static void pdma_sva_write_pasid(struct pdma_sva_channel *ch, u32 val)
 {
 	writel(val, ch->sva->bar + PDMA_CTL(ch->nr) + PDMA_CTL_PASID);
 	pdma_sva_status(ch);
-}
-
-/* Neither what it did nor what it counted is left */
-static void pdma_sva_reset(void __iomem *bar, unsigned int nr)
-{
-	writel(1, bar + PDMA_CTL(nr) + PDMA_CTL_RESET);
-	writel(0, bar + PDMA_CTL(nr) + PDMA_CTL_PASID);
-	readl(bar + PDMA_CHANNEL_PAGE(nr) + PDMA_STATUS);
 }
 
 /* PASID */
@@ -395,7 +369,7 @@ static int pdma_sva_open(struct inode *inode, struct file *file)
 		}
 	}
 	/* This user is not to see the counters of the last one */
-	pdma_sva_reset(sva->bar, ch->nr);
+	pdma_clear_channel(sva->bar, ch->nr);
 	sva->channels[ch->nr] = ch;
 	kref_get(&sva->kref);
 	file->private_data = ch;
@@ -410,7 +384,7 @@ static int pdma_sva_release(struct inode *inode, struct file *file)
 	scoped_guard(mutex, &sva->lock) {
 		if (sva->bar) {
 			pdma_sva_unbind(ch);
-			pdma_sva_reset(sva->bar, ch->nr);
+			pdma_clear_channel(sva->bar, ch->nr);
 		}
 		sva->channels[ch->nr] = NULL;
 	}
@@ -430,36 +404,6 @@ static const struct file_operations pdma_sva_fops = {
 };
 
 /* The engine */
-
-static int pdma_sva_init_engine(struct pdma_sva_dev *sva)
-{
-	struct pci_dev *pdev = sva->pdev;
-	unsigned int nr;
-	int ret;
-
-	ret = pcim_enable_device(pdev);
-	if (ret)
-		return ret;
-
-	sva->bar = pcim_iomap_region(pdev, 0, KBUILD_MODNAME);
-	if (IS_ERR(sva->bar))
-		return PTR_ERR(sva->bar);
-	if (pci_resource_len(pdev, 0) < PDMA_PAGE_SIZE ||
-	    readl(sva->bar + PDMA_ID) != PDMA_ID_VALUE)
-		return dev_err_probe(&pdev->dev, -ENODEV,
-				     "not a PASID DMA engine\n");
-
-	sva->nr_channels = readl(sva->bar + PDMA_CHANNELS);
-	if (!sva->nr_channels || sva->nr_channels > PDMA_MAX_CHANNELS ||
-	    pci_resource_len(pdev, 0) < PDMA_CHANNEL_PAGE(sva->nr_channels))
-		return dev_err_probe(&pdev->dev, -ENODEV,
-				     "bad number of channels\n");
-
-	/* Whoever had the device before may have left it running */
-	for (nr = 0; nr < sva->nr_channels; nr++)
-		pdma_sva_reset(sva->bar, nr);
-	return 0;
-}
 
 static int pdma_sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
@@ -481,9 +425,11 @@ static int pdma_sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	sva->misc.parent = dev;
 	sva->misc.mode = 0660;
 
-	ret = pdma_sva_init_engine(sva);
-	if (ret)
+	sva->bar = pdma_init_engine(pdev, &sva->nr_channels);
+	if (IS_ERR(sva->bar)) {
+		ret = PTR_ERR(sva->bar);
 		goto err_put;
+	}
 
 	/*
 	 * Takes PASIDs and ATS of device and bus, and first-stage translation

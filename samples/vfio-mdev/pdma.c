@@ -51,7 +51,7 @@
 #include <linux/uaccess.h>
 #include <linux/vfio.h>
 
-#include "pdma.h"
+#include "pdma-engine.h"
 
 /* The region is in the upper bits of a file offset, as in vfio-pci */
 #define PDMA_REGION_SHIFT	40
@@ -144,25 +144,7 @@ struct pdma_channel {
 	unsigned int nr_mapped;
 };
 
-/* What user space writes to PDMA_REGION_SUBMIT */
-struct pdma_submit {
-	__le64 src;
-	__le64 dst;
-	__le32 len;
-	__le32 cmd;
-	__le32 period;
-	__le32 burst;
-};
-
-static_assert(offsetof(struct pdma_submit, src) == PDMA_SUBMIT_SRC);
-static_assert(offsetof(struct pdma_submit, dst) == PDMA_SUBMIT_DST);
-static_assert(offsetof(struct pdma_submit, len) == PDMA_SUBMIT_LEN);
-static_assert(offsetof(struct pdma_submit, cmd) == PDMA_SUBMIT_CMD);
-static_assert(offsetof(struct pdma_submit, period) == PDMA_SUBMIT_PERIOD);
-static_assert(offsetof(struct pdma_submit, burst) == PDMA_SUBMIT_BURST);
-static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE);
-
-/* The same for the CPU */
+/* struct pdma_submit for the CPU */
 struct pdma_cmd {
 	u64 src;
 	u64 dst;
@@ -857,20 +839,6 @@ static struct mdev_driver pdma_mdev_driver = {
 
 /* The engine */
 
-/* Whoever had the device before may have left it running */
-static void pdma_quiesce(struct pdma_dev *pdma)
-{
-	unsigned int nr;
-
-	for (nr = 0; nr < pdma->nr_channels; nr++) {
-		void __iomem *ctl = pdma->bar + PDMA_CTL(nr);
-
-		writel(1, ctl + PDMA_CTL_RESET);
-		writel(0, ctl + PDMA_CTL_PASID);
-		readl(pdma->bar + PDMA_CHANNEL_PAGE(nr) + PDMA_STATUS);
-	}
-}
-
 static int pdma_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	struct device *dev = &pdev->dev;
@@ -894,23 +862,10 @@ static int pdma_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		return ret;
 	INIT_LIST_HEAD(&pdma->resv_regions);
 
-	ret = pcim_enable_device(pdev);
-	if (ret)
-		return ret;
-
-	pdma->bar = pcim_iomap_region(pdev, 0, KBUILD_MODNAME);
+	pdma->bar = pdma_init_engine(pdev, &pdma->nr_channels);
 	if (IS_ERR(pdma->bar))
 		return PTR_ERR(pdma->bar);
-	if (pci_resource_len(pdev, 0) < PDMA_PAGE_SIZE ||
-	    readl(pdma->bar + PDMA_ID) != PDMA_ID_VALUE)
-		return dev_err_probe(dev, -ENODEV, "not a PASID DMA engine\n");
 
-	pdma->nr_channels = readl(pdma->bar + PDMA_CHANNELS);
-	if (!pdma->nr_channels || pdma->nr_channels > PDMA_MAX_CHANNELS ||
-	    pci_resource_len(pdev, 0) < PDMA_CHANNEL_PAGE(pdma->nr_channels))
-		return dev_err_probe(dev, -ENODEV, "bad number of channels\n");
-
-	pdma_quiesce(pdma);
 	pci_set_master(pdev);
 	iommu_get_resv_regions(dev, &pdma->resv_regions);
 
