@@ -249,7 +249,7 @@ static int kvm_ioasid_holder_fn(void *arg)
 		WRITE_ONCE(holder->done, true);
 	}
 	while (!kthread_should_stop())
-		msleep(1);
+		msleep(20);
 	return 0;
 }
 
