@@ -35,14 +35,6 @@ static void __attribute__((constructor)) get_page_size(void)
 	page_size = sysconf(_SC_PAGESIZE);
 }
 
-static void *map_shared(size_t len)
-{
-	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
-		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
 /* @len bytes of zeroes that end where an unmapped page begins */
 static void *map_before_hole(size_t len)
 {

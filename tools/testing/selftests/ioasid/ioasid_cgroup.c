@@ -21,12 +21,12 @@
 #include <sys/wait.h>
 
 #include "../kselftest_harness.h"
+#include "cgroup_utils.h"
 #include "ioasid_utils.h"
 #include "pdma_utils.h"
 
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
-#define CGROUP_ROOT "/sys/fs/cgroup"
 #define PAGE 4096
 
 /* The number space, without 0 */
@@ -38,47 +38,6 @@ enum { TOP, A, B, NR_GROUPS };
 #define NR_DEVS 3
 
 /* Files of a group */
-
-static int group_write(const char *group, const char *file, const char *val)
-{
-	char path[PDMA_PATH_LEN];
-
-	snprintf(path, sizeof(path), "%.200s/%.64s", group, file);
-	return pdma_write_file(path, val);
-}
-
-/* The number in the line of @file that begins with @key, or -errno */
-static long long group_read(const char *group, const char *file,
-			    const char *key)
-{
-	char path[PDMA_PATH_LEN], name[64], val[64];
-	long long ret = -ENOENT;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%.200s/%.64s", group, file);
-	f = fopen(path, "r");
-	if (!f)
-		return -errno;
-	while (ret == -ENOENT && fscanf(f, "%63s %63s", name, val) == 2)
-		if (!strcmp(name, key))
-			ret = strtoll(val, NULL, 10);
-	fclose(f);
-	return ret;
-}
-
-static long long current_of(const char *group)
-{
-	return group_read(group, "misc.current", "ioasid");
-}
-
-/* Recycling is deferred: what it is when it has become @count, or never does */
-static long long wait_current(const char *group, long long count)
-{
-	long long ret;
-
-	wait_until((ret = current_of(group)) == count);
-	return ret;
-}
 
 static long long peak_of(const char *group)
 {
@@ -102,12 +61,6 @@ static int set_limit(const char *group, unsigned int limit)
 
 	snprintf(val, sizeof(val), "ioasid %u", limit);
 	return group_write(group, "misc.max", val);
-}
-
-/* This process is in @group from now on. */
-static int enter(const char *group)
-{
-	return group_write(group, "cgroup.procs", "0");
 }
 
 static int put_into(const char *group, pid_t pid)

@@ -712,14 +712,6 @@ TEST_F(dma, parking_one_does_not_disturb_another)
 	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
 }
 
-static volatile int *map_flag(void)
-{
-	void *flag = mmap(NULL, sizeof(int), PROT_READ | PROT_WRITE,
-			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-	return flag == MAP_FAILED ? NULL : flag;
-}
-
 TEST_F(dma, kill_of_the_owner_blocks_dma)
 {
 	struct channel *ch = &self->ch[0];
@@ -753,7 +745,7 @@ TEST_F(dma, kill_of_the_owner_blocks_dma)
 
 TEST_F(dma, kill_of_owner_and_user_leaves_nothing)
 {
-	volatile int *ready = map_flag();
+	volatile int *ready = map_shared(sizeof(int));
 	__u64 faults = bar_recorded(&self->engine.bar);
 	struct channel *ch = &self->ch[0];
 	int owner = ioasid_open();

@@ -654,14 +654,6 @@ TEST_F(kvm, park_does_not_wait_for_the_guest)
 	EXPECT_NE(KVM_EXIT_IO, self->vm.run->exit_reason);
 }
 
-static volatile __u32 *map_shared(void)
-{
-	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
-		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
 /* What a process does that is killed later: @shared[0] 1: ready, else -errno */
 static void own_all(volatile __u32 *shared)
 {
@@ -694,7 +686,7 @@ static void own_all(volatile __u32 *shared)
 
 TEST_F(kvm, killed_process_leaves_nothing)
 {
-	volatile __u32 *shared = map_shared();
+	volatile __u32 *shared = map_shared(sizeof(*shared));
 	int i, round;
 	pid_t pid;
 

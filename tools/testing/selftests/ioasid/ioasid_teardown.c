@@ -39,6 +39,7 @@
 #include <sys/wait.h>
 
 #include "../kselftest_harness.h"
+#include "cgroup_utils.h"
 #include "ioasid_channel.h"
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
@@ -55,14 +56,6 @@
 
 /* Long enough for a helper to get as far as it can */
 #define A_WHILE_US	20000
-
-static void *map_shared(size_t len)
-{
-	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
-		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
 
 /*
  * A process that writes to a file of sysfs when it is told to. It is there
@@ -109,37 +102,21 @@ static bool helper_exited(struct helper *h)
 	return !h->pid;
 }
 
-/* The cgroup of a test, if the kernel counts IOASIDs in cgroups */
-#define CGROUP "/sys/fs/cgroup"
-
+/* A cgroup for the test. @path is empty if the kernel counts no IOASIDs */
 static bool cgroup_enter(char path[PDMA_PATH_LEN])
 {
-	char text[1024], procs[PDMA_PATH_LEN + 16];
-
 	path[0] = 0;
-	if (pdma_write_file(CGROUP "/cgroup.subtree_control", "+misc") ||
-	    pdma_read_file(CGROUP "/misc.capacity", text, sizeof(text)) ||
-	    !strstr(text, "ioasid "))
+	if (group_write(CGROUP_ROOT, "cgroup.subtree_control", "+misc") ||
+	    group_read(CGROUP_ROOT, "misc.capacity", "ioasid") < 0)
 		return true;
-	snprintf(path, PDMA_PATH_LEN, CGROUP "/ioasid-teardown-%d", getpid());
-	snprintf(procs, sizeof(procs), "%s/cgroup.procs", path);
-	return !mkdir(path, 0755) && !pdma_write_file(procs, "0");
-}
-
-static int cgroup_charged(const char *path)
-{
-	char file[PDMA_PATH_LEN + 16], text[1024], *p;
-
-	snprintf(file, sizeof(file), "%s/misc.current", path);
-	if (pdma_read_file(file, text, sizeof(text)))
-		return -EIO;
-	p = strstr(text, "ioasid ");
-	return p ? atoi(p + 7) : -ENOENT;
+	snprintf(path, PDMA_PATH_LEN, CGROUP_ROOT "/ioasid-teardown-%d",
+		 getpid());
+	return !mkdir(path, 0755) && !enter(path);
 }
 
 #define expect_charged(_path, _count) do {				\
 	if ((_path)[0])							\
-		EXPECT_TRUE(wait_until(cgroup_charged(_path) == (_count)));	\
+		EXPECT_EQ(_count, wait_current(_path, _count));		\
 } while (0)
 
 /*

@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include <linux/ioasid.h>
@@ -140,6 +141,15 @@ static inline bool ioasid_wait_none_parked(int fd)
 	struct ioasid_info info;
 
 	return wait_until(!ioasid_get_info(fd, &info) && !info.parked);
+}
+
+/* Memory that a process shares with its children. NULL: errno says why */
+static inline void *map_shared(size_t len)
+{
+	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
 }
 
 /* A descriptor for another process */

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Groups of cgroup v2, and what the misc controller tells of IOASIDs in them
+ *
+ * Functions that can fail return 0 or a count, or -errno.
+ */
+#ifndef __SELFTEST_IOASID_CGROUP_UTILS_H
+#define __SELFTEST_IOASID_CGROUP_UTILS_H
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ioasid_utils.h"
+#include "pdma_utils.h"
+
+#define CGROUP_ROOT "/sys/fs/cgroup"
+
+static inline int group_write(const char *group, const char *file,
+			      const char *val)
+{
+	char path[PDMA_PATH_LEN];
+
+	snprintf(path, sizeof(path), "%.200s/%.64s", group, file);
+	return pdma_write_file(path, val);
+}
+
+/* The number in the line of @file that begins with @key, or -errno */
+static inline long long group_read(const char *group, const char *file,
+				   const char *key)
+{
+	char path[PDMA_PATH_LEN], name[64], val[64];
+	long long ret = -ENOENT;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%.200s/%.64s", group, file);
+	f = fopen(path, "r");
+	if (!f)
+		return -errno;
+	while (ret == -ENOENT && fscanf(f, "%63s %63s", name, val) == 2)
+		if (!strcmp(name, key))
+			ret = strtoll(val, NULL, 10);
+	fclose(f);
+	return ret;
+}
+
+static inline long long current_of(const char *group)
+{
+	return group_read(group, "misc.current", "ioasid");
+}
+
+/* Recycling is deferred: what it is when it has become @count, or never does */
+static inline long long wait_current(const char *group, long long count)
+{
+	long long ret;
+
+	wait_until((ret = current_of(group)) == count);
+	return ret;
+}
+
+/* This process is in @group from now on. */
+static inline int enter(const char *group)
+{
+	return group_write(group, "cgroup.procs", "0");
+}
+
+#endif
