@@ -26,7 +26,8 @@
  *
  * No two ioasid.lock are held at once. Lookups run under RCU. ioasid_put()
  * takes none of these: it may be called with any of them held, and in any
- * context; the rest of the work is that of ioasid_recycle_fn().
+ * context; the rest of the work is that of ioasid_recycle_fn(). Only an owner
+ * that frees what nobody else holds recycles it by itself.
  */
 #define pr_fmt(fmt) "ioasid: " fmt
 
@@ -70,19 +71,23 @@ static struct kmem_cache *ioasid_cache;
 /* Detach waits here for a park that is under way */
 static DECLARE_WAIT_QUEUE_HEAD(ioasid_blocked_wq);
 
+static bool ioasid_drop(struct ioasid *ioasid);
+static void ioasid_recycle(struct llist_node *list);
+
 /**
  * struct ioasid_attachment - one group whose PASID table knows the IOASID
  * @node: in ioasid.attachments
  * @domain: what is attached, NULL when detached from a PARKED IOASID
- * @dev: whose attachment it is, only valid with @domain
- * @group: the group of @dev; the reference makes it safe to come back at
- *	   recycle, when @dev may be gone
+ * @group: the group of the device; the reference makes it safe to come back at
+ *	   recycle, when the device may be gone
+ * @entry: for park; its device is the one whose attachment it is, NULL without
+ *	   @domain
  */
 struct ioasid_attachment {
 	struct list_head node;
 	struct iommu_domain *domain;
-	struct device *dev;
 	struct iommu_group *group;
+	struct iommu_pasid_gather_entry entry;
 };
 
 /* Sets */
@@ -146,6 +151,15 @@ void ioasid_set_put(struct ioasid_set *set)
 }
 EXPORT_SYMBOL_GPL(ioasid_set_put);
 
+/* Release @count references, at least one. */
+static void ioasid_set_put_many(struct ioasid_set *set, u32 count)
+{
+	/* All but the last: that one may end the set */
+	if (count > 1)
+		WARN_ON(refcount_sub_and_test(count - 1, &set->refs));
+	ioasid_set_put(set);
+}
+
 static bool ioasid_set_try_charge(struct ioasid_set *set, u32 count)
 {
 	bool fits;
@@ -203,46 +217,81 @@ void ioasid_uncharge(struct ioasid_set *set, struct misc_cg *cg, u32 count)
 
 /* Allocation */
 
+/* Give free numbers of [@min, @max] to @count objects, or to none of them. */
+static int ioasid_take_numbers(struct ioasid **ioasids, u32 count, u32 min,
+			       u32 max)
+{
+	XA_STATE(xas, &ioasid_xa, min);
+	u32 done = 0;
+
+	/* As xa_alloc() for each, but each search goes on where one has ended */
+	do {
+		xas_lock(&xas);
+		while (done < count) {
+			xas_find_marked(&xas, max, XA_FREE_MARK);
+			if (xas.xa_node == XAS_RESTART)
+				xas_set_err(&xas, -EBUSY);
+			ioasids[done]->id = xas.xa_index;
+			xas_store(&xas, ioasids[done]);
+			xas_clear_mark(&xas, XA_FREE_MARK);
+			if (xas_error(&xas))
+				break;
+			done++;
+		}
+		xas_unlock(&xas);
+	} while (xas_nomem(&xas, GFP_KERNEL));
+
+	if (done == count)
+		return 0;
+	while (done)
+		xa_erase(&ioasid_xa, ioasids[--done]->id);
+	return xas_error(&xas);
+}
+
 /*
- * Take a free number of [@min, @max] for an object that no lookup finds until
- * ioasid_publish(). The caller has charged @set and @cg; the charge goes with
- * the object.
+ * Take @count free numbers of [@min, @max], at most IOASID_BATCH, for objects
+ * that no lookup finds until ioasid_publish(). All or none. The caller has
+ * charged @set and @cg; the charge goes with the objects.
  */
-struct ioasid *ioasid_reserve(struct ioasid_set *set, struct misc_cg *cg,
-			      u32 min, u32 max, u64 owner)
+int ioasid_reserve(struct ioasid_set *set, struct misc_cg *cg, u32 min, u32 max,
+		   u64 owner, u32 count, struct ioasid **ioasids)
 {
 	struct ioasid *ioasid;
+	u32 i;
 	int ret;
 
-	ioasid = kmem_cache_zalloc(ioasid_cache, GFP_KERNEL);
-	if (!ioasid)
-		return ERR_PTR(-ENOMEM);
+	if (!kmem_cache_alloc_bulk(ioasid_cache, GFP_KERNEL | __GFP_ZERO, count,
+				   (void **)ioasids))
+		return -ENOMEM;
 
-	refcount_set(&ioasid->refs, 1);
-	ioasid->state = IOASID_STATE_RESERVED;
-	ioasid->owner = owner;
-	mutex_init(&ioasid->lock);
-	INIT_LIST_HEAD(&ioasid->attachments);
-	ioasid->set = set;
-	ioasid->cg = cg;
+	for (i = 0; i < count; i++) {
+		ioasid = ioasids[i];
+		refcount_set(&ioasid->refs, 1);
+		ioasid->state = IOASID_STATE_RESERVED;
+		ioasid->owner = owner;
+		mutex_init(&ioasid->lock);
+		INIT_LIST_HEAD(&ioasid->attachments);
+		ioasid->set = set;
+		ioasid->cg = cg;
+	}
 
-	ret = xa_alloc(&ioasid_xa, &ioasid->id, ioasid, XA_LIMIT(min, max),
-		       GFP_KERNEL);
+	ret = ioasid_take_numbers(ioasids, count, min, max);
 	if (ret == -EBUSY) {
 		ioasid_recycle_flush();
-		ret = xa_alloc(&ioasid_xa, &ioasid->id, ioasid,
-			       XA_LIMIT(min, max), GFP_KERNEL);
+		ret = ioasid_take_numbers(ioasids, count, min, max);
 	}
 	if (ret) {
-		mutex_destroy(&ioasid->lock);
-		kmem_cache_free(ioasid_cache, ioasid);
-		return ERR_PTR(ret == -EBUSY ? -ENOSPC : ret);
+		for (i = 0; i < count; i++)
+			mutex_destroy(&ioasids[i]->lock);
+		kmem_cache_free_bulk(ioasid_cache, count, (void **)ioasids);
+		return ret == -EBUSY ? -ENOSPC : ret;
 	}
 
-	refcount_inc(&set->refs);
-	get_misc_cg(cg);
-	ioasid_tracker_init(ioasid);
-	return ioasid;
+	refcount_add(count, &set->refs);
+	get_misc_cg_many(cg, count);
+	for (i = 0; i < count; i++)
+		ioasid_tracker_init(ioasids[i]);
+	return 0;
 }
 
 /* From here on lookups find it, and only the owner may end its life. */
@@ -253,30 +302,97 @@ void ioasid_publish(struct ioasid *ioasid)
 	trace_ioasid_alloc(ioasid->id);
 }
 
-/* The number is free again and the set uncharged: the end of every object. */
-static void ioasid_release(struct ioasid *ioasid)
+static void ioasid_free_rcu(struct rcu_head *rcu)
 {
-	struct ioasid_set *set = ioasid->set;
-	struct misc_cg *cg = ioasid->cg;
+	struct ioasid *ioasid = container_of(rcu, struct ioasid, rcu);
+	struct llist_node *list = &ioasid->recycle_node;
+	struct ioasid *next;
 
-	ioasid_tracker_exit(ioasid);
-
-	/* In this order: who sees that the number is gone finds it uncharged */
-	misc_cg_uncharge(MISC_CG_RES_IOASID, cg, 1);
-	ioasid_set_uncharge(set, 1, ioasid->state == IOASID_STATE_PARKED);
-
-	xa_erase(&ioasid_xa, ioasid->id);
-	put_misc_cg(cg);
-	ioasid_set_put(set);
-	mutex_destroy(&ioasid->lock);
-	/* A lookup may still look at it */
-	kfree_rcu(ioasid, rcu);
+	llist_for_each_entry_safe(ioasid, next, list, recycle_node)
+		kmem_cache_free(ioasid_cache, ioasid);
 }
 
-/* Undo ioasid_reserve(): nobody has seen the object, so there is no park. */
-void ioasid_unreserve(struct ioasid *ioasid)
+/*
+ * The end of @count objects, which recycle_node links: uncharged, and then the
+ * numbers are free again. In this order: who sees that the number is gone finds
+ * it uncharged. All are of the same set and cgroup and of the same state.
+ */
+static void ioasid_release_run(struct llist_node *list, u32 count)
 {
-	ioasid_release(ioasid);
+	struct ioasid *first = llist_entry(list, struct ioasid, recycle_node);
+	struct ioasid_set *set = first->set;
+	struct misc_cg *cg = first->cg;
+	struct ioasid *ioasid;
+
+	misc_cg_uncharge(MISC_CG_RES_IOASID, cg, count);
+	ioasid_set_uncharge(set, count,
+			    first->state == IOASID_STATE_PARKED ? count : 0);
+
+	xa_lock(&ioasid_xa);
+	llist_for_each_entry(ioasid, list, recycle_node)
+		__xa_erase(&ioasid_xa, ioasid->id);
+	xa_unlock(&ioasid_xa);
+
+	llist_for_each_entry(ioasid, list, recycle_node) {
+		ioasid_tracker_exit(ioasid);
+		mutex_destroy(&ioasid->lock);
+	}
+	/* A lookup may still look at them */
+	call_rcu(&first->rcu, ioasid_free_rcu);
+
+	put_misc_cg_many(cg, count);
+	ioasid_set_put_many(set, count);
+}
+
+static bool ioasid_is_released_with(const struct ioasid *a,
+				    const struct ioasid *b)
+{
+	return a->set == b->set && a->cg == b->cg && a->state == b->state;
+}
+
+/* The end of all objects of @list: nobody holds them, no device knows them. */
+static void ioasid_release(struct llist_node *list)
+{
+	struct ioasid *first, *last;
+	struct llist_node *next;
+	u32 count;
+
+	while (list) {
+		first = llist_entry(list, struct ioasid, recycle_node);
+		last = first;
+		for (count = 1; count < IOASID_BATCH; count++) {
+			next = last->recycle_node.next;
+			if (!next ||
+			    !ioasid_is_released_with(first,
+						     llist_entry(next,
+								 struct ioasid,
+								 recycle_node)))
+				break;
+			last = llist_entry(next, struct ioasid, recycle_node);
+		}
+		next = last->recycle_node.next;
+		last->recycle_node.next = NULL;
+		ioasid_release_run(list, count);
+		list = next;
+		cond_resched();
+	}
+}
+
+/*
+ * Undo ioasid_reserve() of those that owner_node links: nobody has seen them, so
+ * there is no park.
+ */
+void ioasid_unreserve_list(struct list_head *list)
+{
+	struct llist_node *released = NULL;
+	struct ioasid *ioasid;
+
+	list_for_each_entry(ioasid, list, owner_node) {
+		ioasid->recycle_node.next = released;
+		released = &ioasid->recycle_node;
+		cond_resched();
+	}
+	ioasid_release(released);
 }
 
 /**
@@ -308,11 +424,14 @@ struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min, u32 max)
 		goto out_put_cg;
 	}
 
-	ioasid = ioasid_reserve(set, cg, min, max, IOASID_OWNER_KERNEL);
-	if (IS_ERR(ioasid))
+	ret = ioasid_reserve(set, cg, min, max, IOASID_OWNER_KERNEL, 1,
+			     &ioasid);
+	if (ret) {
 		ioasid_uncharge(set, cg, 1);
-	else
+		ioasid = ERR_PTR(ret);
+	} else {
 		ioasid_publish(ioasid);
+	}
 out_put_cg:
 	put_misc_cg(cg);
 	return ioasid;
@@ -339,9 +458,9 @@ u32 ioasid_alloc_global(u32 max)
 	if (ioasid_charge(&ioasid_system_set, NULL, 1))
 		return 0;
 
-	ioasid = ioasid_reserve(&ioasid_system_set, NULL, IOASID_MIN,
-				min(max, IOASID_MAX), IOASID_OWNER_KERNEL);
-	if (IS_ERR(ioasid)) {
+	if (ioasid_reserve(&ioasid_system_set, NULL, IOASID_MIN,
+			   min(max, IOASID_MAX), IOASID_OWNER_KERNEL, 1,
+			   &ioasid)) {
 		ioasid_uncharge(&ioasid_system_set, NULL, 1);
 		return 0;
 	}
@@ -374,62 +493,75 @@ static void ioasid_park(struct ioasid *ioasid,
 	if (WARN_ON(cmpxchg(&ioasid->state, IOASID_STATE_ACTIVE,
 			    IOASID_STATE_PARKED) != IOASID_STATE_ACTIVE))
 		return;
-
-	spin_lock(&ioasid->set->lock);
-	ioasid->set->parked++;
-	spin_unlock(&ioasid->set->lock);
 	trace_ioasid_park(ioasid->id);
 
+	/*
+	 * Their list does not change behind us: attach looks at the state, and
+	 * detach waits until all that is gathered is flushed.
+	 */
 	guard(mutex)(&ioasid->lock);
 	list_for_each_entry(att, &ioasid->attachments, node)
-		iommu_park_device_pasid(att->domain, att->dev, ioasid->id,
-					gather);
+		iommu_park_device_pasid(att->domain, att->entry.dev, ioasid->id,
+					gather, &att->entry);
 }
 
-/* Park all of @batch together, and drop the owner's references. */
-static void ioasid_free_batch(struct list_head *batch)
+/* The second half, when the gather is synced. */
+static void ioasid_finish_park(struct ioasid *ioasid)
 {
-	struct iommu_pasid_gather gather = {};
-	struct ioasid *ioasid, *next;
-
-	list_for_each_entry(ioasid, batch, owner_node)
-		ioasid_park(ioasid, &gather);
-	iommu_pasid_gather_sync(&gather);
-
-	list_for_each_entry(ioasid, batch, owner_node) {
-		trace_ioasid_block(ioasid->id);
-		/* Pairs with the acquire in ioasid_is_blocked() */
-		smp_store_release(&ioasid->blocked, true);
-	}
-	wake_up_all(&ioasid_blocked_wq);
-
-	list_for_each_entry_safe(ioasid, next, batch, owner_node) {
-		list_del(&ioasid->owner_node);
-		ioasid_put(ioasid);
-	}
+	trace_ioasid_block(ioasid->id);
+	/* Pairs with the acquire in ioasid_is_blocked() */
+	smp_store_release(&ioasid->blocked, true);
 }
-
-/* IOASIDs parked together: detach of one waits for all of them */
-#define IOASID_PARK_BATCH	IOMMU_PASID_GATHER_MAX
 
 /*
- * Park every IOASID of @list, which links them by owner_node, and drop the
- * owner's references. When this returns, no DMA with any of them reaches
- * memory. Cannot fail, allocates nothing.
+ * Park every IOASID of @list, which links them by owner_node and are of one
+ * set, and drop the owner's references. When this returns, no DMA with any of
+ * them reaches memory. Cannot fail, allocates nothing.
+ *
+ * All entries are blocked before the first one is flushed, however many there
+ * are: the IOMMU driver needs few waits for many, and detach of one of them
+ * waits for all.
  */
 void ioasid_free_list(struct list_head *list)
 {
-	unsigned int count;
+	struct iommu_pasid_gather gather;
+	struct llist_node *unused = NULL;
+	struct ioasid *ioasid, *next;
+	u32 count = 0;
 
-	while (!list_empty(list)) {
-		LIST_HEAD(batch);
+	if (list_empty(list))
+		return;
 
-		for (count = 0; count < IOASID_PARK_BATCH && !list_empty(list);
-		     count++)
-			list_move_tail(list->next, &batch);
-		ioasid_free_batch(&batch);
+	iommu_pasid_gather_init(&gather);
+	list_for_each_entry(ioasid, list, owner_node) {
+		ioasid_park(ioasid, &gather);
+		count++;
 		cond_resched();
 	}
+
+	/* Before the owner's references go, and with them the first of these */
+	ioasid = list_first_entry(list, struct ioasid, owner_node);
+	spin_lock(&ioasid->set->lock);
+	ioasid->set->parked += count;
+	spin_unlock(&ioasid->set->lock);
+
+	iommu_pasid_gather_sync(&gather);
+	list_for_each_entry(ioasid, list, owner_node) {
+		ioasid_finish_park(ioasid);
+		cond_resched();
+	}
+	wake_up_all(&ioasid_blocked_wq);
+
+	list_for_each_entry_safe(ioasid, next, list, owner_node) {
+		list_del(&ioasid->owner_node);
+		/* This is process context: no need for the worker */
+		if (ioasid_drop(ioasid)) {
+			ioasid->recycle_node.next = unused;
+			unused = &ioasid->recycle_node;
+		}
+		cond_resched();
+	}
+	ioasid_recycle(unused);
 }
 
 /**
@@ -537,6 +669,18 @@ static void ioasid_recycle_irq(struct irq_work *work)
 
 static DEFINE_IRQ_WORK(ioasid_recycle_irq_work, ioasid_recycle_irq);
 
+/* Drop a reference. True: it was the last one, the caller has to recycle. */
+static bool ioasid_drop(struct ioasid *ioasid)
+{
+	u32 id = ioasid->id;
+	bool last;
+	int refs;
+
+	last = __refcount_sub_and_test(1, &ioasid->refs, &refs);
+	trace_ioasid_put(id, refs - 1);
+	return last;
+}
+
 /**
  * ioasid_put() - drop a reference
  * @ioasid: an IOASID; not to be used after this
@@ -549,15 +693,9 @@ static DEFINE_IRQ_WORK(ioasid_recycle_irq_work, ioasid_recycle_irq);
  */
 void ioasid_put(struct ioasid *ioasid)
 {
-	u32 id = ioasid->id;
-	int refs;
-
-	if (!__refcount_sub_and_test(1, &ioasid->refs, &refs)) {
-		trace_ioasid_put(id, refs - 1);
+	if (!ioasid_drop(ioasid))
 		return;
-	}
 
-	trace_ioasid_put(id, 0);
 	llist_add(&ioasid->recycle_node, &ioasid_recycle_list);
 	if (in_nmi())
 		irq_work_queue(&ioasid_recycle_irq_work);
@@ -756,7 +894,7 @@ int ioasid_attach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 		return ret;
 
 	att->domain = domain;
-	att->dev = dev;
+	att->entry.dev = dev;
 	att->group = iommu_group_get(dev);
 	list_add(&no_free_ptr(att)->node, &ioasid->attachments);
 	WRITE_ONCE(ioasid->nr_attached, ioasid->nr_attached + 1);
@@ -772,7 +910,7 @@ ioasid_find_attachment(struct ioasid *ioasid, struct iommu_domain *domain,
 	struct ioasid_attachment *att;
 
 	list_for_each_entry(att, &ioasid->attachments, node) {
-		if (att->domain == domain && att->dev == dev)
+		if (att->domain == domain && att->entry.dev == dev)
 			return att;
 	}
 	return NULL;
@@ -787,7 +925,7 @@ static void ioasid_free_attachment(struct ioasid_attachment *att)
 
 static bool ioasid_is_blocked(const struct ioasid *ioasid)
 {
-	/* Pairs with the release in ioasid_free_list() */
+	/* Pairs with the release in ioasid_finish_park() */
 	return smp_load_acquire(&ioasid->blocked);
 }
 
@@ -833,7 +971,7 @@ void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 
 	iommu_detach_parked_device_pasid(domain, dev, ioasid->id);
 	att->domain = NULL;
-	att->dev = NULL;
+	att->entry.dev = NULL;
 out_unlock:
 	mutex_unlock(&ioasid->lock);
 }
@@ -841,8 +979,12 @@ EXPORT_SYMBOL_GPL(ioasid_detach_device);
 
 /* Recycle */
 
-/* No reference is left, so there is nobody to lock against. */
-static void ioasid_recycle(struct ioasid *ioasid)
+/*
+ * No device knows the number any more, when @gather is synced. No reference is
+ * left, so there is nobody to lock against. False: keep it.
+ */
+static bool ioasid_unpark(struct ioasid *ioasid,
+			  struct iommu_unpark_gather *gather)
 {
 	struct ioasid_attachment *att, *next;
 
@@ -852,26 +994,38 @@ static void ioasid_recycle(struct ioasid *ioasid)
 	 */
 	if (WARN(ioasid->nr_attached, "PASID %u put while attached\n",
 		 ioasid->id))
-		return;
+		return false;
 
 	list_for_each_entry_safe(att, next, &ioasid->attachments, node) {
-		iommu_unpark_group_pasid(att->group, ioasid->id);
+		iommu_unpark_group_pasid(att->group, ioasid->id, gather);
 		ioasid_free_attachment(att);
 	}
-
 	trace_ioasid_recycle(ioasid->id);
-	ioasid_release(ioasid);
+	return true;
+}
+
+/* Recycle all of @list, which recycle_node links. */
+static void ioasid_recycle(struct llist_node *list)
+{
+	struct iommu_unpark_gather gather = {};
+	struct llist_node *unparked = NULL;
+	struct ioasid *ioasid, *next;
+
+	llist_for_each_entry_safe(ioasid, next, list, recycle_node) {
+		if (ioasid_unpark(ioasid, &gather)) {
+			ioasid->recycle_node.next = unparked;
+			unparked = &ioasid->recycle_node;
+		}
+		cond_resched();
+	}
+	/* Before the first of the numbers can be had again */
+	iommu_unpark_gather_sync(&gather);
+	ioasid_release(unparked);
 }
 
 static void ioasid_recycle_fn(struct work_struct *work)
 {
-	struct llist_node *list = llist_del_all(&ioasid_recycle_list);
-	struct ioasid *ioasid, *next;
-
-	llist_for_each_entry_safe(ioasid, next, list, recycle_node) {
-		ioasid_recycle(ioasid);
-		cond_resched();
-	}
+	ioasid_recycle(llist_del_all(&ioasid_recycle_list));
 }
 
 /* When this returns, all that was put for the last time before is recycled. */
@@ -945,7 +1099,9 @@ static int __init ioasid_init(void)
 {
 	struct dentry *dir = debugfs_create_dir("ioasid", NULL);
 
-	ioasid_cache = KMEM_CACHE(ioasid, SLAB_ACCOUNT | SLAB_PANIC);
+	/* See struct ioasid on what shares a cache line */
+	ioasid_cache = KMEM_CACHE(ioasid, SLAB_HWCACHE_ALIGN | SLAB_ACCOUNT |
+				  SLAB_PANIC);
 	misc_cg_set_capacity(MISC_CG_RES_IOASID, IOASID_COUNT);
 	debugfs_create_file("ioasids", 0400, dir, NULL, &ioasid_debugfs_fops);
 	if (IS_ENABLED(CONFIG_IOASID_REF_TRACKER))

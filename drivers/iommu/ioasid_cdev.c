@@ -22,9 +22,6 @@
 
 #include "ioasid.h"
 
-/* Numbers copied at a time, between two looks at the scheduler, on the stack */
-#define IOASID_BATCH	64
-
 /**
  * struct ioasid_ctx - an open /dev/ioasid
  * @lock: protects @ioasids, and makes free and query see each other as a whole
@@ -95,31 +92,41 @@ static int ioasid_cmd_get_info(struct ioasid_ctx *ctx, void *buf)
 	return 0;
 }
 
+/* @ioasids is to be added to @list, whose numbers go to user space */
+static int ioasid_copy_ids(struct ioasid **ioasids, u32 count,
+			   struct list_head *list, u32 __user *ids)
+{
+	u32 batch[IOASID_BATCH];
+	u32 i;
+
+	for (i = 0; i < count; i++) {
+		list_add_tail(&ioasids[i]->owner_node, list);
+		batch[i] = ioasid_id(ioasids[i]);
+	}
+	return copy_to_user(ids, batch, count * sizeof(*batch)) ? -EFAULT : 0;
+}
+
 static int ioasid_alloc_ids(struct ioasid_ctx *ctx, struct misc_cg *cg,
 			    struct ioasid_alloc *cmd, struct list_head *list)
 {
 	u32 __user *ids = u64_to_user_ptr(cmd->ids);
-	u32 batch[IOASID_BATCH];
-	struct ioasid *ioasid;
-	u32 done, i;
+	struct ioasid *ioasids[IOASID_BATCH];
+	u32 left, todo;
+	int ret;
 
-	for (done = 0; done < cmd->count; done += i) {
-		u32 todo = min(cmd->count - done, IOASID_BATCH);
-
+	for (left = cmd->count; left; left -= todo) {
+		todo = min(left, IOASID_BATCH);
 		if (fatal_signal_pending(current))
 			return -EINTR;
 
-		for (i = 0; i < todo; i++) {
-			ioasid = ioasid_reserve(ctx->set, cg, cmd->min,
-						cmd->max, ctx->owner);
-			if (IS_ERR(ioasid))
-				return PTR_ERR(ioasid);
-			list_add_tail(&ioasid->owner_node, list);
-			batch[i] = ioasid_id(ioasid);
-		}
-
-		if (copy_to_user(ids + done, batch, i * sizeof(*batch)))
-			return -EFAULT;
+		ret = ioasid_reserve(ctx->set, cg, cmd->min, cmd->max,
+				     ctx->owner, todo, ioasids);
+		if (ret)
+			return ret;
+		ret = ioasid_copy_ids(ioasids, todo, list, ids);
+		if (ret)
+			return ret;
+		ids += todo;
 		cond_resched();
 	}
 	return 0;
@@ -128,9 +135,9 @@ static int ioasid_alloc_ids(struct ioasid_ctx *ctx, struct misc_cg *cg,
 static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 {
 	struct ioasid_alloc *cmd = buf;
-	struct ioasid *ioasid, *next;
-	u32 left = cmd->count;
+	struct ioasid *ioasid;
 	struct misc_cg *cg;
+	u32 reserved;
 	LIST_HEAD(list);
 	int ret;
 
@@ -169,12 +176,10 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 	goto out_put_cg;
 
 err_unreserve:
-	list_for_each_entry_safe(ioasid, next, &list, owner_node) {
-		ioasid_unreserve(ioasid);
-		left--;
-		cond_resched();
-	}
-	ioasid_uncharge(ctx->set, cg, left);
+	/* Their charge goes with them */
+	reserved = list_count_nodes(&list);
+	ioasid_unreserve_list(&list);
+	ioasid_uncharge(ctx->set, cg, cmd->count - reserved);
 out_put_cg:
 	put_misc_cg(cg);
 	return ret;

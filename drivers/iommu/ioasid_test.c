@@ -25,20 +25,27 @@
 
 /* Mock IOMMU */
 
+#define MOCK_DEVICES	2
+
 enum mock_entry {
 	MOCK_PRESENT = 1,
 	MOCK_PARKED = 2,	/* blocked, faults suppressed */
 	MOCK_STALE = 4,		/* blocked, but caches still translate */
+	MOCK_UNPARKED = 8,	/* plain, but caches still have it as parked */
 };
 
 static struct mock_iommu {
 	struct iommu_device iommu;
 	struct platform_device *pdev;
+	struct device *devs[MOCK_DEVICES + 1];
 	/* That of the next device */
 	struct iommu_group *group;
-	/* What was called, as one letter each: Set Remove Park sYnc Unpark */
+	/* What was called: Set Remove Park sYnc Unpark, Flush of unparked */
 	char log[64];
 	atomic_t logged;
+	unsigned int syncs;
+	/* Numbers that were free while the flush of unparked was to come */
+	unsigned int too_early;
 	/* Locks that were held in each call, if lockdep counts them */
 	unsigned int set_depth;
 	unsigned int park_depth;
@@ -137,34 +144,56 @@ static void mock_remove_dev_pasid(struct device *dev, ioasid_t pasid,
 }
 
 static void mock_park_dev_pasid(struct device *dev, ioasid_t pasid,
-				struct iommu_pasid_gather *gather)
+				struct iommu_pasid_gather *gather,
+				struct iommu_pasid_gather_entry *entry)
 {
 	mock_log('P');
 	mock.park_depth = lockdep_depth(current);
 	mock_set_entry(dev, pasid, MOCK_PARKED | MOCK_STALE);
-	iommu_pasid_gather_add(gather, dev, pasid, 0, 0);
+	iommu_pasid_gather_add(gather, entry, dev, pasid, 0, 0);
 }
 
 static void mock_park_sync(struct iommu_pasid_gather *gather)
 {
-	unsigned int i;
+	struct iommu_pasid_gather_entry *entry, *next;
 
 	mock_log('Y');
+	mock.syncs++;
 	mock.sync_depth = lockdep_depth(current);
 	if (mock.in_sync) {
 		complete(mock.in_sync);
 		wait_for_completion(mock.go_on);
 	}
-	for (i = 0; i < gather->count; i++)
-		mock_set_entry(gather->entry[i].dev, gather->entry[i].pasid,
-			       MOCK_PARKED);
-	gather->count = 0;
+	list_for_each_entry_safe(entry, next, &gather->entries, node) {
+		mock_set_entry(entry->dev, entry->pasid, MOCK_PARKED);
+		list_del(&entry->node);
+	}
 }
 
 static void mock_unpark_dev_pasid(struct device *dev, ioasid_t pasid)
 {
 	mock_log('U');
-	mock_set_entry(dev, pasid, 0);
+	mock_set_entry(dev, pasid, MOCK_UNPARKED);
+}
+
+static void mock_unpark_sync(void)
+{
+	unsigned long pasid;
+	unsigned int i;
+	void *entry;
+
+	mock_log('F');
+	for (i = 0; i < ARRAY_SIZE(mock.devs); i++) {
+		if (!mock.devs[i])
+			continue;
+		xa_for_each(mock_entries(mock.devs[i]), pasid, entry) {
+			if (xa_to_value(entry) != MOCK_UNPARKED)
+				continue;
+			mock_set_entry(mock.devs[i], pasid, 0);
+			if (!ioasid_lookup(pasid))
+				mock.too_early++;
+		}
+	}
 }
 
 /* Not const: one test takes the hooks away */
@@ -178,6 +207,7 @@ static struct iommu_ops mock_ops = {
 	.park_dev_pasid = mock_park_dev_pasid,
 	.park_sync = mock_park_sync,
 	.unpark_dev_pasid = mock_unpark_dev_pasid,
+	.unpark_sync = mock_unpark_sync,
 	.default_domain_ops = &mock_domain_ops,
 };
 
@@ -217,21 +247,22 @@ static struct device *mock_device_add(struct kunit *test, unsigned int nr,
 	KUNIT_ASSERT_EQ(test, ret, 0);
 	KUNIT_ASSERT_EQ(test, platform_device_add(pdev), 0);
 	KUNIT_ASSERT_NOT_NULL(test, pdev->dev.iommu_group);
+	mock.devs[nr] = &pdev->dev;
 	return &pdev->dev;
 }
 
 static void mock_device_remove(struct device *dev)
 {
+	struct platform_device *pdev = to_platform_device(dev);
 	struct xarray *entries = mock_entries(dev);
 
-	platform_device_unregister(to_platform_device(dev));
+	mock.devs[pdev->id] = NULL;
+	platform_device_unregister(pdev);
 	xa_destroy(entries);
 	kfree(entries);
 }
 
 /* Test fixture */
-
-#define MOCK_DEVICES	2
 
 struct ioasid_fixture {
 	struct mm_struct *mm;
@@ -295,6 +326,8 @@ static int ioasid_test_init(struct kunit *test)
 	mock.set_ret = 0;
 	memset(mock.log, 0, sizeof(mock.log));
 	atomic_set(&mock.logged, 0);
+	mock.syncs = 0;
+	mock.too_early = 0;
 	test->priv = fix;
 	return 0;
 }
@@ -308,6 +341,7 @@ static void ioasid_test_exit(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->set->used, 0);
 	KUNIT_EXPECT_EQ(test, fix->set->parked, 0);
 	KUNIT_EXPECT_EQ(test, refcount_read(&fix->set->refs), 1);
+	KUNIT_EXPECT_EQ(test, mock.too_early, 0);
 	ioasid_set_put(fix->set);
 	/* The set has dropped its mmgrab() */
 	KUNIT_EXPECT_EQ(test, atomic_read(&fix->mm->mm_count), 1);
@@ -547,8 +581,8 @@ static void lookup_finds_only_its_own_file(struct kunit *test)
 	LIST_HEAD(list);
 
 	KUNIT_ASSERT_EQ(test, ioasid_charge(fix->set, NULL, 1), 0);
-	a = ioasid_reserve(fix->set, NULL, 9, 9, 1234);
-	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a);
+	KUNIT_ASSERT_EQ(test, ioasid_reserve(fix->set, NULL, 9, 9, 1234, 1,
+					     &a), 0);
 	ioasid_publish(a);
 	KUNIT_EXPECT_PTR_EQ(test, ioasid_owner_find_get(1234, 9), a);
 	ioasid_put(a);
@@ -565,19 +599,99 @@ static void reserved_number_is_taken_but_not_found(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
 	struct ioasid *a;
+	LIST_HEAD(list);
 	u32 id = 9;
 
 	KUNIT_ASSERT_EQ(test, ioasid_charge(fix->set, NULL, 1), 0);
-	a = ioasid_reserve(fix->set, NULL, 9, 9, 1234);
-	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a);
+	KUNIT_ASSERT_EQ(test, ioasid_reserve(fix->set, NULL, 9, 9, 1234, 1,
+					     &a), 0);
 	KUNIT_EXPECT_NULL(test, ioasid_lookup(9));
 	KUNIT_EXPECT_PTR_NE(test, ioasid_next(&id), a);
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, 9)), -ENOENT);
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_owner_find_get(1234, 9)), -ENOENT);
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 9, 9)), -ENOSPC);
-	ioasid_unreserve(a);
+	list_add(&a->owner_node, &list);
+	ioasid_unreserve_list(&list);
 	KUNIT_EXPECT_EQ(test, fix->set->used, 0);
 	ioasid_free(ioasid_test_alloc(test, 9, 9));
+}
+
+/* Of a range with a hole that somebody else has */
+static void batch_gets_all_numbers_or_none(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *other = ioasid_test_alloc(test, 65500, 65500);
+	struct ioasid *batch[IOASID_BATCH];
+	LIST_HEAD(list);
+	u32 id;
+
+	KUNIT_ASSERT_EQ(test, ioasid_charge(fix->set, NULL, IOASID_BATCH), 0);
+	KUNIT_EXPECT_EQ(test, ioasid_reserve(fix->set, NULL, 65490,
+					     65490 + IOASID_BATCH - 1, 1,
+					     IOASID_BATCH, batch), -ENOSPC);
+	/* Nothing of that is left: a range with one number more does */
+	KUNIT_ASSERT_EQ(test, ioasid_reserve(fix->set, NULL, 65490,
+					     65490 + IOASID_BATCH, 1,
+					     IOASID_BATCH, batch), 0);
+	for (id = 0; id < IOASID_BATCH; id++) {
+		KUNIT_EXPECT_EQ(test, ioasid_id(batch[id]),
+				65490 + id + (id >= 10));
+		list_add_tail(&batch[id]->owner_node, &list);
+	}
+	ioasid_unreserve_list(&list);
+	KUNIT_EXPECT_EQ(test, fix->set->used, 1);
+	ioasid_free(other);
+}
+
+/* What is put together may belong to many */
+static void recycle_of_many_uncharges_each_set(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct mm_struct *mm = mm_alloc();
+	struct ioasid *a[3 * IOASID_BATCH];
+	struct ioasid_set *set;
+	unsigned int i;
+
+	KUNIT_ASSERT_NOT_NULL(test, mm);
+	set = ioasid_set_get_mm(mm);
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, set);
+	for (i = 0; i < ARRAY_SIZE(a); i++) {
+		/* First in turns, then one after the other */
+		a[i] = ioasid_alloc(i < IOASID_BATCH && i % 2 ? set : fix->set,
+				    1, 1000);
+		KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a[i]);
+		ioasid_get(a[i]);
+		ioasid_free(a[i]);
+	}
+	KUNIT_EXPECT_EQ(test, set->parked, IOASID_BATCH / 2);
+	KUNIT_EXPECT_EQ(test, fix->set->parked, 5 * IOASID_BATCH / 2);
+	for (i = 0; i < ARRAY_SIZE(a); i++)
+		ioasid_put(a[i]);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, set->used, 0);
+	KUNIT_EXPECT_EQ(test, set->parked, 0);
+	KUNIT_EXPECT_EQ(test, refcount_read(&set->refs), 1);
+	KUNIT_EXPECT_EQ(test, fix->set->used, 0);
+	KUNIT_EXPECT_EQ(test, fix->set->parked, 0);
+	KUNIT_EXPECT_EQ(test, refcount_read(&fix->set->refs), 1);
+	ioasid_set_put(set);
+	mmput(mm);
+}
+
+/* The number is free when free returns, without a wait for the worker */
+static void owner_recycles_what_nobody_else_holds(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct ioasid *b = ioasid_test_alloc(test, 10, 10);
+
+	ioasid_get(b);
+	ioasid_free(a);
+	ioasid_free(b);
+	KUNIT_EXPECT_NULL(test, ioasid_lookup(9));
+	KUNIT_EXPECT_PTR_EQ(test, ioasid_lookup(10), b);
+	KUNIT_EXPECT_EQ(test, fix->set->used, 1);
+	ioasid_put(b);
 }
 
 /* Invariant 6 */
@@ -849,7 +963,7 @@ static void parked_entry_stays_until_recycle(struct kunit *test)
 	ioasid_put(a);
 	ioasid_recycle_flush();
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), 0);
-	KUNIT_EXPECT_STREQ(test, mock.log, "SPYRU");
+	KUNIT_EXPECT_STREQ(test, mock.log, "SPYRUF");
 }
 
 /* Invariants 3 and 6 */
@@ -1023,16 +1137,20 @@ static void park_holds_no_lock_of_others(struct kunit *test)
 	ioasid_put(a);
 }
 
-static void park_of_many_fits_any_number(struct kunit *test)
+#define MANY	300
+
+/* One flush for all, however many, and one at recycle */
+static void many_share_a_flush(struct kunit *test)
 {
 	static const unsigned int counts[] = {
-		1, IOMMU_PASID_GATHER_MAX - 1, IOMMU_PASID_GATHER_MAX,
-		IOMMU_PASID_GATHER_MAX + 1, 3 * IOMMU_PASID_GATHER_MAX + 2,
+		1, IOASID_BATCH - 1, IOASID_BATCH, IOASID_BATCH + 1, MANY,
 	};
 	struct ioasid_fixture *fix = test->priv;
-	struct ioasid *a[3 * IOMMU_PASID_GATHER_MAX + 2];
+	struct ioasid **a;
 	unsigned int i, j;
 
+	a = kunit_kcalloc(test, MANY, sizeof(*a), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, a);
 	for (i = 0; i < ARRAY_SIZE(counts); i++) {
 		LIST_HEAD(list);
 
@@ -1042,7 +1160,10 @@ static void park_of_many_fits_any_number(struct kunit *test)
 			ioasid_test_attach(test, a[j], fix->dev[j % 2]);
 			list_add_tail(&a[j]->owner_node, &list);
 		}
+		mock.syncs = 0;
 		ioasid_free_list(&list);
+		KUNIT_EXPECT_EQ(test, mock.syncs, 1);
+		KUNIT_EXPECT_EQ(test, fix->set->parked, counts[i]);
 		for (j = 0; j < counts[i]; j++) {
 			KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[j % 2],
 							 ioasid_id(a[j])),
@@ -1076,7 +1197,7 @@ static void group_of_two_is_flushed_under_its_mutex(struct kunit *test)
 	ioasid_free(a);
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PARKED);
 	KUNIT_EXPECT_EQ(test, mock_entry(dev, 9), MOCK_PARKED);
-	KUNIT_EXPECT_STREQ(test, mock.log, "SSPPY");
+	KUNIT_EXPECT_STREQ(test, mock.log, "SSPYPY");
 	if (IS_ENABLED(CONFIG_LOCKDEP))
 		KUNIT_EXPECT_EQ(test, mock.sync_depth, outside + 2);
 	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
@@ -1098,6 +1219,7 @@ static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 	mock_ops.park_dev_pasid = NULL;
 	mock_ops.park_sync = NULL;
 	mock_ops.unpark_dev_pasid = NULL;
+	mock_ops.unpark_sync = NULL;
 	ioasid_get(a);
 	ioasid_test_attach(test, a, fix->dev[0]);
 	ioasid_free(a);
@@ -1288,6 +1410,9 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(lookup_finds_only_its_own_set),
 	KUNIT_CASE(lookup_finds_only_its_own_file),
 	KUNIT_CASE(reserved_number_is_taken_but_not_found),
+	KUNIT_CASE(batch_gets_all_numbers_or_none),
+	KUNIT_CASE(recycle_of_many_uncharges_each_set),
+	KUNIT_CASE(owner_recycles_what_nobody_else_holds),
 	KUNIT_CASE(parked_gives_out_no_reference),
 	KUNIT_CASE(holder_may_use_a_parked_object),
 	KUNIT_CASE(free_without_users_recycles),
@@ -1304,7 +1429,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(detach_waits_for_a_park_under_way),
 	KUNIT_CASE(free_waits_for_an_attach_under_way),
 	KUNIT_CASE(park_holds_no_lock_of_others),
-	KUNIT_CASE(park_of_many_fits_any_number),
+	KUNIT_CASE(many_share_a_flush),
 	KUNIT_CASE(group_of_two_is_flushed_under_its_mutex),
 	KUNIT_CASE(driver_without_hooks_blocks_by_removal),
 	KUNIT_CASE(device_may_go_before_recycle),

@@ -16,9 +16,12 @@
 #define pr_fmt(fmt)	"DMAR: " fmt
 
 #include <kunit/static_stub.h>
-#include <linux/bitmap.h>
+#include <linux/bitops.h>
 #include <linux/dmar.h>
 #include <linux/iommu.h>
+#include <linux/list.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/pci.h>
 
 #include "iommu.h"
@@ -45,10 +48,27 @@ static struct pasid_entry *intel_pasid_find_entry(struct device *dev, u32 pasid)
 }
 
 /**
+ * intel_pasid_is_parked() - whether a PASID of a device is parked
+ * @dev: the device
+ * @pasid: the PASID
+ *
+ * Context: Any context.
+ * Return: true from intel_pasid_park() to intel_pasid_unpark(), unless @dev has
+ * no table for @pasid.
+ */
+bool intel_pasid_is_parked(struct device *dev, u32 pasid)
+{
+	struct pasid_entry *pte = intel_pasid_find_entry(dev, pasid);
+
+	return pte && pasid_pte_is_parked(pte);
+}
+
+/**
  * intel_pasid_park() - block a PASID of a device
  * @dev: the device
  * @pasid: the PASID
  * @gather: collects what is to be flushed
+ * @entry: goes into @gather if there is something to flush
  *
  * From here on no function makes the entry present until intel_pasid_unpark().
  * DMA can go on through what is cached until intel_pasid_park_sync() is done.
@@ -56,7 +76,8 @@ static struct pasid_entry *intel_pasid_find_entry(struct device *dev, u32 pasid)
  * Context: The group mutex of @dev is held. Takes iommu->lock.
  */
 void intel_pasid_park(struct device *dev, ioasid_t pasid,
-		      struct iommu_pasid_gather *gather)
+		      struct iommu_pasid_gather *gather,
+		      struct iommu_pasid_gather_entry *entry)
 {
 	struct device_domain_info *info = dev_iommu_priv_get(dev);
 	struct intel_iommu *iommu = info->iommu;
@@ -77,7 +98,7 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 	 * flush, and leaves page requests undrained.
 	 */
 	if (val && !(val & PASID_PTE_PARKED))
-		iommu_pasid_gather_add(gather, dev, pasid,
+		iommu_pasid_gather_add(gather, entry, dev, pasid,
 				       pasid_get_domain_id(pte),
 				       pasid_pte_get_pgtt(pte));
 	spin_unlock(&iommu->lock);
@@ -85,13 +106,102 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 	__iommu_flush_cache(iommu, pte, sizeof(*pte));
 }
 
-/* The steps of VT-d table "Guidance to Software for Invalidations" */
-enum intel_park_step {
-	PARK_FLUSH_PASID_CACHE,
-	PARK_FLUSH_IOTLB,
-	PARK_FLUSH_DEVTLB,
-	PARK_FLUSH_STEPS,
+/* What the invalidation queue has room for, beside the wait */
+#define PARK_BATCH		(QI_LENGTH - 2)
+
+/*
+ * From so many PASIDs for each domain on, drop all that the PASID cache has of
+ * these domains. What others have in the same domain is read again once.
+ */
+#define PARK_DOMAIN_MIN		8
+
+/*
+ * More descriptors than this in one step, and one that drops everything replaces
+ * them. See "How a flush is chosen" in Documentation/driver-api/ioasid.rst for
+ * what that costs others, and why it is that many.
+ */
+#define PARK_SELECTIVE_MAX	1024
+
+/* Caches have one kind of tag or the other: first stage has the PASID, too */
+#define PARK_TAG(did, by_pasid)	((did) * 2 + (by_pasid))
+
+/**
+ * struct intel_park - what park needs of an IOMMU
+ * @lock: one flush at a time; protects all below but @unparked
+ * @unparked: entries were unparked that hardware may have cached as parked;
+ *	      under iommu->lock
+ * @count: how many of @desc are filled in
+ * @desc: are submitted together, with one wait
+ * @seen: PARK_TAG() of the entries that were looked at
+ */
+struct intel_park {
+	struct mutex lock;	/* all below but unparked */
+	bool unparked;
+	unsigned int count;
+	struct qi_desc desc[PARK_BATCH];
+	unsigned long seen[];
 };
+
+/**
+ * intel_park_init() - get what park needs of an IOMMU
+ * @iommu: the IOMMU
+ *
+ * To be called before the first PASID can be attached behind @iommu: park is not
+ * to need memory. Does nothing the next time.
+ *
+ * Context: Process context, may sleep, one call at a time.
+ * Return: 0 or -ENOMEM.
+ */
+int intel_park_init(struct intel_iommu *iommu)
+{
+	struct intel_park *park;
+
+	if (iommu->park)
+		return 0;
+
+	park = kvzalloc(struct_size(park, seen,
+				    BITS_TO_LONGS(PARK_TAG(cap_ndoms(iommu->cap),
+							   0))), GFP_KERNEL);
+	if (!park)
+		return -ENOMEM;
+
+	mutex_init(&park->lock);
+	iommu->park = park;
+	return 0;
+}
+
+/**
+ * intel_park_exit() - undo intel_park_init()
+ * @iommu: the IOMMU, which no device is behind any more
+ *
+ * Context: Process context, may sleep.
+ */
+void intel_park_exit(struct intel_iommu *iommu)
+{
+	if (iommu->park)
+		mutex_destroy(&iommu->park->lock);
+	kvfree(iommu->park);
+	iommu->park = NULL;
+}
+
+static struct device_domain_info *
+intel_park_info(const struct iommu_pasid_gather_entry *entry)
+{
+	return dev_iommu_priv_get(entry->dev);
+}
+
+static struct intel_iommu *
+intel_park_iommu(const struct iommu_pasid_gather_entry *entry)
+{
+	return intel_park_info(entry)->iommu;
+}
+
+/* What second-stage translation caches has no PASID tag (VT-d 6.2.1) */
+static bool intel_park_by_pasid(const struct iommu_pasid_gather_entry *entry)
+{
+	return entry->pgtt == PASID_ENTRY_PGTT_PT ||
+	       entry->pgtt == PASID_ENTRY_PGTT_FL_ONLY;
+}
 
 /*
  * A device that is gone never answers. While translation is off, device TLBs
@@ -103,41 +213,6 @@ static bool intel_has_devtlb(struct device_domain_info *info)
 	       pci_device_is_present(to_pci_dev(info->dev));
 }
 
-/* The descriptor of a step for one entry; false if there is nothing to do. */
-static bool intel_park_desc(const struct iommu_pasid_gather_entry *entry,
-			    enum intel_park_step step, struct qi_desc *desc)
-{
-	struct device_domain_info *info = dev_iommu_priv_get(entry->dev);
-
-	memset(desc, 0, sizeof(*desc));
-
-	switch (step) {
-	case PARK_FLUSH_PASID_CACHE:
-		desc->qw0 = QI_PC_DID(entry->did) | QI_PC_GRAN(QI_PC_PASID_SEL) |
-			    QI_PC_PASID(entry->pasid) | QI_PC_TYPE;
-		return true;
-	case PARK_FLUSH_IOTLB:
-		/* What second-stage translation caches has no PASID tag */
-		if (entry->pgtt == PASID_ENTRY_PGTT_PT ||
-		    entry->pgtt == PASID_ENTRY_PGTT_FL_ONLY)
-			qi_desc_piotlb(entry->did, entry->pasid, 0, -1, 0, desc);
-		else
-			qi_desc_iotlb(info->iommu, entry->did, 0, 0,
-				      DMA_TLB_DSI_FLUSH, desc);
-		return true;
-	case PARK_FLUSH_DEVTLB:
-		if (!intel_has_devtlb(info))
-			return false;
-		qi_desc_dev_iotlb_pasid(PCI_DEVID(info->bus, info->devfn),
-					info->pfsid, entry->pasid,
-					info->ats_qdep, 0,
-					64 - VTD_PAGE_SHIFT, desc);
-		return true;
-	default:
-		return false;
-	}
-}
-
 /* Submit descriptors and wait until hardware is through with them. */
 static int intel_park_submit(struct intel_iommu *iommu, struct qi_desc *desc,
 			     unsigned int count)
@@ -147,28 +222,13 @@ static int intel_park_submit(struct intel_iommu *iommu, struct qi_desc *desc,
 	return qi_submit_sync(iommu, desc, count, 0);
 }
 
-static struct intel_iommu *
-intel_gather_iommu(const struct iommu_pasid_gather_entry *entry)
+/* Hardware is through with all descriptors so far when this returns. */
+static void intel_park_wait(struct intel_iommu *iommu)
 {
-	struct device_domain_info *info = dev_iommu_priv_get(entry->dev);
+	struct intel_park *park = iommu->park;
+	unsigned int i;
 
-	return info->iommu;
-}
-
-/* One step for all entries of one IOMMU, with one wait. */
-static void intel_park_flush(struct iommu_pasid_gather *gather,
-			     struct intel_iommu *iommu,
-			     enum intel_park_step step)
-{
-	struct qi_desc desc[IOMMU_PASID_GATHER_MAX];
-	unsigned int i, count = 0;
-
-	for (i = 0; i < gather->count; i++) {
-		if (intel_gather_iommu(&gather->entry[i]) == iommu &&
-		    intel_park_desc(&gather->entry[i], step, &desc[count]))
-			count++;
-	}
-	if (!count)
+	if (!park->count)
 		return;
 
 	/*
@@ -176,89 +236,278 @@ static void intel_park_flush(struct iommu_pasid_gather *gather,
 	 * behind it, which belong to others: those are sent again by
 	 * themselves.
 	 */
-	if (intel_park_submit(iommu, desc, count) && count > 1) {
-		for (i = 0; i < count; i++)
-			intel_park_submit(iommu, &desc[i], 1);
+	if (intel_park_submit(iommu, park->desc, park->count) &&
+	    park->count > 1) {
+		for (i = 0; i < park->count; i++)
+			intel_park_submit(iommu, &park->desc[i], 1);
 	}
+	park->count = 0;
+	cond_resched();
+}
+
+/* Where the next descriptor goes; all zero. */
+static struct qi_desc *intel_park_next_desc(struct intel_iommu *iommu)
+{
+	struct intel_park *park = iommu->park;
+	struct qi_desc *desc;
+
+	if (park->count == PARK_BATCH)
+		intel_park_wait(iommu);
+
+	desc = &park->desc[park->count++];
+	*desc = (struct qi_desc){};
+	return desc;
+}
+
+/* True for the first entry with a tag since intel_park_forget_tags(). */
+static bool intel_park_first_with_tag(struct intel_park *park,
+				      const struct iommu_pasid_gather_entry *entry)
+{
+	return !__test_and_set_bit(PARK_TAG(entry->did,
+					    intel_park_by_pasid(entry)),
+				   park->seen);
+}
+
+static void intel_park_forget_tags(struct intel_park *park,
+				   struct list_head *entries)
+{
+	struct iommu_pasid_gather_entry *entry;
+
+	list_for_each_entry(entry, entries, node)
+		__clear_bit(PARK_TAG(entry->did, intel_park_by_pasid(entry)),
+			    park->seen);
+}
+
+/**
+ * struct intel_park_count - what there is to flush
+ * @pasids: entries
+ * @domains: domains of these
+ * @iotlb: what the IOTLB has of them: PASIDs, or domains
+ */
+struct intel_park_count {
+	unsigned int pasids;
+	unsigned int domains;
+	unsigned int iotlb;
+};
+
+static struct intel_park_count intel_park_count(struct intel_park *park,
+						struct list_head *entries)
+{
+	struct iommu_pasid_gather_entry *entry;
+	struct intel_park_count count = {};
+	bool first;
+
+	list_for_each_entry(entry, entries, node) {
+		first = intel_park_first_with_tag(park, entry);
+		count.pasids++;
+		count.domains += first;
+		count.iotlb += first || intel_park_by_pasid(entry);
+	}
+	intel_park_forget_tags(park, entries);
+	return count;
+}
+
+static void intel_park_flush_pasid_cache(struct intel_iommu *iommu,
+					 struct list_head *entries,
+					 const struct intel_park_count *count)
+{
+	bool by_domain = count->pasids >= PARK_DOMAIN_MIN * count->domains;
+	struct iommu_pasid_gather_entry *entry;
+
+	if ((by_domain ? count->domains : count->pasids) > PARK_SELECTIVE_MAX) {
+		intel_park_next_desc(iommu)->qw0 = QI_PC_GRAN(QI_PC_GLOBAL) |
+						   QI_PC_TYPE;
+	} else if (by_domain) {
+		list_for_each_entry(entry, entries, node) {
+			if (intel_park_first_with_tag(iommu->park, entry))
+				intel_park_next_desc(iommu)->qw0 =
+					QI_PC_DID(entry->did) |
+					QI_PC_GRAN(QI_PC_ALL_PASIDS) |
+					QI_PC_TYPE;
+		}
+		intel_park_forget_tags(iommu->park, entries);
+	} else {
+		list_for_each_entry(entry, entries, node)
+			intel_park_next_desc(iommu)->qw0 =
+				QI_PC_DID(entry->did) |
+				QI_PC_GRAN(QI_PC_PASID_SEL) |
+				QI_PC_PASID(entry->pasid) | QI_PC_TYPE;
+	}
+	intel_park_wait(iommu);
+}
+
+static void intel_park_flush_iotlb(struct intel_iommu *iommu,
+				   struct list_head *entries,
+				   const struct intel_park_count *count)
+{
+	struct iommu_pasid_gather_entry *entry;
+
+	if (count->iotlb > PARK_SELECTIVE_MAX) {
+		qi_desc_iotlb(iommu, 0, 0, 0, DMA_TLB_GLOBAL_FLUSH,
+			      intel_park_next_desc(iommu));
+		intel_park_wait(iommu);
+		return;
+	}
+
+	list_for_each_entry(entry, entries, node) {
+		if (intel_park_by_pasid(entry))
+			qi_desc_piotlb(entry->did, entry->pasid, 0, -1, 0,
+				       intel_park_next_desc(iommu));
+		else if (intel_park_first_with_tag(iommu->park, entry))
+			qi_desc_iotlb(iommu, entry->did, 0, 0,
+				      DMA_TLB_DSI_FLUSH,
+				      intel_park_next_desc(iommu));
+	}
+	intel_park_forget_tags(iommu->park, entries);
+	intel_park_wait(iommu);
 }
 
 /*
- * The last step: requests that the device made before. Some devices need one
- * more device TLB invalidation than the specification asks for. One that is
- * gone has no requests, and the drain would wait for its answer.
+ * One for each PASID, whatever their number: a descriptor that drops what a
+ * device has of all PASIDs is gone since VT-d 3.0, and one without PASID leaves
+ * what has one alone (PCIe 10.3.8).
+ */
+static void intel_park_flush_devtlb(struct intel_iommu *iommu,
+				    struct list_head *entries, bool extra)
+{
+	struct iommu_pasid_gather_entry *entry;
+	struct device_domain_info *info = NULL;
+	bool flush = false;
+
+	list_for_each_entry(entry, entries, node) {
+		/* Those of a device stand together: look at it once */
+		if (info != intel_park_info(entry)) {
+			info = intel_park_info(entry);
+			flush = (!extra || info->dtlb_extra_inval) &&
+				intel_has_devtlb(info);
+		}
+		if (flush)
+			qi_desc_dev_iotlb_pasid(PCI_DEVID(info->bus,
+							  info->devfn),
+						info->pfsid, entry->pasid,
+						info->ats_qdep, 0,
+						64 - VTD_PAGE_SHIFT,
+						intel_park_next_desc(iommu));
+	}
+	intel_park_wait(iommu);
+}
+
+/* Flush all of @entries, which are behind @iommu. */
+static void intel_park_flush(struct intel_iommu *iommu,
+			     struct list_head *entries)
+{
+	struct intel_park_count count;
+
+	guard(mutex)(&iommu->park->lock);
+	count = intel_park_count(iommu->park, entries);
+	intel_park_flush_pasid_cache(iommu, entries, &count);
+	intel_park_flush_iotlb(iommu, entries, &count);
+	intel_park_flush_devtlb(iommu, entries, false);
+	/* Some devices need one more than the specification asks for */
+	intel_park_flush_devtlb(iommu, entries, true);
+}
+
+/*
+ * The last step: page requests that a device made before. Once for all of its
+ * PASIDs: the drain in hardware is for everything that was posted before, with
+ * invalidations of any granularity (VT-d 7.10), and intel_iommu_drain_pasid_prq()
+ * waits for the handlers of all that is parked. A device that is gone has no
+ * requests, and the drain would wait for its answer.
  */
 static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
 {
-	struct device_domain_info *info = dev_iommu_priv_get(entry->dev);
-
 	KUNIT_STATIC_STUB_REDIRECT(intel_park_drain, entry);
 
-	if (intel_has_devtlb(info))
-		quirk_extra_dev_tlb_flush(info, 0, 64 - VTD_PAGE_SHIFT,
-					  entry->pasid, info->ats_qdep);
 	if (pci_device_is_present(to_pci_dev(entry->dev)))
 		intel_iommu_drain_pasid_prq(entry->dev, entry->pasid);
 }
 
 /* Hardware is through with the entry: clear all but what keeps it blocked. */
-static void intel_pasid_finish_park(struct device *dev, u32 pasid)
+static void intel_pasid_finish_park(const struct iommu_pasid_gather_entry *entry)
 {
-	struct device_domain_info *info = dev_iommu_priv_get(dev);
+	struct intel_iommu *iommu = intel_park_iommu(entry);
 	struct pasid_entry *pte;
 	unsigned int i;
 
-	pte = intel_pasid_find_entry(dev, pasid);
+	pte = intel_pasid_find_entry(entry->dev, entry->pasid);
 	if (!pte)
 		return;
 
-	spin_lock(&info->iommu->lock);
+	spin_lock(&iommu->lock);
 	WRITE_ONCE(pte->val[0], PASID_PTE_FPD | PASID_PTE_PARKED);
 	for (i = 1; i < ARRAY_SIZE(pte->val); i++)
 		WRITE_ONCE(pte->val[i], 0);
-	spin_unlock(&info->iommu->lock);
-	__iommu_flush_cache(info->iommu, pte, sizeof(*pte));
+	spin_unlock(&iommu->lock);
+	__iommu_flush_cache(iommu, pte, sizeof(*pte));
+}
+
+/* The first of @entries that is behind @iommu, or NULL. */
+static struct iommu_pasid_gather_entry *
+intel_park_find(struct list_head *entries, struct intel_iommu *iommu)
+{
+	struct iommu_pasid_gather_entry *entry;
+
+	list_for_each_entry(entry, entries, node) {
+		if (intel_park_iommu(entry) == iommu)
+			return entry;
+	}
+	return NULL;
+}
+
+/* Move all that is of the device of @entry, which is in @from, to @to. */
+static void intel_park_move_device(struct iommu_pasid_gather_entry *entry,
+				   struct list_head *from, struct list_head *to)
+{
+	struct device *dev = entry->dev;
+	struct iommu_pasid_gather_entry *next;
+
+	list_for_each_entry_safe_from(entry, next, from, node) {
+		if (entry->dev == dev)
+			list_move_tail(&entry->node, to);
+	}
 }
 
 /**
  * intel_pasid_park_sync() - make what was gathered effective
  * @gather: entries from intel_pasid_park(), empty afterwards
  *
- * Flushes, in the order of VT-d 6.5.3.3 and with a wait behind each step: the
- * PASID cache, since what is in there can fill an IOTLB again; the IOTLB, since
- * that can fill a device TLB again; the device TLBs. Then no translated or
- * untranslated request of the PASIDs can reach memory, and the page requests
- * that are under way can be drained (VT-d 7.10).
+ * Flushes for each IOMMU, in the order of VT-d 6.5.3.3 and with a wait behind
+ * each step: the PASID cache, since what is in there can fill an IOTLB again; the
+ * IOTLB, since that can fill a device TLB again; the device TLBs. Then no
+ * translated or untranslated request of the PASIDs can reach memory, and the
+ * page requests that are under way can be drained (VT-d 7.10).
  *
- * Context: Process context, may sleep (drain of page requests). The devices
- * must not be released before this returns.
+ * Context: Process context, may sleep. Takes a mutex of each IOMMU; allocates
+ * nothing. The devices must not be released before this returns.
  */
 void intel_pasid_park_sync(struct iommu_pasid_gather *gather)
 {
-	DECLARE_BITMAP(done, IOMMU_PASID_GATHER_MAX) = {};
-	struct iommu_pasid_gather_entry *entry;
-	enum intel_park_step step;
+	struct iommu_pasid_gather_entry *entry, *next;
+	struct device *drained = NULL;
 	struct intel_iommu *iommu;
-	unsigned int i, j;
+	LIST_HEAD(entries);
 
-	for (i = 0; i < gather->count; i++) {
-		if (test_bit(i, done))
-			continue;
+	while (!list_empty(&gather->entries)) {
+		entry = list_first_entry(&gather->entries,
+					 struct iommu_pasid_gather_entry, node);
+		iommu = intel_park_iommu(entry);
+		do {
+			intel_park_move_device(entry, &gather->entries,
+					       &entries);
+			cond_resched();
+			entry = intel_park_find(&gather->entries, iommu);
+		} while (entry);
 
-		iommu = intel_gather_iommu(&gather->entry[i]);
-		for (step = 0; step < PARK_FLUSH_STEPS; step++)
-			intel_park_flush(gather, iommu, step);
-		for (j = i; j < gather->count; j++) {
-			if (intel_gather_iommu(&gather->entry[j]) == iommu)
-				__set_bit(j, done);
+		intel_park_flush(iommu, &entries);
+		list_for_each_entry_safe(entry, next, &entries, node) {
+			if (entry->dev != drained)
+				intel_park_drain(entry);
+			drained = entry->dev;
+			intel_pasid_finish_park(entry);
+			list_del(&entry->node);
+			cond_resched();
 		}
 	}
-
-	for (i = 0; i < gather->count; i++) {
-		entry = &gather->entry[i];
-		intel_park_drain(entry);
-		intel_pasid_finish_park(entry->dev, entry->pasid);
-	}
-	gather->count = 0;
 }
 
 /**
@@ -266,8 +515,9 @@ void intel_pasid_park_sync(struct iommu_pasid_gather *gather)
  * @dev: the device
  * @pasid: the PASID, which is about to be recycled
  *
- * The entry becomes plain not present: DMA is blocked and reported. Does
- * nothing for an entry that is not parked.
+ * The entry becomes plain not present: DMA is blocked and, from
+ * intel_pasid_unpark_sync() on, reported. Does nothing for an entry that is not
+ * parked.
  *
  * Context: The group mutex of @dev is held. Takes iommu->lock.
  */
@@ -287,17 +537,49 @@ void intel_pasid_unpark(struct device *dev, ioasid_t pasid)
 		return;
 	}
 	pasid_clear_entry(pte);
+	/* In caching mode also entries that are not present are cached */
+	if (cap_caching_mode(iommu->cap))
+		iommu->park->unparked = true;
 	spin_unlock(&iommu->lock);
 	__iommu_flush_cache(iommu, pte, sizeof(*pte));
+}
 
-	/* In caching mode also entries that are not present are cached */
-	if (cap_caching_mode(iommu->cap)) {
-		struct qi_desc desc = {
-			.qw0 = QI_PC_GRAN(QI_PC_PASID_SEL) |
-			       QI_PC_PASID(pasid) | QI_PC_TYPE,
-		};
+/* Entries that are not present are cached under domain ID 0 (VT-d 6.1). */
+static void intel_park_flush_unparked(struct intel_iommu *iommu)
+{
+	bool unparked;
 
-		intel_park_submit(iommu, &desc, 1);
+	/* Whoever comes second waits for the flush of the first */
+	guard(mutex)(&iommu->park->lock);
+	spin_lock(&iommu->lock);
+	unparked = iommu->park->unparked;
+	iommu->park->unparked = false;
+	spin_unlock(&iommu->lock);
+	if (!unparked)
+		return;
+
+	intel_park_next_desc(iommu)->qw0 = QI_PC_GRAN(QI_PC_ALL_PASIDS) |
+					   QI_PC_TYPE;
+	intel_park_wait(iommu);
+}
+
+/**
+ * intel_pasid_unpark_sync() - make hardware forget what was parked
+ *
+ * For all entries that were unparked before, whoever did it: one invalidation
+ * for each IOMMU in caching mode that needs it, none for others.
+ *
+ * Context: Process context, may sleep.
+ */
+void intel_pasid_unpark_sync(void)
+{
+	struct dmar_drhd_unit *drhd;
+	struct intel_iommu *iommu;
+
+	guard(rwsem_read)(&dmar_global_lock);
+	for_each_active_iommu(iommu, drhd) {
+		if (iommu->park && cap_caching_mode(iommu->cap))
+			intel_park_flush_unparked(iommu);
 	}
 }
 

@@ -36,15 +36,35 @@ static inline int pasid_pte_check_free(struct pasid_entry *pte)
 	return pasid_pte_is_parked(pte) ? -ESHUTDOWN : 0;
 }
 
-#ifdef CONFIG_IOASID
+#if defined(CONFIG_IOASID) && defined(CONFIG_INTEL_IOMMU)
+int intel_park_init(struct intel_iommu *iommu);
+void intel_park_exit(struct intel_iommu *iommu);
+bool intel_pasid_is_parked(struct device *dev, u32 pasid);
 void intel_pasid_park(struct device *dev, ioasid_t pasid,
-		      struct iommu_pasid_gather *gather);
+		      struct iommu_pasid_gather *gather,
+		      struct iommu_pasid_gather_entry *entry);
 void intel_pasid_park_sync(struct iommu_pasid_gather *gather);
 void intel_pasid_unpark(struct device *dev, ioasid_t pasid);
+void intel_pasid_unpark_sync(void);
 #else
+static inline int intel_park_init(struct intel_iommu *iommu)
+{
+	return 0;
+}
+
+static inline void intel_park_exit(struct intel_iommu *iommu)
+{
+}
+
+static inline bool intel_pasid_is_parked(struct device *dev, u32 pasid)
+{
+	return false;
+}
+
 #define intel_pasid_park	NULL
 #define intel_pasid_park_sync	NULL
 #define intel_pasid_unpark	NULL
+#define intel_pasid_unpark_sync	NULL
 #endif
 
 #endif

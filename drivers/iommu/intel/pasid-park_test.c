@@ -7,10 +7,16 @@
  * are written down instead of carried out.
  */
 #include <kunit/test.h>
+#include <linux/completion.h>
 #include <linux/slab.h>
+#include <linux/workqueue.h>
 
-/* Within a directory of one page, which is 512 tables of 64 entries */
-#define PASID		0x2345
+/*
+ * Within a directory of one page, which is 512 tables of 64 entries. Tests with
+ * many PASIDs use those from 0 on.
+ */
+#define PASID		0x6345
+#define MANY_PASIDS	(9 * PARK_SELECTIVE_MAX)
 #define TEST_MAX_PASID	(512 << PASID_PDE_SHIFT)
 #define TEST_DID	0x77
 #define TEST_SID	PCI_DEVID(3, PCI_DEVFN(2, 1))
@@ -23,12 +29,13 @@ struct park_device {
 	struct pasid_table table;
 	struct pasid_dir_entry *dir;
 	struct pasid_entry *entries;	/* those around PASID */
+	struct pasid_entry *many;	/* those from 0 on */
 };
 
 struct park_submit {
 	struct intel_iommu *iommu;
 	unsigned int count;
-	struct qi_desc desc[IOMMU_PASID_GATHER_MAX];
+	struct qi_desc desc[PARK_BATCH];
 	/* PASID of the first device, at that time */
 	struct pasid_entry entry;
 };
@@ -42,9 +49,11 @@ struct park_fixture {
 	struct dmar_domain domain;
 	struct iommu_domain_info domain_info;
 	struct iommu_pasid_gather gather;
+	struct iommu_pasid_gather_entry entry[MANY_PASIDS];
+	unsigned int entries;
 
 	/* What happened */
-	struct park_submit submit[24];
+	struct park_submit submit[48];
 	unsigned int submits;
 	unsigned int drains;
 	unsigned int submits_at_drain;
@@ -58,6 +67,8 @@ struct park_fixture {
 static struct pasid_entry *park_entry(struct park_fixture *fix, unsigned int nr,
 				      u32 pasid)
 {
+	if (pasid < MANY_PASIDS)
+		return &fix->device[nr].many[pasid];
 	return &fix->device[nr].entries[pasid & PASID_PTE_MASK];
 }
 
@@ -67,9 +78,8 @@ static int park_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
 	struct park_fixture *fix = kunit_get_current_test()->priv;
 	struct park_submit *submit = &fix->submit[fix->submits];
 
-	if (fix->submits == ARRAY_SIZE(fix->submit))
+	if (fix->submits++ >= ARRAY_SIZE(fix->submit) || count > PARK_BATCH)
 		return 0;
-	fix->submits++;
 	submit->iommu = iommu;
 	submit->count = count;
 	memcpy(submit->desc, desc, count * sizeof(*desc));
@@ -114,6 +124,7 @@ static void park_free_device(void *data)
 {
 	struct park_device *d = data;
 
+	kvfree(d->many);
 	free_page((unsigned long)d->entries);
 	free_page((unsigned long)d->dir);
 }
@@ -123,6 +134,7 @@ static void park_init_device(struct kunit *test, struct park_fixture *fix,
 			     unsigned int nr)
 {
 	struct park_device *d = &fix->device[nr];
+	unsigned int i;
 
 	d->dev = &d->pdev.dev;
 	d->pdev.bus = &fix->bus;
@@ -137,14 +149,19 @@ static void park_init_device(struct kunit *test, struct park_fixture *fix,
 
 	d->dir = (void *)get_zeroed_page(GFP_KERNEL);
 	d->entries = (void *)get_zeroed_page(GFP_KERNEL);
+	d->many = kcalloc(MANY_PASIDS, sizeof(*d->many), GFP_KERNEL);
 	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, park_free_device,
 							d), 0);
 	KUNIT_ASSERT_NOT_NULL(test, d->dir);
 	KUNIT_ASSERT_NOT_NULL(test, d->entries);
+	KUNIT_ASSERT_NOT_NULL(test, d->many);
 	d->table.max_pasid = TEST_MAX_PASID;
 	d->table.table = d->dir;
 	d->dir[PASID >> PASID_PDE_SHIFT].val =
 		virt_to_phys(d->entries) | PASID_PTE_PRESENT;
+	for (i = 0; i < MANY_PASIDS >> PASID_PDE_SHIFT; i++)
+		d->dir[i].val = virt_to_phys(&d->many[i << PASID_PDE_SHIFT]) |
+				PASID_PTE_PRESENT;
 }
 
 static int park_test_init(struct kunit *test)
@@ -152,9 +169,10 @@ static int park_test_init(struct kunit *test)
 	struct park_fixture *fix;
 	unsigned int i;
 
-	fix = kunit_kzalloc(test, sizeof(*fix), GFP_KERNEL);
+	fix = kvzalloc(sizeof(*fix), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, fix);
 	test->priv = fix;
+	iommu_pasid_gather_init(&fix->gather);
 
 	fix->bus.ops = &fix->bus_ops;
 	fix->bus_ops.read = park_bus_read;
@@ -163,6 +181,9 @@ static int park_test_init(struct kunit *test)
 		/* Coherent, first and second stage */
 		fix->iommu[i].ecap = BIT_ULL(0) | BIT_ULL(46) | BIT_ULL(47);
 		fix->iommu[i].gcmd = DMA_GCMD_TE;
+		/* 16 bits of domain ID */
+		fix->iommu[i].cap = 6;
+		KUNIT_ASSERT_EQ(test, intel_park_init(&fix->iommu[i]), 0);
 		park_init_device(test, fix, i);
 	}
 
@@ -181,30 +202,47 @@ static int park_test_init(struct kunit *test)
 static void park_test_exit(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
+	unsigned int i;
 
-	if (fix)
-		xa_destroy(&fix->domain.iommu_array);
+	if (!fix)
+		return;
+	xa_destroy(&fix->domain.iommu_array);
+	for (i = 0; i < 2; i++)
+		intel_park_exit(&fix->iommu[i]);
+	kvfree(fix);
 }
 
 /* As if attached: every word has something in it */
-static void park_make_present(struct park_fixture *fix, unsigned int nr,
-			      u32 pasid, u16 pgtt)
+static void park_make_present_in(struct park_fixture *fix, unsigned int nr,
+				 u32 pasid, u16 pgtt, u16 did)
 {
 	struct pasid_entry *pte = park_entry(fix, nr, pasid);
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(pte->val); i++)
 		pte->val[i] = 0x1111000000000000ULL * (i + 1);
-	pasid_set_domain_id(pte, TEST_DID);
+	pasid_set_domain_id(pte, did);
 	pasid_set_address_width(pte, 2);
 	pasid_set_translation_type(pte, pgtt);
 	pasid_set_fault_enable(pte);
 	pasid_set_present(pte);
 }
 
+static void park_make_present(struct park_fixture *fix, unsigned int nr,
+			      u32 pasid, u16 pgtt)
+{
+	park_make_present_in(fix, nr, pasid, pgtt, TEST_DID);
+}
+
 static void park(struct park_fixture *fix, unsigned int nr, u32 pasid)
 {
-	intel_pasid_park(fix->device[nr].dev, pasid, &fix->gather);
+	intel_pasid_park(fix->device[nr].dev, pasid, &fix->gather,
+			 &fix->entry[fix->entries++]);
+}
+
+static size_t gathered(struct park_fixture *fix)
+{
+	return list_count_nodes(&fix->gather.entries);
 }
 
 #define PARKED_WORD	(PASID_PTE_FPD | PASID_PTE_PARKED)
@@ -240,10 +278,9 @@ static void park_touches_only_p_fpd_and_the_mark(struct kunit *test)
 			(before.val[0] & ~1ULL) | PARKED_WORD);
 	KUNIT_EXPECT_MEMEQ(test, &pte->val[1], &before.val[1],
 			   sizeof(*pte) - sizeof(pte->val[0]));
-	KUNIT_EXPECT_EQ(test, fix->gather.count, 1);
-	KUNIT_EXPECT_EQ(test, fix->gather.entry[0].did, TEST_DID);
-	KUNIT_EXPECT_EQ(test, fix->gather.entry[0].pgtt,
-			PASID_ENTRY_PGTT_SL_ONLY);
+	KUNIT_EXPECT_EQ(test, gathered(fix), 1);
+	KUNIT_EXPECT_EQ(test, fix->entry[0].did, TEST_DID);
+	KUNIT_EXPECT_EQ(test, fix->entry[0].pgtt, PASID_ENTRY_PGTT_SL_ONLY);
 	KUNIT_EXPECT_EQ(test, fix->submits, 0);
 }
 
@@ -259,11 +296,11 @@ static void words_stay_until_the_flush_is_done(struct kunit *test)
 	blocked = *pte;
 	intel_pasid_park_sync(&fix->gather);
 	KUNIT_EXPECT_EQ(test, fix->submits, 3);
-	for (i = 0; i < fix->submits; i++)
+	for (i = 0; i < 3; i++)
 		KUNIT_EXPECT_MEMEQ(test, &fix->submit[i].entry, &blocked,
 				   sizeof(blocked));
 	expect_words_cleared(test, pte);
-	KUNIT_EXPECT_EQ(test, fix->gather.count, 0);
+	KUNIT_EXPECT_EQ(test, gathered(fix), 0);
 }
 
 static void absent_entry_is_marked_without_a_flush(struct kunit *test)
@@ -271,7 +308,7 @@ static void absent_entry_is_marked_without_a_flush(struct kunit *test)
 	struct park_fixture *fix = test->priv;
 
 	park(fix, 0, PASID);
-	KUNIT_EXPECT_EQ(test, fix->gather.count, 0);
+	KUNIT_EXPECT_EQ(test, gathered(fix), 0);
 	KUNIT_EXPECT_EQ(test, park_entry(fix, 0, PASID)->val[0], PARKED_WORD);
 }
 
@@ -284,8 +321,8 @@ static void blocked_entry_is_flushed_and_drained(struct kunit *test)
 	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_FL_ONLY);
 	pasid_clear_present(pte);
 	park(fix, 0, PASID);
-	KUNIT_ASSERT_EQ(test, fix->gather.count, 1);
-	KUNIT_EXPECT_EQ(test, fix->gather.entry[0].did, TEST_DID);
+	KUNIT_ASSERT_EQ(test, gathered(fix), 1);
+	KUNIT_EXPECT_EQ(test, fix->entry[0].did, TEST_DID);
 	intel_pasid_park_sync(&fix->gather);
 	KUNIT_EXPECT_EQ(test, fix->submits, 3);
 	KUNIT_EXPECT_EQ(test, fix->drains, 1);
@@ -308,7 +345,7 @@ static void second_park_does_nothing(struct kunit *test)
 	park(fix, 0, PASID);
 	intel_pasid_park_sync(&fix->gather);
 	park(fix, 0, PASID);
-	KUNIT_EXPECT_EQ(test, fix->gather.count, 0);
+	KUNIT_EXPECT_EQ(test, gathered(fix), 0);
 	expect_words_cleared(test, park_entry(fix, 0, PASID));
 }
 
@@ -323,7 +360,7 @@ static void pasid_without_a_table_is_left_alone(struct kunit *test)
 	fix->device[0].info.pasid_table = NULL;
 	park(fix, 0, PASID);
 	intel_pasid_unpark(fix->device[0].dev, PASID);
-	KUNIT_EXPECT_EQ(test, fix->gather.count, 0);
+	KUNIT_EXPECT_EQ(test, gathered(fix), 0);
 	KUNIT_EXPECT_EQ(test, fix->device[0].dir[0].val, 0);
 	KUNIT_EXPECT_EQ(test, park_entry(fix, 0, PASID)->val[0], 0);
 }
@@ -422,52 +459,276 @@ static void no_device_tlb_flush_of_a_device_that_is_gone(struct kunit *test)
 	expect_words_cleared(test, park_entry(fix, 0, PASID));
 }
 
-static void gathered_pasids_share_the_waits(struct kunit *test)
+/*
+ * Many PASIDs of one device: @count of them, @per_domain in each domain. @pc and
+ * @iotlb are the descriptors that the first two steps take, 0: one that drops
+ * everything. The third step takes one for each PASID.
+ */
+static const struct park_many {
+	unsigned int count;
+	unsigned int per_domain;
+	u16 pgtt;
+	unsigned int pc;
+	unsigned int iotlb;
+} park_many[] = {
+#define EACH_COUNT(per_domain, pgtt, row)				\
+	row(1, per_domain, pgtt),					\
+	row(PARK_BATCH - 1, per_domain, pgtt),				\
+	row(PARK_BATCH, per_domain, pgtt),				\
+	row(PARK_BATCH + 1, per_domain, pgtt),				\
+	row(PARK_SELECTIVE_MAX - 1, per_domain, pgtt),			\
+	row(PARK_SELECTIVE_MAX, per_domain, pgtt)
+	/* Each in a domain of its own */
+#define ALONE(n, per_domain, pgtt) { n, 1, pgtt, n, n }
+	EACH_COUNT(1, PASID_ENTRY_PGTT_SL_ONLY, ALONE),
+	{ PARK_SELECTIVE_MAX + 1, 1, PASID_ENTRY_PGTT_SL_ONLY, 0, 0 },
+	EACH_COUNT(1, PASID_ENTRY_PGTT_FL_ONLY, ALONE),
+	{ PARK_SELECTIVE_MAX + 1, 1, PASID_ENTRY_PGTT_FL_ONLY, 0, 0 },
+	/* All in one domain: never a reason to drop those of others */
+	{ 2 * PARK_SELECTIVE_MAX, MANY_PASIDS, PASID_ENTRY_PGTT_SL_ONLY, 1, 1 },
+	{ 2 * PARK_SELECTIVE_MAX, MANY_PASIDS, PASID_ENTRY_PGTT_NESTED, 1, 1 },
+	/* First stage has the PASID in its tags, and no way around it */
+#define FIRST_STAGE(n, per_domain, pgtt) { n, per_domain, pgtt, n < 8 ? n : 1, n }
+	EACH_COUNT(MANY_PASIDS, PASID_ENTRY_PGTT_FL_ONLY, FIRST_STAGE),
+	{ PARK_SELECTIVE_MAX + 1, MANY_PASIDS, PASID_ENTRY_PGTT_FL_ONLY, 1, 0 },
+	{ PARK_SELECTIVE_MAX + 1, MANY_PASIDS, PASID_ENTRY_PGTT_PT, 1, 0 },
+	/* When a domain is worth it */
+	{ 7 * 7, 7, PASID_ENTRY_PGTT_SL_ONLY, 7 * 7, 7 },
+	{ 8 * 8, 8, PASID_ENTRY_PGTT_SL_ONLY, 8, 8 },
+	/* Too many domains */
+	{ 8 * PARK_SELECTIVE_MAX, 8, PASID_ENTRY_PGTT_SL_ONLY,
+	  PARK_SELECTIVE_MAX, PARK_SELECTIVE_MAX },
+	{ 8 * (PARK_SELECTIVE_MAX + 1), 8, PASID_ENTRY_PGTT_SL_ONLY, 0, 0 },
+};
+
+static void park_many_desc(const struct park_many *many, char *desc)
+{
+	snprintf(desc, KUNIT_PARAM_DESC_SIZE, "%u PASIDs, %u in a domain, %s",
+		 many->count, min(many->count, many->per_domain),
+		 many->pgtt == PASID_ENTRY_PGTT_FL_ONLY ? "first-stage" :
+		 many->pgtt == PASID_ENTRY_PGTT_SL_ONLY ? "second-stage" :
+		 many->pgtt == PASID_ENTRY_PGTT_NESTED ? "nested" :
+		 "pass-through");
+}
+
+KUNIT_ARRAY_PARAM(park_many, park_many, park_many_desc);
+
+/* Whether a descriptor drops what the caches of its step have of an entry. */
+static bool park_desc_covers(const struct qi_desc *desc, u32 pasid, u16 did,
+			     bool by_pasid)
+{
+	u16 desc_did = desc->qw0 >> 16;
+	u32 desc_pasid = desc->qw0 >> 32 & 0xfffff;
+	unsigned int gran = desc->qw0 >> 4 & 3;
+
+	switch (desc->qw0 & 0xf) {
+	case QI_PC_TYPE:
+		if (gran == QI_PC_GLOBAL)
+			return true;
+		return desc_did == did &&
+		       (gran == QI_PC_ALL_PASIDS || desc_pasid == pasid);
+	case QI_IOTLB_TYPE:
+		/* 1 is global, 2 is domain-selective */
+		return gran == 1 || (gran == 2 && desc_did == did);
+	case QI_EIOTLB_TYPE:
+		return by_pasid && desc_did == did && desc_pasid == pasid;
+	case QI_DEIOTLB_TYPE:
+		return desc_did == TEST_SID && desc_pasid == pasid &&
+		       desc->qw1 == 0x7ffffffffffff800ULL;
+	}
+	return false;
+}
+
+static unsigned int park_step_of(const struct qi_desc *desc)
+{
+	switch (desc->qw0 & 0xf) {
+	case QI_PC_TYPE:
+		return 0;
+	case QI_IOTLB_TYPE:
+	case QI_EIOTLB_TYPE:
+		return 1;
+	default:
+		return 2;
+	}
+}
+
+static void many_pasids_take_few_descriptors(struct kunit *test)
+{
+	const struct park_many *many = test->param_value;
+	bool by_pasid = many->pgtt == PASID_ENTRY_PGTT_FL_ONLY ||
+			many->pgtt == PASID_ENTRY_PGTT_PT;
+	struct park_fixture *fix = test->priv;
+	unsigned int want[3] = { many->pc ?: 1, many->iotlb ?: 1, many->count };
+	unsigned int got[3] = {}, covered[3] = {}, next[3] = {};
+	unsigned int i, j, step, last = 0, left;
+	u32 pasid;
+
+	for (pasid = 0; pasid < many->count; pasid++) {
+		park_make_present_in(fix, 0, pasid, many->pgtt,
+				     100 + pasid / many->per_domain);
+		park(fix, 0, pasid);
+	}
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_EXPECT_EQ(test, gathered(fix), 0);
+	KUNIT_ASSERT_LE(test, fix->submits, ARRAY_SIZE(fix->submit));
+
+	for (i = 0; i < fix->submits; i++) {
+		struct park_submit *submit = &fix->submit[i];
+
+		step = park_step_of(&submit->desc[0]);
+		/* In order, and no wait too many: all are full but the last */
+		KUNIT_EXPECT_GE(test, step, last);
+		last = step;
+		left = want[step] - got[step];
+		KUNIT_EXPECT_EQ(test, submit->count, min(left, PARK_BATCH));
+		got[step] += submit->count;
+		for (j = 0; j < submit->count; j++) {
+			KUNIT_EXPECT_EQ(test, park_step_of(&submit->desc[j]),
+					step);
+			/* Descriptors come in the order of the PASIDs */
+			for (pasid = next[step]; pasid < many->count &&
+			     park_desc_covers(&submit->desc[j], pasid,
+					      100 + pasid / many->per_domain,
+					      by_pasid); pasid++)
+				covered[step]++;
+			next[step] = pasid;
+		}
+	}
+	for (step = 0; step < 3; step++) {
+		KUNIT_EXPECT_EQ_MSG(test, got[step], want[step], "step %u",
+				    step);
+		KUNIT_EXPECT_EQ_MSG(test, covered[step], many->count,
+				    "step %u", step);
+	}
+	KUNIT_EXPECT_EQ(test, fix->drains, 1);
+	KUNIT_EXPECT_EQ(test, fix->submits_at_drain, fix->submits);
+	for (pasid = 0; pasid < many->count; pasid++)
+		expect_words_cleared(test, park_entry(fix, 0, pasid));
+
+	/* And the next one starts afresh */
+	fix->submits = 0;
+	park_make_present_in(fix, 0, PASID, many->pgtt, 100);
+	park(fix, 0, PASID);
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_EXPECT_EQ(test, fix->submits, 3);
+	for (i = 0; i < 3; i++)
+		KUNIT_EXPECT_TRUE(test,
+				  park_desc_covers(&fix->submit[i].desc[0],
+						   PASID, 100, by_pasid));
+}
+
+/* Nested and pass-through, say: one needs both descriptors */
+static void both_kinds_of_tags_are_flushed(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
-	unsigned int i, j;
+	struct qi_desc *desc = fix->submit[1].desc;
 
-	for (i = 0; i < IOMMU_PASID_GATHER_MAX; i++) {
-		park_make_present(fix, 0, PASID + i, PASID_ENTRY_PGTT_SL_ONLY);
-		park(fix, 0, PASID + i);
-	}
-	KUNIT_EXPECT_EQ(test, fix->gather.count, IOMMU_PASID_GATHER_MAX);
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_FL_ONLY);
+	park(fix, 0, PASID);
+	park_make_present(fix, 0, PASID + 1, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 0, PASID + 1);
+	park_make_present(fix, 0, PASID + 2, PASID_ENTRY_PGTT_FL_ONLY);
+	park(fix, 0, PASID + 2);
 	intel_pasid_park_sync(&fix->gather);
-	KUNIT_ASSERT_EQ(test, fix->submits, 3);
-	for (i = 0; i < 3; i++) {
-		KUNIT_EXPECT_EQ(test, fix->submit[i].count,
-				IOMMU_PASID_GATHER_MAX);
-		for (j = 0; j < fix->submit[i].count; j++)
-			KUNIT_EXPECT_EQ(test, fix->submit[i].desc[j].qw0 & 0xf,
-					fix->submit[i].desc[0].qw0 & 0xf);
-	}
-	KUNIT_EXPECT_EQ(test, fix->drains, IOMMU_PASID_GATHER_MAX);
-	for (i = 0; i < IOMMU_PASID_GATHER_MAX; i++)
-		expect_words_cleared(test, park_entry(fix, 0, PASID + i));
+	KUNIT_ASSERT_EQ(test, fix->submit[1].count, 3);
+	KUNIT_EXPECT_EQ(test, desc[0].qw0 & 0xf, QI_EIOTLB_TYPE);
+	KUNIT_EXPECT_EQ(test, desc[0].qw0 >> 32, PASID);
+	KUNIT_EXPECT_EQ(test, desc[1].qw0 & 0xf, QI_IOTLB_TYPE);
+	KUNIT_EXPECT_EQ(test, desc[2].qw0 & 0xf, QI_EIOTLB_TYPE);
+	KUNIT_EXPECT_EQ(test, desc[2].qw0 >> 32, PASID + 2);
 }
 
 static void each_iommu_gets_its_own_descriptors(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
+	const unsigned int count = PARK_BATCH + 1;
+	unsigned int i, j;
+
+	for (i = 0; i < 2 * count; i++) {
+		park_make_present(fix, i % 2, i, PASID_ENTRY_PGTT_FL_ONLY);
+		park(fix, i % 2, i);
+	}
+	intel_pasid_park_sync(&fix->gather);
+	/* PASID cache by domain, the IOTLB and device TLBs in two batches */
+	KUNIT_ASSERT_EQ(test, fix->submits, 10);
+	for (i = 0; i < 10; i++) {
+		struct park_submit *submit = &fix->submit[i];
+
+		KUNIT_EXPECT_PTR_EQ(test, submit->iommu, &fix->iommu[i / 5]);
+		KUNIT_EXPECT_EQ(test, submit->count, i % 5 == 0 ? 1 :
+				i % 5 % 2 ? PARK_BATCH : 1);
+		for (j = 0; i % 5 && j < submit->count; j++)
+			KUNIT_EXPECT_EQ(test, submit->desc[j].qw0 >> 32 & 1,
+					i / 5);
+	}
+	KUNIT_EXPECT_EQ(test, fix->drains, 2);
+	for (i = 0; i < 2 * count; i++)
+		expect_words_cleared(test, park_entry(fix, i % 2, i));
+}
+
+static void global_flush_leaves_other_iommus_alone(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
 	unsigned int i;
 
-	for (i = 0; i < 3; i++) {
+	fix->device[0].info.ats_enabled = 0;
+	for (i = 0; i <= PARK_SELECTIVE_MAX; i++) {
+		park_make_present_in(fix, 0, i, PASID_ENTRY_PGTT_SL_ONLY,
+				     100 + i);
+		park(fix, 0, i);
+	}
+	park_make_present(fix, 1, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 1, PASID);
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_ASSERT_EQ(test, fix->submits, 5);
+	/* Global ones cover anything, selective ones only what they name */
+	for (i = 0; i < 5; i++)
+		KUNIT_EXPECT_EQ(test, park_desc_covers(&fix->submit[i].desc[0],
+						       1, 1, false), i < 2);
+}
+
+/* Several devices behind one IOMMU, one of them without ATS */
+static void each_device_is_drained_once(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	unsigned int i;
+
+	fix->device[1].info.iommu = &fix->iommu[0];
+	fix->device[1].info.ats_enabled = 0;
+	for (i = 0; i < 10; i++) {
 		park_make_present(fix, i % 2, PASID + i,
-				  PASID_ENTRY_PGTT_FL_ONLY);
+				  PASID_ENTRY_PGTT_SL_ONLY);
 		park(fix, i % 2, PASID + i);
 	}
 	intel_pasid_park_sync(&fix->gather);
-	KUNIT_ASSERT_EQ(test, fix->submits, 6);
-	for (i = 0; i < 6; i++) {
-		struct park_submit *submit = &fix->submit[i];
-
-		KUNIT_EXPECT_PTR_EQ(test, submit->iommu, &fix->iommu[i / 3]);
-		KUNIT_EXPECT_EQ(test, submit->count, i < 3 ? 2 : 1);
-		KUNIT_EXPECT_EQ(test, submit->desc[0].qw0 >> 32 & 0xfffff,
-				i < 3 ? PASID : PASID + 1);
-	}
-	for (i = 0; i < 3; i++)
+	KUNIT_ASSERT_EQ(test, fix->submits, 3);
+	KUNIT_EXPECT_EQ(test, fix->submit[0].count, 1);
+	KUNIT_EXPECT_EQ(test, fix->submit[1].count, 1);
+	KUNIT_ASSERT_EQ(test, fix->submit[2].count, 5);
+	for (i = 0; i < 5; i++)
+		KUNIT_EXPECT_EQ(test, fix->submit[2].desc[i].qw0 >> 32 &
+				0xfffff, PASID + 2 * i);
+	KUNIT_EXPECT_EQ(test, fix->drains, 2);
+	for (i = 0; i < 10; i++)
 		expect_words_cleared(test, park_entry(fix, i % 2, PASID + i));
+}
+
+static void device_with_a_quirk_is_flushed_twice(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	unsigned int i;
+
+	fix->device[0].info.dtlb_extra_inval = 1;
+	for (i = 0; i < 3; i++) {
+		park_make_present(fix, 0, PASID + i, PASID_ENTRY_PGTT_FL_ONLY);
+		park(fix, 0, PASID + i);
+	}
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_ASSERT_EQ(test, fix->submits, 4);
+	KUNIT_EXPECT_EQ(test, fix->submit[3].count, 3);
+	KUNIT_EXPECT_MEMEQ(test, fix->submit[3].desc, fix->submit[2].desc,
+			   3 * sizeof(struct qi_desc));
+	KUNIT_EXPECT_EQ(test, fix->submits_at_drain, 4);
 }
 
 static void failed_batch_is_sent_one_by_one(struct kunit *test)
@@ -488,6 +749,65 @@ static void failed_batch_is_sent_one_by_one(struct kunit *test)
 			KUNIT_EXPECT_EQ(test, fix->submit[i].desc[0].qw0,
 					fix->submit[i & ~3].desc[i % 4 - 1].qw0);
 	}
+}
+
+/* Drain of page requests, on a queue and registers that are plain memory */
+
+struct park_drain {
+	struct work_struct work;
+	struct completion done;
+	struct device *dev;
+};
+
+static void park_drain_fn(struct work_struct *work)
+{
+	struct park_drain *drain = container_of(work, struct park_drain, work);
+
+	intel_iommu_drain_pasid_prq(drain->dev, PASID);
+	complete(&drain->done);
+}
+
+static void drain_waits_for_all_that_is_parked(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct intel_iommu *iommu = &fix->iommu[0];
+	struct park_drain drain = { .dev = fix->device[0].dev };
+	u64 *queue = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
+	u8 *regs = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
+	u64 *tail;
+
+	KUNIT_ASSERT_NOT_NULL(test, queue);
+	KUNIT_ASSERT_NOT_NULL(test, regs);
+	tail = (u64 *)(regs + DMAR_PQT_REG);
+	iommu->prq = (void *)queue;
+	iommu->reg = (void __iomem *)regs;
+	init_completion(&iommu->prq_complete);
+	fix->device[0].info.pri_enabled = 1;
+
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_FL_ONLY);
+	park(fix, 0, PASID);
+	park_make_present(fix, 0, PASID + 1, PASID_ENTRY_PGTT_FL_ONLY);
+	park(fix, 0, PASID + 1);
+	park_make_present(fix, 0, PASID + 2, PASID_ENTRY_PGTT_FL_ONLY);
+
+	/* One request, of a PASID that goes on: nothing to wait for */
+	queue[0] = (u64)(PASID + 2) << 32 | TEST_SID << 16 | BIT(8) | 1;
+	*tail = 32;
+	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
+
+	/* Another one, of a PASID that was parked together with the first */
+	queue[4] = (u64)(PASID + 1) << 32 | TEST_SID << 16 | BIT(8) | 1;
+	*tail = 64;
+	init_completion(&drain.done);
+	INIT_WORK_ONSTACK(&drain.work, park_drain_fn);
+	queue_work(system_unbound_wq, &drain.work);
+	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&drain.done, HZ / 5),
+			0);
+	/* The handler is through with both */
+	*(u64 *)(regs + DMAR_PQH_REG) = 64;
+	complete(&iommu->prq_complete);
+	flush_work(&drain.work);
+	destroy_work_on_stack(&drain.work);
 }
 
 /* The mark is the gate (invariant 3) */
@@ -693,17 +1013,28 @@ static void unpark_clears_the_entry(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->submits, 0);
 }
 
-static void unpark_flushes_in_caching_mode(struct kunit *test)
+/* Once for all, before the first of them is used again */
+static void unpark_of_many_flushes_once_in_caching_mode(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
+	unsigned int i;
 
-	fix->iommu[0].cap = BIT_ULL(7);
-	park(fix, 0, PASID);
-	intel_pasid_unpark(fix->device[0].dev, PASID);
+	fix->iommu[0].cap |= BIT_ULL(7);
+	for (i = 0; i < 3; i++) {
+		park(fix, 0, PASID + i);
+		intel_pasid_unpark(fix->device[0].dev, PASID + i);
+	}
+	KUNIT_EXPECT_EQ(test, fix->submits, 0);
+	intel_park_flush_unparked(&fix->iommu[0]);
 	KUNIT_ASSERT_EQ(test, fix->submits, 1);
-	/* Under domain ID 0, VT-d 6.1 */
-	KUNIT_EXPECT_EQ(test, fix->submit[0].desc[0].qw0,
-			(u64)PASID << 32 | 1 << 4 | QI_PC_TYPE);
+	KUNIT_EXPECT_EQ(test, fix->submit[0].count, 1);
+	/* All of domain ID 0, VT-d 6.1 */
+	KUNIT_EXPECT_EQ(test, fix->submit[0].desc[0].qw0, QI_PC_TYPE);
+
+	/* And not again, nor for an entry that was not parked */
+	intel_pasid_unpark(fix->device[0].dev, PASID);
+	intel_park_flush_unparked(&fix->iommu[0]);
+	KUNIT_EXPECT_EQ(test, fix->submits, 1);
 }
 
 static void unpark_leaves_others_alone(struct kunit *test)
@@ -731,9 +1062,15 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(no_device_tlb_flush_without_ats),
 	KUNIT_CASE(no_device_tlb_flush_while_translation_is_off),
 	KUNIT_CASE(no_device_tlb_flush_of_a_device_that_is_gone),
-	KUNIT_CASE(gathered_pasids_share_the_waits),
+	KUNIT_CASE_PARAM(many_pasids_take_few_descriptors,
+			 park_many_gen_params),
+	KUNIT_CASE(both_kinds_of_tags_are_flushed),
 	KUNIT_CASE(each_iommu_gets_its_own_descriptors),
+	KUNIT_CASE(global_flush_leaves_other_iommus_alone),
+	KUNIT_CASE(each_device_is_drained_once),
+	KUNIT_CASE(device_with_a_quirk_is_flushed_twice),
 	KUNIT_CASE(failed_batch_is_sent_one_by_one),
+	KUNIT_CASE(drain_waits_for_all_that_is_parked),
 	KUNIT_CASE_PARAM(parked_entry_is_not_set_up, park_setups_gen_params),
 	KUNIT_CASE(teardown_leaves_the_mark),
 	KUNIT_CASE(teardown_flushes_for_a_park_under_way),
@@ -741,7 +1078,7 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(process_exit_ignores_faults_until_unbind),
 	KUNIT_CASE(exit_and_unbind_may_meet),
 	KUNIT_CASE(unpark_clears_the_entry),
-	KUNIT_CASE(unpark_flushes_in_caching_mode),
+	KUNIT_CASE(unpark_of_many_flushes_once_in_caching_mode),
 	KUNIT_CASE(unpark_leaves_others_alone),
 	{}
 };
