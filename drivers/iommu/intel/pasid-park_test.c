@@ -16,6 +16,7 @@
  * many PASIDs use those from 0 on.
  */
 #define PASID		0x6345
+#define NO_TABLE_PASID	0x5000
 #define MANY_PASIDS	(9 * PARK_SELECTIVE_MAX)
 #define TEST_MAX_PASID	(512 << PASID_PDE_SHIFT)
 #define TEST_DID	0x77
@@ -120,6 +121,11 @@ static int park_bus_read(struct pci_bus *bus, unsigned int devfn, int where,
 	return PCIBIOS_SUCCESSFUL;
 }
 
+static void park_free_fixture(void *fix)
+{
+	kvfree(fix);
+}
+
 static void park_free_device(void *data)
 {
 	struct park_device *d = data;
@@ -171,6 +177,8 @@ static int park_test_init(struct kunit *test)
 
 	fix = kvzalloc(sizeof(*fix), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, fix);
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, park_free_fixture,
+							fix), 0);
 	test->priv = fix;
 	iommu_pasid_gather_init(&fix->gather);
 
@@ -209,7 +217,6 @@ static void park_test_exit(struct kunit *test)
 	xa_destroy(&fix->domain.iommu_array);
 	for (i = 0; i < 2; i++)
 		intel_park_exit(&fix->iommu[i]);
-	kvfree(fix);
 }
 
 /* As if attached: every word has something in it */
@@ -354,14 +361,15 @@ static void pasid_without_a_table_is_left_alone(struct kunit *test)
 	struct park_fixture *fix = test->priv;
 
 	/* No table, beyond the directory, no directory */
-	park(fix, 0, 1);
+	park(fix, 0, NO_TABLE_PASID);
 	park(fix, 0, TEST_MAX_PASID);
-	intel_pasid_unpark(fix->device[0].dev, 1);
+	intel_pasid_unpark(fix->device[0].dev, NO_TABLE_PASID);
 	fix->device[0].info.pasid_table = NULL;
 	park(fix, 0, PASID);
 	intel_pasid_unpark(fix->device[0].dev, PASID);
 	KUNIT_EXPECT_EQ(test, gathered(fix), 0);
-	KUNIT_EXPECT_EQ(test, fix->device[0].dir[0].val, 0);
+	KUNIT_EXPECT_EQ(test, fix->device[0].dir[NO_TABLE_PASID >>
+						 PASID_PDE_SHIFT].val, 0);
 	KUNIT_EXPECT_EQ(test, park_entry(fix, 0, PASID)->val[0], 0);
 }
 
@@ -772,6 +780,7 @@ static void drain_waits_for_all_that_is_parked(struct kunit *test)
 	struct park_fixture *fix = test->priv;
 	struct intel_iommu *iommu = &fix->iommu[0];
 	struct park_drain drain = { .dev = fix->device[0].dev };
+	struct iommu_fault_param handlers = {};
 	u64 *queue = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
 	u8 *regs = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
 	u64 *tail;
@@ -782,6 +791,9 @@ static void drain_waits_for_all_that_is_parked(struct kunit *test)
 	iommu->prq = (void *)queue;
 	iommu->reg = (void __iomem *)regs;
 	init_completion(&iommu->prq_complete);
+	handlers.queue = iopf_queue_alloc("park-test");
+	KUNIT_ASSERT_NOT_NULL(test, handlers.queue);
+	rcu_assign_pointer(fix->device[0].dev_iommu.fault_param, &handlers);
 	fix->device[0].info.pri_enabled = 1;
 
 	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_FL_ONLY);
@@ -808,6 +820,7 @@ static void drain_waits_for_all_that_is_parked(struct kunit *test)
 	complete(&iommu->prq_complete);
 	flush_work(&drain.work);
 	destroy_work_on_stack(&drain.work);
+	iopf_queue_free(handlers.queue);
 }
 
 /* The mark is the gate (invariant 3) */
