@@ -67,11 +67,11 @@ static DEFINE_MUTEX(ioasid_sets_lock);
 static DEFINE_HASHTABLE(ioasid_sets, 8);
 
 static struct kmem_cache *ioasid_cache;
+static struct kmem_cache *ioasid_attachment_cache;
 
 /* Detach waits here for a park that is under way */
 static DECLARE_WAIT_QUEUE_HEAD(ioasid_blocked_wq);
 
-static bool ioasid_drop(struct ioasid *ioasid);
 static void ioasid_recycle(struct llist_node *list);
 
 /**
@@ -265,8 +265,8 @@ int ioasid_reserve(struct ioasid_set *set, struct misc_cg *cg, u32 min, u32 max,
 		return -ENOMEM;
 
 	for (i = 0; i < count; i++) {
+		/* No reference yet: a lookup leaves it alone */
 		ioasid = ioasids[i];
-		refcount_set(&ioasid->refs, 1);
 		ioasid->state = IOASID_STATE_RESERVED;
 		ioasid->owner = owner;
 		mutex_init(&ioasid->lock);
@@ -297,6 +297,7 @@ int ioasid_reserve(struct ioasid_set *set, struct misc_cg *cg, u32 min, u32 max,
 /* From here on lookups find it, and only the owner may end its life. */
 void ioasid_publish(struct ioasid *ioasid)
 {
+	refcount_set(&ioasid->refs, 1);
 	/* Pairs with the acquire of the lookups: they see a whole object */
 	smp_store_release(&ioasid->state, IOASID_STATE_ACTIVE);
 	trace_ioasid_alloc(ioasid->id);
@@ -374,7 +375,8 @@ static void ioasid_release(struct llist_node *list)
 		last->recycle_node.next = NULL;
 		ioasid_release_run(list, count);
 		list = next;
-		cond_resched();
+		if (list)
+			cond_resched();
 	}
 }
 
@@ -386,11 +388,12 @@ void ioasid_unreserve_list(struct list_head *list)
 {
 	struct llist_node *released = NULL;
 	struct ioasid *ioasid;
+	u32 count = 0;
 
 	list_for_each_entry(ioasid, list, owner_node) {
 		ioasid->recycle_node.next = released;
 		released = &ioasid->recycle_node;
-		cond_resched();
+		ioasid_cond_resched(++count);
 	}
 	ioasid_release(released);
 }
@@ -464,6 +467,7 @@ u32 ioasid_alloc_global(u32 max)
 		ioasid_uncharge(&ioasid_system_set, NULL, 1);
 		return 0;
 	}
+	refcount_set(&ioasid->refs, 1);
 	return ioasid->id;
 }
 
@@ -475,6 +479,23 @@ void ioasid_free_global(u32 id)
 	if (WARN_ON(!ioasid || ioasid->set != &ioasid_system_set))
 		return;
 	ioasid_put(ioasid);
+}
+
+/*
+ * Drop a reference. True: it was the last one, the caller has to recycle. Hot,
+ * and small: inline.
+ */
+static inline bool ioasid_drop(struct ioasid *ioasid)
+{
+	u32 id = ioasid->id;
+	int refs;
+
+	if (unlikely(__refcount_sub_and_test(1, &ioasid->refs, &refs))) {
+		trace_ioasid_put(id, 0);
+		return true;
+	}
+	trace_ioasid_put(id, refs - 1);
+	return false;
 }
 
 /* Park */
@@ -535,8 +556,7 @@ void ioasid_free_list(struct list_head *list)
 	iommu_pasid_gather_init(&gather);
 	list_for_each_entry(ioasid, list, owner_node) {
 		ioasid_park(ioasid, &gather);
-		count++;
-		cond_resched();
+		ioasid_cond_resched(++count);
 	}
 
 	/* Before the owner's references go, and with them the first of these */
@@ -548,9 +568,11 @@ void ioasid_free_list(struct list_head *list)
 	iommu_pasid_gather_sync(&gather);
 	list_for_each_entry(ioasid, list, owner_node) {
 		ioasid_finish_park(ioasid);
-		cond_resched();
+		ioasid_cond_resched(count--);
 	}
-	wake_up_all(&ioasid_blocked_wq);
+	/* Has a barrier: a detach that sleeps has not seen the above */
+	if (wq_has_sleeper(&ioasid_blocked_wq))
+		wake_up_all(&ioasid_blocked_wq);
 
 	list_for_each_entry_safe(ioasid, next, list, owner_node) {
 		list_del(&ioasid->owner_node);
@@ -559,7 +581,7 @@ void ioasid_free_list(struct list_head *list)
 			ioasid->recycle_node.next = unused;
 			unused = &ioasid->recycle_node;
 		}
-		cond_resched();
+		ioasid_cond_resched(++count);
 	}
 	ioasid_recycle(unused);
 }
@@ -603,7 +625,7 @@ EXPORT_SYMBOL_GPL(ioasid_free);
 struct ioasid *ioasid_get(struct ioasid *ioasid)
 {
 	refcount_inc(&ioasid->refs);
-	trace_ioasid_get(ioasid->id, refcount_read(&ioasid->refs));
+	trace_ioasid_get(ioasid);
 	return ioasid;
 }
 EXPORT_SYMBOL_GPL(ioasid_get);
@@ -660,25 +682,34 @@ EXPORT_SYMBOL_GPL(ioasid_user_put);
 
 static LLIST_HEAD(ioasid_recycle_list);
 static void ioasid_recycle_fn(struct work_struct *work);
-static DECLARE_WORK(ioasid_recycle_work, ioasid_recycle_fn);
+static DECLARE_DELAYED_WORK(ioasid_recycle_work, ioasid_recycle_fn);
+
+/*
+ * Not at once: who puts one for the last time often puts more, and the worker
+ * takes them all. Who needs them earlier calls ioasid_recycle_flush().
+ */
+static void ioasid_queue_worker(void)
+{
+	queue_delayed_work(system_unbound_wq, &ioasid_recycle_work, 1);
+}
 
 static void ioasid_recycle_irq(struct irq_work *work)
 {
-	queue_work(system_unbound_wq, &ioasid_recycle_work);
+	ioasid_queue_worker();
 }
 
 static DEFINE_IRQ_WORK(ioasid_recycle_irq_work, ioasid_recycle_irq);
 
-/* Drop a reference. True: it was the last one, the caller has to recycle. */
-static bool ioasid_drop(struct ioasid *ioasid)
+/* For the worker: the last reference went in a context that cannot sleep. */
+static noinline void ioasid_queue(struct ioasid *ioasid)
 {
-	u32 id = ioasid->id;
-	bool last;
-	int refs;
-
-	last = __refcount_sub_and_test(1, &ioasid->refs, &refs);
-	trace_ioasid_put(id, refs - 1);
-	return last;
+	/* Whoever was first has queued the worker, which takes all */
+	if (!llist_add(&ioasid->recycle_node, &ioasid_recycle_list))
+		return;
+	if (in_nmi())
+		irq_work_queue(&ioasid_recycle_irq_work);
+	else
+		ioasid_queue_worker();
 }
 
 /**
@@ -689,18 +720,12 @@ static bool ioasid_drop(struct ioasid *ioasid)
  * gone, a worker recycles the number.
  *
  * Context: Any context, NMI included, never sleeps. Not under a lock of the
- * scheduler or of workqueues: the last one queues work.
+ * scheduler, of timers or of workqueues: the last one queues work.
  */
 void ioasid_put(struct ioasid *ioasid)
 {
-	if (!ioasid_drop(ioasid))
-		return;
-
-	llist_add(&ioasid->recycle_node, &ioasid_recycle_list);
-	if (in_nmi())
-		irq_work_queue(&ioasid_recycle_irq_work);
-	else
-		queue_work(system_unbound_wq, &ioasid_recycle_work);
+	if (ioasid_drop(ioasid))
+		ioasid_queue(ioasid);
 }
 EXPORT_SYMBOL_GPL(ioasid_put);
 
@@ -733,11 +758,17 @@ struct ioasid *ioasid_next(u32 *id)
 	return NULL;
 }
 
-/* A reference to an object that was looked up under RCU, if it is ACTIVE. */
-static struct ioasid *ioasid_get_active(struct ioasid *ioasid)
+/*
+ * A reference to an object that was looked up under RCU, if it is ACTIVE. Hot,
+ * and small: inline.
+ */
+static inline struct ioasid *ioasid_get_active(struct ioasid *ioasid)
 {
+	u32 state;
+
 	lockdep_assert(rcu_read_lock_held());
 
+	/* Neither one that is not published yet nor one that is about to go */
 	if (!refcount_inc_not_zero(&ioasid->refs))
 		return ERR_PTR(-ENOENT);
 	/*
@@ -745,11 +776,13 @@ static struct ioasid *ioasid_get_active(struct ioasid *ioasid)
 	 * before park. refcount_inc_not_zero() orders nothing by itself.
 	 */
 	smp_mb__after_atomic();
-	if (!ioasid_is_active(ioasid)) {
+	state = READ_ONCE(ioasid->state);
+	if (unlikely(state != IOASID_STATE_ACTIVE)) {
 		ioasid_put(ioasid);
-		return ERR_PTR(-ESHUTDOWN);
+		return ERR_PTR(state == IOASID_STATE_PARKED ? -ESHUTDOWN :
+							      -ENOENT);
 	}
-	trace_ioasid_get(ioasid->id, refcount_read(&ioasid->refs));
+	trace_ioasid_get(ioasid);
 	return ioasid;
 }
 
@@ -767,7 +800,7 @@ struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
 	struct ioasid *ioasid;
 
 	guard(rcu)();
-	ioasid = ioasid_lookup(id);
+	ioasid = xa_load(&ioasid_xa, id);
 	if (!ioasid || ioasid->set != set)
 		return ERR_PTR(-ENOENT);
 	return ioasid_get_active(ioasid);
@@ -780,7 +813,7 @@ struct ioasid *ioasid_owner_find_get(u64 owner, u32 id)
 	struct ioasid *ioasid;
 
 	guard(rcu)();
-	ioasid = ioasid_lookup(id);
+	ioasid = xa_load(&ioasid_xa, id);
 	if (!ioasid || ioasid->owner != owner)
 		return ERR_PTR(-ENOENT);
 	return ioasid_get_active(ioasid);
@@ -877,29 +910,36 @@ int ioasid_attach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 			 struct device *dev,
 			 struct iommu_attach_handle *handle)
 {
-	struct ioasid_attachment *att __free(kfree) =
-		kzalloc(sizeof(*att), GFP_KERNEL_ACCOUNT);
+	struct ioasid_attachment *att;
 	int ret;
 
+	att = kmem_cache_zalloc(ioasid_attachment_cache, GFP_KERNEL);
 	if (!att)
 		return -ENOMEM;
 
-	guard(mutex)(&ioasid->lock);
+	mutex_lock(&ioasid->lock);
 	/* Park sets the state before it takes the lock to find us */
+	ret = -ESHUTDOWN;
 	if (!ioasid_is_active(ioasid))
-		return -ESHUTDOWN;
+		goto err_free;
 
 	ret = iommu_attach_device_pasid(domain, dev, ioasid->id, handle);
 	if (ret)
-		return ret;
+		goto err_free;
 
 	att->domain = domain;
 	att->entry.dev = dev;
 	att->group = iommu_group_get(dev);
-	list_add(&no_free_ptr(att)->node, &ioasid->attachments);
+	list_add(&att->node, &ioasid->attachments);
 	WRITE_ONCE(ioasid->nr_attached, ioasid->nr_attached + 1);
 	trace_ioasid_attach(ioasid->id, dev);
+	mutex_unlock(&ioasid->lock);
 	return 0;
+
+err_free:
+	mutex_unlock(&ioasid->lock);
+	kmem_cache_free(ioasid_attachment_cache, att);
+	return ret;
 }
 EXPORT_SYMBOL_GPL(ioasid_attach_device);
 
@@ -920,7 +960,7 @@ static void ioasid_free_attachment(struct ioasid_attachment *att)
 {
 	list_del(&att->node);
 	iommu_group_put(att->group);
-	kfree(att);
+	kmem_cache_free(ioasid_attachment_cache, att);
 }
 
 static bool ioasid_is_blocked(const struct ioasid *ioasid)
@@ -1010,13 +1050,14 @@ static void ioasid_recycle(struct llist_node *list)
 	struct iommu_unpark_gather gather = {};
 	struct llist_node *unparked = NULL;
 	struct ioasid *ioasid, *next;
+	u32 count = 0;
 
 	llist_for_each_entry_safe(ioasid, next, list, recycle_node) {
 		if (ioasid_unpark(ioasid, &gather)) {
 			ioasid->recycle_node.next = unparked;
 			unparked = &ioasid->recycle_node;
 		}
-		cond_resched();
+		ioasid_cond_resched(++count);
 	}
 	/* Before the first of the numbers can be had again */
 	iommu_unpark_gather_sync(&gather);
@@ -1031,8 +1072,10 @@ static void ioasid_recycle_fn(struct work_struct *work)
 /* When this returns, all that was put for the last time before is recycled. */
 void ioasid_recycle_flush(void)
 {
-	irq_work_sync(&ioasid_recycle_irq_work);
-	flush_work(&ioasid_recycle_work);
+	/* Perhaps whoever put them has not come to queue the worker yet */
+	if (!llist_empty(&ioasid_recycle_list))
+		mod_delayed_work(system_unbound_wq, &ioasid_recycle_work, 0);
+	flush_work(&ioasid_recycle_work.work);
 }
 
 /* One line for each IOASID of the machine: who keeps what parked */
@@ -1102,6 +1145,8 @@ static int __init ioasid_init(void)
 	/* See struct ioasid on what shares a cache line */
 	ioasid_cache = KMEM_CACHE(ioasid, SLAB_HWCACHE_ALIGN | SLAB_ACCOUNT |
 				  SLAB_PANIC);
+	ioasid_attachment_cache = KMEM_CACHE(ioasid_attachment,
+					     SLAB_ACCOUNT | SLAB_PANIC);
 	misc_cg_set_capacity(MISC_CG_RES_IOASID, IOASID_COUNT);
 	debugfs_create_file("ioasids", 0400, dir, NULL, &ioasid_debugfs_fops);
 	if (IS_ENABLED(CONFIG_IOASID_REF_TRACKER))

@@ -12,6 +12,7 @@
 #include <linux/mutex.h>
 #include <linux/ref_tracker.h>
 #include <linux/refcount.h>
+#include <linux/sched.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <uapi/linux/ioasid.h>
@@ -23,8 +24,18 @@ struct seq_file;
 #define IOASID_MAX	0xfffffU
 #define IOASID_COUNT	(IOASID_MAX - IOASID_MIN + 1)
 
-/* Objects handled between two looks at the scheduler, or under one spinlock */
-#define IOASID_BATCH	64U
+/*
+ * Objects handled between two looks at the scheduler, or under one spinlock. More
+ * would hardly be cheaper, and there are arrays of that size on the stack.
+ */
+#define IOASID_BATCH	16U
+
+/* In a loop over many objects: @count is that of the rounds so far */
+static inline void ioasid_cond_resched(u32 count)
+{
+	if (count % IOASID_BATCH == 0)
+		cond_resched();
+}
 
 /* Owner of an IOASID that belongs to the kernel; files count from 1 */
 #define IOASID_OWNER_KERNEL	0ULL
@@ -50,8 +61,8 @@ struct ioasid_set {
 };
 
 /*
- * Before it is published, an IOASID has its number but no lookup finds it. The
- * other states are those of enum ioasid_state.
+ * Before it is published, an IOASID has its number, but no reference, and no
+ * lookup finds it. The other states are those of enum ioasid_state.
  */
 #define IOASID_STATE_RESERVED	0
 

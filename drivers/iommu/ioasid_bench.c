@@ -2,8 +2,8 @@
 /*
  * What a PASID costs: as an object with references, and as a mere number
  *
- * Each read of /sys/kernel/debug/ioasid_bench measures, and gives nanoseconds
- * per call as comma-separated values. On an emulator whose clock counts
+ * A read of ioasid_bench/calls in debugfs measures, and gives nanoseconds per
+ * call as comma-separated values. On an emulator whose clock counts
  * instructions, and with one processor, these are instructions per call.
  *
  *   alloc, lookup, free   the calls alone, BENCH_CALLS of each in a row
@@ -16,21 +16,28 @@
  * The interrupts of the machine go on, time that it sleeps is not counted, and
  * each figure is the median of several rounds.
  */
+#include <linux/cleanup.h>
+#include <linux/completion.h>
+#include <linux/cpu.h>
 #include <linux/debugfs.h>
 #include <linux/idr.h>
 #include <linux/iommu.h>
+#include <linux/kthread.h>
 #include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/pci.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
 #include <linux/tick.h>
+#include <linux/uaccess.h>
 #include <linux/xarray.h>
 
 #include "ioasid.h"
+#include "ioasid_bench.h"
 
 #define BENCH_CALLS	2000
 #define BENCH_ROUNDS	9
@@ -141,16 +148,46 @@ static int bench_object_alloc(unsigned int i)
 	return ret;
 }
 
-static void bench_object_lookup(unsigned int i)
+static __always_inline struct ioasid *bench_object_find_get(u32 id)
 {
 	struct ioasid *obj;
 
-	scoped_guard(rcu) {
-		obj = xa_load(&bench_xa, bench_slots[i].id);
-		if (!obj || !refcount_inc_not_zero(&obj->refs))
-			return;
-	}
+	guard(rcu)();
+	obj = xa_load(&bench_xa, id);
+	return obj && refcount_inc_not_zero(&obj->refs) ? obj : NULL;
+}
+
+static __always_inline void bench_object_put(struct ioasid *obj)
+{
 	WARN_ON(refcount_dec_and_test(&obj->refs));
+}
+
+static void bench_object_lookup(unsigned int i)
+{
+	struct ioasid *obj = bench_object_find_get(bench_slots[i].id);
+
+	if (!WARN_ON(!obj))
+		bench_object_put(obj);
+}
+
+/* The same as functions that others call, which those of an IOASID are */
+
+static noinline struct ioasid *bench_function_find_get(u32 id)
+{
+	return bench_object_find_get(id);
+}
+
+static noinline void bench_function_put(struct ioasid *obj)
+{
+	bench_object_put(obj);
+}
+
+static void bench_function_lookup(unsigned int i)
+{
+	struct ioasid *obj = bench_function_find_get(bench_slots[i].id);
+
+	if (!WARN_ON(!obj))
+		bench_function_put(obj);
 }
 
 static void bench_object_free(unsigned int i)
@@ -184,13 +221,18 @@ static void bench_ioasid_free(unsigned int i)
 }
 
 /* An allocation beyond the quota waits for the worker before it fails. */
+static void bench_flush_set(struct ioasid_set *set)
+{
+	u32 quota = set->quota;
+
+	set->quota = 0;
+	WARN_ON(!IS_ERR(ioasid_alloc(set, IOASID_MIN, IOASID_MAX)));
+	set->quota = quota;
+}
+
 static void bench_ioasid_flush(void)
 {
-	u32 quota = bench_set->quota;
-
-	bench_set->quota = 0;
-	WARN_ON(!IS_ERR(ioasid_alloc(bench_set, IOASID_MIN, IOASID_MAX)));
-	bench_set->quota = quota;
+	bench_flush_set(bench_set);
 }
 
 /* NULL: there is no such thing. The flush waits for the worker. */
@@ -205,6 +247,8 @@ static const struct bench_case {
 	{ "number alone (IDA)", bench_ida_alloc, NULL, bench_ida_free, NULL },
 	{ "object alone (slab + xarray)", bench_object_alloc,
 	  bench_object_lookup, bench_object_free, NULL },
+	{ "the same through functions", bench_object_alloc,
+	  bench_function_lookup, bench_object_free, NULL },
 	{ "iommu_alloc_global_pasid", bench_global_alloc, NULL,
 	  bench_global_free, bench_ioasid_flush },
 	{ "ioasid_alloc", bench_ioasid_alloc, bench_ioasid_lookup,
@@ -337,24 +381,501 @@ static int bench_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(bench);
 
-static struct dentry *bench_file;
+/* Time, for those who measure what they do from user space */
+
+static int now_show(struct seq_file *s, void *unused)
+{
+	seq_printf(s, "%llu\n", bench_now());
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(now);
+
+static int recycled_show(struct seq_file *s, void *unused)
+{
+	struct ioasid_set *set;
+
+	scoped_guard(mutex, &bench_lock) {
+		set = ioasid_set_get_mm(current->mm);
+		if (IS_ERR(set))
+			return PTR_ERR(set);
+		bench_flush_set(set);
+		ioasid_set_put(set);
+	}
+	return now_show(s, unused);
+}
+DEFINE_SHOW_ATTRIBUTE(recycled);
+
+static int settled_show(struct seq_file *s, void *unused)
+{
+	kvfree_rcu_barrier();
+	rcu_barrier();
+	return recycled_show(s, unused);
+}
+DEFINE_SHOW_ATTRIBUTE(settled);
+
+/* Two processors at once */
+
+#define PARALLEL_OBJECTS	64
+
+/*
+ * A pair of neighbours: objects that were allocated one after the other, one for
+ * each processor. Or both have the same one.
+ */
+static struct parallel {
+	struct ioasid_set *set;
+	struct ioasid *neighbour[2];
+	atomic_t ready;
+} parallel;
+
+static void parallel_meet(unsigned int nr_cpus)
+{
+	atomic_inc(&parallel.ready);
+	while (atomic_read(&parallel.ready) < nr_cpus)
+		cpu_relax();
+}
+
+static void parallel_ida(unsigned int cpu)
+{
+	ioasid_t id[PARALLEL_OBJECTS];
+	unsigned int i;
+
+	for (i = 0; i < PARALLEL_OBJECTS; i++)
+		id[i] = bench_ida_alloc_pasid(&bench_dev);
+	for (i = 0; i < PARALLEL_OBJECTS; i++)
+		bench_ida_free_pasid(id[i]);
+}
+
+static void parallel_bare(unsigned int cpu)
+{
+	struct ioasid *obj[PARALLEL_OBJECTS];
+	unsigned int i;
+
+	for (i = 0; i < PARALLEL_OBJECTS; i++) {
+		obj[i] = kmem_cache_alloc(bench_cache, GFP_KERNEL);
+		if (!obj[i])
+			break;
+		refcount_set(&obj[i]->refs, 1);
+		if (xa_alloc(&bench_xa, &obj[i]->id, obj[i],
+			     XA_LIMIT(IOASID_MIN, IOASID_MAX), GFP_KERNEL)) {
+			kmem_cache_free(bench_cache, obj[i]);
+			break;
+		}
+	}
+	while (i--) {
+		xa_erase(&bench_xa, obj[i]->id);
+		if (refcount_dec_and_test(&obj[i]->refs))
+			kfree_rcu(obj[i], rcu);
+	}
+}
+
+static void parallel_ioasid(unsigned int cpu)
+{
+	struct ioasid *ioasid[PARALLEL_OBJECTS];
+	unsigned int i;
+
+	for (i = 0; i < PARALLEL_OBJECTS; i++) {
+		ioasid[i] = ioasid_alloc(parallel.set, IOASID_MIN, IOASID_MAX);
+		if (IS_ERR(ioasid[i]))
+			break;
+	}
+	while (i--)
+		ioasid_free(ioasid[i]);
+}
+
+static void parallel_get_put(struct ioasid *ioasid)
+{
+	unsigned int i;
+
+	for (i = 0; i < PARALLEL_OBJECTS; i++)
+		ioasid_get(ioasid);
+	for (i = 0; i < PARALLEL_OBJECTS; i++)
+		ioasid_put(ioasid);
+}
+
+static void parallel_neighbours(unsigned int cpu)
+{
+	parallel_get_put(parallel.neighbour[cpu]);
+}
+
+static void parallel_same(unsigned int cpu)
+{
+	parallel_get_put(parallel.neighbour[0]);
+}
+
+static void parallel_lookup(unsigned int cpu)
+{
+	u32 id = parallel.neighbour[cpu]->id;
+	struct ioasid *ioasid;
+	unsigned int i;
+
+	for (i = 0; i < PARALLEL_OBJECTS; i++) {
+		ioasid = ioasid_find_get(parallel.set, id);
+		if (!WARN_ON(IS_ERR(ioasid)))
+			ioasid_put(ioasid);
+	}
+}
+
+static const struct parallel_case {
+	const char *name;
+	unsigned int rounds;
+	void (*fn)(unsigned int cpu);	/* PARALLEL_OBJECTS times */
+} parallel_cases[] = {
+	{ "IDA alloc+free", 2000, parallel_ida },
+	{ "bare object alloc+free", 2000, parallel_bare },
+	{ "ioasid_alloc+ioasid_free", 2000, parallel_ioasid },
+	{ "get+put of neighbours", 20000, parallel_neighbours },
+	{ "get+put of the same one", 20000, parallel_same },
+	{ "lookup+get+put of neighbours", 10000, parallel_lookup },
+};
+
+struct parallel_thread {
+	const struct parallel_case *c;
+	struct completion done;
+	unsigned int cpu, nr_cpus;
+	u64 ns;
+};
+
+static int parallel_fn(void *data)
+{
+	struct parallel_thread *t = data;
+	unsigned int i;
+	u64 start;
+
+	parallel_meet(t->nr_cpus);
+	start = ktime_get_ns();
+	for (i = 0; i < t->c->rounds; i++) {
+		t->c->fn(t->cpu);
+		cond_resched();
+	}
+	t->ns = ktime_get_ns() - start;
+	complete(&t->done);
+	return 0;
+}
+
+/* Nanoseconds per call: of the slower one, if there are two */
+static int parallel_run(const struct parallel_case *c, unsigned int nr_cpus,
+			u64 *ns)
+{
+	struct parallel_thread t[2];
+	struct task_struct *task[2];
+	unsigned int i;
+
+	atomic_set(&parallel.ready, 0);
+	for (i = 0; i < nr_cpus; i++) {
+		t[i] = (struct parallel_thread) {
+			.c = c, .cpu = i, .nr_cpus = nr_cpus,
+		};
+		init_completion(&t[i].done);
+		task[i] = kthread_create_on_cpu(parallel_fn, &t[i], i,
+						"ioasid-bench/%u");
+		if (IS_ERR(task[i])) {
+			while (i--)
+				kthread_stop(task[i]);
+			return -ENOMEM;
+		}
+	}
+	for (i = 0; i < nr_cpus; i++)
+		wake_up_process(task[i]);
+	*ns = 0;
+	for (i = 0; i < nr_cpus; i++) {
+		wait_for_completion(&t[i].done);
+		*ns = max(*ns, t[i].ns);
+	}
+	*ns = div_u64(*ns * 100, c->rounds * PARALLEL_OBJECTS);
+	kvfree_rcu_barrier();
+	rcu_barrier();
+	return 0;
+}
+
+static int parallel_show(struct seq_file *s, void *unused)
+{
+	u64 one, two;
+	unsigned int i;
+	int ret = 0;
+
+	if (num_online_cpus() < 2)
+		return -ENODEV;
+
+	guard(mutex)(&bench_lock);
+	parallel.set = ioasid_set_get_mm(current->mm);
+	if (IS_ERR(parallel.set))
+		return PTR_ERR(parallel.set);
+	for (i = 0; i < 2; i++)
+		parallel.neighbour[i] = ioasid_alloc(parallel.set, IOASID_MIN,
+						     IOASID_MAX);
+
+	seq_puts(s, "what,one processor (ns),two processors (ns)\n");
+	for (i = 0; i < ARRAY_SIZE(parallel_cases) && !ret; i++) {
+		if (IS_ERR(parallel.neighbour[0]) ||
+		    IS_ERR(parallel.neighbour[1]))
+			ret = -ENOSPC;
+		/* The first one fills caches */
+		ret = ret ?: parallel_run(&parallel_cases[i], 1, &one);
+		ret = ret ?: parallel_run(&parallel_cases[i], 1, &one);
+		ret = ret ?: parallel_run(&parallel_cases[i], 2, &two);
+		if (!ret)
+			seq_printf(s, "%s,%llu.%02llu,%llu.%02llu\n",
+				   parallel_cases[i].name, one / 100, one % 100,
+				   two / 100, two % 100);
+	}
+	for (i = 0; i < 2; i++) {
+		if (!IS_ERR(parallel.neighbour[i]))
+			ioasid_free(parallel.neighbour[i]);
+	}
+	ioasid_set_put(parallel.set);
+	return ret;
+}
+DEFINE_SHOW_ATTRIBUTE(parallel);
+
+/* Thousands of attachments */
+
+struct attach_one {
+	struct ioasid *ioasid;
+	struct ioasid_tracker tracker;
+	struct iommu_domain *domain;	/* NULL: detached */
+	struct device *dev;
+	bool owns_domain;		/* the first one of it */
+};
+
+/**
+ * struct attach_chunk - what one IOASID_BENCH_ATTACH has attached
+ * @node: in struct attach_file
+ * @pdev: to what
+ * @count: how many of @one are valid
+ * @one: each of them
+ */
+struct attach_chunk {
+	struct list_head node;
+	struct pci_dev *pdev;
+	u32 count;
+	struct attach_one one[];
+};
+
+struct attach_file {
+	struct mutex lock;	/* chunks */
+	struct list_head chunks;
+};
+
+static void attach_detach_chunk(struct attach_chunk *chunk)
+{
+	struct iommu_domain *domain = NULL;
+	u32 i;
+
+	for (i = 0; i < chunk->count; i++) {
+		struct attach_one *one = &chunk->one[i];
+
+		if (one->owns_domain && domain)
+			iommu_domain_free(domain);
+		if (one->owns_domain)
+			domain = one->domain;
+		if (one->domain)
+			ioasid_detach_device(one->ioasid, one->domain,
+					     one->dev);
+		one->domain = NULL;
+		one->owns_domain = false;
+		cond_resched();
+	}
+	if (domain)
+		iommu_domain_free(domain);
+}
+
+static void attach_put_chunk(struct attach_chunk *chunk)
+{
+	u32 i;
+
+	attach_detach_chunk(chunk);
+	for (i = 0; i < chunk->count; i++) {
+		ioasid_user_put(chunk->one[i].ioasid, IOASID_USER_DRIVER,
+				&chunk->one[i].tracker);
+		cond_resched();
+	}
+	chunk->count = 0;
+}
+
+static void attach_free_chunk(struct attach_chunk *chunk)
+{
+	attach_put_chunk(chunk);
+	pci_dev_put(chunk->pdev);
+	kvfree(chunk);
+}
+
+static int attach_add(struct attach_chunk *chunk, int fd, u32 id, bool first)
+{
+	struct attach_one *one = &chunk->one[chunk->count];
+	int ret;
+
+	one->dev = &chunk->pdev->dev;
+	one->ioasid = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &one->tracker);
+	if (IS_ERR(one->ioasid))
+		return PTR_ERR(one->ioasid);
+
+	one->owns_domain = first;
+	one->domain = first ? iommu_paging_domain_alloc(one->dev) :
+			      one[-1].domain;
+	if (IS_ERR(one->domain)) {
+		ret = PTR_ERR(one->domain);
+		goto err_put;
+	}
+
+	ret = ioasid_attach_device(one->ioasid, one->domain, one->dev, NULL);
+	if (ret)
+		goto err_free_domain;
+	chunk->count++;
+	return 0;
+
+err_free_domain:
+	if (first)
+		iommu_domain_free(one->domain);
+err_put:
+	ioasid_user_put(one->ioasid, IOASID_USER_DRIVER, &one->tracker);
+	return ret;
+}
+
+static struct pci_dev *attach_find_device(const char *name)
+{
+	struct device *dev = bus_find_device_by_name(&pci_bus_type, NULL, name);
+
+	if (dev && !dev->iommu_group) {
+		put_device(dev);
+		return NULL;
+	}
+	return dev ? to_pci_dev(dev) : NULL;
+}
+
+static int attach_attach(struct attach_file *file,
+			 const struct ioasid_bench_attach __user *uptr)
+{
+	u32 *ids __free(kvfree) = NULL;
+	struct ioasid_bench_attach arg;
+	struct attach_chunk *chunk;
+	int ret = 0;
+	u32 i;
+
+	if (copy_from_user(&arg, uptr, sizeof(arg)))
+		return -EFAULT;
+	arg.device[sizeof(arg.device) - 1] = 0;
+	if (!arg.count || arg.count > IOASID_MAX || arg.__reserved)
+		return -EINVAL;
+
+	ids = vmemdup_user(u64_to_user_ptr(arg.ids), arg.count * sizeof(*ids));
+	if (IS_ERR(ids))
+		return PTR_ERR(no_free_ptr(ids));
+
+	chunk = kvzalloc(struct_size(chunk, one, arg.count), GFP_KERNEL);
+	if (!chunk)
+		return -ENOMEM;
+	chunk->pdev = attach_find_device(arg.device);
+	if (!chunk->pdev) {
+		kvfree(chunk);
+		return -ENODEV;
+	}
+
+	for (i = 0; i < arg.count && !ret; i++) {
+		ret = attach_add(chunk, arg.fd, ids[i],
+				 arg.per_domain ? i % arg.per_domain == 0 : !i);
+		cond_resched();
+	}
+	if (ret)
+		attach_free_chunk(chunk);
+	else
+		list_add_tail(&chunk->node, &file->chunks);
+	return ret;
+}
+
+static void attach_teardown(struct attach_chunk *chunk)
+{
+	u32 i;
+
+	for (i = 0; i < chunk->count; i++) {
+		intel_pasid_bench_teardown(chunk->one[i].dev,
+					   ioasid_id(chunk->one[i].ioasid));
+		cond_resched();
+	}
+}
+
+static long attach_ioctl(struct file *filp, unsigned int cmd,
+			 unsigned long arg)
+{
+	struct attach_file *file = filp->private_data;
+	struct attach_chunk *chunk;
+
+	guard(mutex)(&file->lock);
+	switch (cmd) {
+	case IOASID_BENCH_ATTACH:
+		return attach_attach(file, (void __user *)arg);
+	case IOASID_BENCH_DETACH:
+		list_for_each_entry(chunk, &file->chunks, node)
+			attach_detach_chunk(chunk);
+		return 0;
+	case IOASID_BENCH_PUT:
+		list_for_each_entry(chunk, &file->chunks, node)
+			attach_put_chunk(chunk);
+		return 0;
+	case IOASID_BENCH_TEARDOWN:
+		list_for_each_entry(chunk, &file->chunks, node)
+			attach_teardown(chunk);
+		return 0;
+	default:
+		return -ENOTTY;
+	}
+}
+
+static int attach_open(struct inode *inode, struct file *filp)
+{
+	struct attach_file *file = kzalloc(sizeof(*file), GFP_KERNEL);
+
+	if (!file)
+		return -ENOMEM;
+	mutex_init(&file->lock);
+	INIT_LIST_HEAD(&file->chunks);
+	filp->private_data = file;
+	return 0;
+}
+
+static int attach_release(struct inode *inode, struct file *filp)
+{
+	struct attach_file *file = filp->private_data;
+	struct attach_chunk *chunk, *next;
+
+	list_for_each_entry_safe(chunk, next, &file->chunks, node)
+		attach_free_chunk(chunk);
+	mutex_destroy(&file->lock);
+	kfree(file);
+	return 0;
+}
+
+static const struct file_operations attach_fops = {
+	.owner = THIS_MODULE,
+	.open = attach_open,
+	.release = attach_release,
+	.unlocked_ioctl = attach_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+};
+
+static struct dentry *bench_dir;
 
 static int __init bench_init(void)
 {
 	bench_cache = kmem_cache_create("ioasid_bench", sizeof(struct ioasid),
-					0, SLAB_ACCOUNT, NULL);
+					0, SLAB_HWCACHE_ALIGN | SLAB_ACCOUNT,
+					NULL);
 	if (!bench_cache)
 		return -ENOMEM;
 
-	bench_file = debugfs_create_file("ioasid_bench", 0400, NULL, NULL,
-					 &bench_fops);
+	bench_dir = debugfs_create_dir("ioasid_bench", NULL);
+	debugfs_create_file("calls", 0400, bench_dir, NULL, &bench_fops);
+	debugfs_create_file("now", 0400, bench_dir, NULL, &now_fops);
+	debugfs_create_file("recycled", 0400, bench_dir, NULL, &recycled_fops);
+	debugfs_create_file("settled", 0400, bench_dir, NULL, &settled_fops);
+	debugfs_create_file("parallel", 0400, bench_dir, NULL, &parallel_fops);
+	debugfs_create_file("attach", 0600, bench_dir, NULL, &attach_fops);
 	return 0;
 }
 module_init(bench_init);
 
 static void __exit bench_exit(void)
 {
-	debugfs_remove(bench_file);
+	debugfs_remove(bench_dir);
 	kmem_cache_destroy(bench_cache);
 }
 module_exit(bench_exit);

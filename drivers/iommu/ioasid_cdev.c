@@ -127,7 +127,8 @@ static int ioasid_alloc_ids(struct ioasid_ctx *ctx, struct misc_cg *cg,
 		if (ret)
 			return ret;
 		ids += todo;
-		cond_resched();
+		if (left > todo)
+			cond_resched();
 	}
 	return 0;
 }
@@ -137,6 +138,7 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 	struct ioasid_alloc *cmd = buf;
 	struct ioasid *ioasid;
 	struct misc_cg *cg;
+	u32 published = 0;
 	u32 reserved;
 	LIST_HEAD(list);
 	int ret;
@@ -169,7 +171,7 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 	mutex_lock(&ctx->lock);
 	list_for_each_entry(ioasid, &list, owner_node) {
 		ioasid_publish(ioasid);
-		cond_resched();
+		ioasid_cond_resched(++published);
 	}
 	list_splice_tail(&list, &ctx->ioasids);
 	mutex_unlock(&ctx->lock);

@@ -150,7 +150,7 @@ static void mock_park_dev_pasid(struct device *dev, ioasid_t pasid,
 	mock_log('P');
 	mock.park_depth = lockdep_depth(current);
 	mock_set_entry(dev, pasid, MOCK_PARKED | MOCK_STALE);
-	iommu_pasid_gather_add(gather, entry, dev, pasid, 0, 0);
+	iommu_pasid_gather_add(gather, entry, dev, pasid);
 }
 
 static void mock_park_sync(struct iommu_pasid_gather *gather)

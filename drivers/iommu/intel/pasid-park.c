@@ -27,6 +27,7 @@
 #include "iommu.h"
 #include "pasid.h"
 #include "pasid-park.h"
+#include "../ioasid_bench.h"
 #include "../iommu-priv.h"
 
 /*
@@ -97,10 +98,12 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 	 * Also when P is clear already: process exit with SVA may be about to
 	 * flush, and leaves page requests undrained.
 	 */
-	if (val && !(val & PASID_PTE_PARKED))
-		iommu_pasid_gather_add(gather, entry, dev, pasid,
-				       pasid_get_domain_id(pte),
-				       pasid_pte_get_pgtt(pte));
+	if (val && !(val & PASID_PTE_PARKED)) {
+		entry->did = pasid_get_domain_id(pte);
+		entry->pgtt = pasid_pte_get_pgtt(pte);
+		entry->table_entry = pte;
+		iommu_pasid_gather_add(gather, entry, dev, pasid);
+	}
 	spin_unlock(&iommu->lock);
 
 	__iommu_flush_cache(iommu, pte, sizeof(*pte));
@@ -132,7 +135,7 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
  *	      under iommu->lock
  * @count: how many of @desc are filled in
  * @desc: are submitted together, with one wait
- * @seen: PARK_TAG() of the entries that were looked at
+ * @seen: PARK_TAG() of the entries that were counted
  */
 struct intel_park {
 	struct mutex lock;	/* all below but unparked */
@@ -259,25 +262,6 @@ static struct qi_desc *intel_park_next_desc(struct intel_iommu *iommu)
 	return desc;
 }
 
-/* True for the first entry with a tag since intel_park_forget_tags(). */
-static bool intel_park_first_with_tag(struct intel_park *park,
-				      const struct iommu_pasid_gather_entry *entry)
-{
-	return !__test_and_set_bit(PARK_TAG(entry->did,
-					    intel_park_by_pasid(entry)),
-				   park->seen);
-}
-
-static void intel_park_forget_tags(struct intel_park *park,
-				   struct list_head *entries)
-{
-	struct iommu_pasid_gather_entry *entry;
-
-	list_for_each_entry(entry, entries, node)
-		__clear_bit(PARK_TAG(entry->did, intel_park_by_pasid(entry)),
-			    park->seen);
-}
-
 /**
  * struct intel_park_count - what there is to flush
  * @pasids: entries
@@ -290,20 +274,29 @@ struct intel_park_count {
 	unsigned int iotlb;
 };
 
+/* Tells also which entries stand for all with the same tag. */
 static struct intel_park_count intel_park_count(struct intel_park *park,
 						struct list_head *entries)
 {
 	struct iommu_pasid_gather_entry *entry;
 	struct intel_park_count count = {};
-	bool first;
+	bool by_pasid;
 
 	list_for_each_entry(entry, entries, node) {
-		first = intel_park_first_with_tag(park, entry);
+		by_pasid = intel_park_by_pasid(entry);
+		entry->first = !__test_and_set_bit(PARK_TAG(entry->did,
+							    by_pasid),
+						   park->seen);
 		count.pasids++;
-		count.domains += first;
-		count.iotlb += first || intel_park_by_pasid(entry);
+		count.domains += entry->first;
+		count.iotlb += entry->first || by_pasid;
 	}
-	intel_park_forget_tags(park, entries);
+	list_for_each_entry(entry, entries, node) {
+		if (entry->first)
+			__clear_bit(PARK_TAG(entry->did,
+					     intel_park_by_pasid(entry)),
+				    park->seen);
+	}
 	return count;
 }
 
@@ -319,13 +312,12 @@ static void intel_park_flush_pasid_cache(struct intel_iommu *iommu,
 						   QI_PC_TYPE;
 	} else if (by_domain) {
 		list_for_each_entry(entry, entries, node) {
-			if (intel_park_first_with_tag(iommu->park, entry))
+			if (entry->first)
 				intel_park_next_desc(iommu)->qw0 =
 					QI_PC_DID(entry->did) |
 					QI_PC_GRAN(QI_PC_ALL_PASIDS) |
 					QI_PC_TYPE;
 		}
-		intel_park_forget_tags(iommu->park, entries);
 	} else {
 		list_for_each_entry(entry, entries, node)
 			intel_park_next_desc(iommu)->qw0 =
@@ -353,12 +345,11 @@ static void intel_park_flush_iotlb(struct intel_iommu *iommu,
 		if (intel_park_by_pasid(entry))
 			qi_desc_piotlb(entry->did, entry->pasid, 0, -1, 0,
 				       intel_park_next_desc(iommu));
-		else if (intel_park_first_with_tag(iommu->park, entry))
+		else if (entry->first)
 			qi_desc_iotlb(iommu, entry->did, 0, 0,
 				      DMA_TLB_DSI_FLUSH,
 				      intel_park_next_desc(iommu));
 	}
-	intel_park_forget_tags(iommu->park, entries);
 	intel_park_wait(iommu);
 }
 
@@ -426,12 +417,8 @@ static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
 static void intel_pasid_finish_park(const struct iommu_pasid_gather_entry *entry)
 {
 	struct intel_iommu *iommu = intel_park_iommu(entry);
-	struct pasid_entry *pte;
+	struct pasid_entry *pte = entry->table_entry;
 	unsigned int i;
-
-	pte = intel_pasid_find_entry(entry->dev, entry->pasid);
-	if (!pte)
-		return;
 
 	spin_lock(&iommu->lock);
 	WRITE_ONCE(pte->val[0], PASID_PTE_FPD | PASID_PTE_PARKED);
@@ -582,6 +569,17 @@ void intel_pasid_unpark_sync(void)
 			intel_park_flush_unparked(iommu);
 	}
 }
+
+#if IS_ENABLED(CONFIG_IOASID_BENCH)
+/* What one costs that is blocked without park, for the benchmark */
+void intel_pasid_bench_teardown(struct device *dev, u32 pasid)
+{
+	struct device_domain_info *info = dev_iommu_priv_get(dev);
+
+	intel_pasid_tear_down_entry(info->iommu, dev, pasid, false);
+}
+EXPORT_SYMBOL_GPL(intel_pasid_bench_teardown);
+#endif
 
 #if IS_ENABLED(CONFIG_INTEL_IOMMU_PASID_PARK_KUNIT_TEST)
 #include "pasid-park_test.c"

@@ -11,8 +11,23 @@
 #include <linux/device.h>
 #include <linux/tracepoint.h>
 
+/* @refs: references after the event, and perhaps after others */
+TRACE_EVENT(ioasid_get,
+	TP_PROTO(struct ioasid *ioasid),
+	TP_ARGS(ioasid),
+	TP_STRUCT__entry(
+		__field(u32, id)
+		__field(unsigned int, refs)
+	),
+	TP_fast_assign(
+		__entry->id = ioasid->id;
+		__entry->refs = refcount_read(&ioasid->refs);
+	),
+	TP_printk("id=%u refs=%u", __entry->id, __entry->refs)
+);
+
 /* @refs: references after the event; 0 when the last one is gone */
-DECLARE_EVENT_CLASS(ioasid_refs,
+TRACE_EVENT(ioasid_put,
 	TP_PROTO(u32 id, unsigned int refs),
 	TP_ARGS(id, refs),
 	TP_STRUCT__entry(
@@ -24,16 +39,6 @@ DECLARE_EVENT_CLASS(ioasid_refs,
 		__entry->refs = refs;
 	),
 	TP_printk("id=%u refs=%u", __entry->id, __entry->refs)
-);
-
-DEFINE_EVENT(ioasid_refs, ioasid_get,
-	TP_PROTO(u32 id, unsigned int refs),
-	TP_ARGS(id, refs)
-);
-
-DEFINE_EVENT(ioasid_refs, ioasid_put,
-	TP_PROTO(u32 id, unsigned int refs),
-	TP_ARGS(id, refs)
 );
 
 DECLARE_EVENT_CLASS(ioasid_step,

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * IOASIDs attached to an engine by the thousands, more than it has channels: by
+ * the module ioasid_bench. Functions return 0 or a descriptor, or -errno.
+ */
+#ifndef __SELFTEST_IOASID_ATTACH_H
+#define __SELFTEST_IOASID_ATTACH_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <linux/types.h>
+
+#include "../../../../drivers/iommu/ioasid_bench.h"
+
+#define ATTACH_FILE "/sys/kernel/debug/ioasid_bench/attach"
+
+/* Whoever closes it last detaches all, and drops the references */
+static inline int attach_open(void)
+{
+	int fd = open(ATTACH_FILE, O_RDWR | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* @per_domain of them share a domain, 0: all */
+static inline int attach_ids(int attach, const char *device, int owner,
+			     __u32 count, const __u32 *ids, __u32 per_domain)
+{
+	struct ioasid_bench_attach cmd = {
+		.fd = owner, .count = count, .per_domain = per_domain,
+		.ids = (uintptr_t)ids,
+	};
+
+	if (strlen(device) >= sizeof(cmd.device))
+		return -ENODEV;
+	strcpy(cmd.device, device);
+	return ioctl(attach, IOASID_BENCH_ATTACH, &cmd) ? -errno : 0;
+}
+
+#endif

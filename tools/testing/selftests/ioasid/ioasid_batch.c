@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Many PASIDs that are parked at once, on real DMA: what holds for one must hold
+ * for each of them, around every number at which the kernel begins another batch
+ * or takes another kind of invalidation.
+ *
+ * The first, the middle and the last of them stream; the others are attached and
+ * have no memory. Of these, too, each is tried by the engine: a request is
+ * refused and reported while it is ACTIVE, refused in silence once it is parked.
+ */
+#include <sched.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include "../kselftest_harness.h"
+#include "ioasid_attach.h"
+#include "ioasid_channel.h"
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "pdma_utils.h"
+
+#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+
+/* See pasid-park.c: descriptors for one wait, and before all is dropped */
+#define BATCH 254
+#define SELECTIVE_MAX 1024
+
+#define MAX_IDS 2048
+
+/* Never mapped */
+#define BAD_IOVA 0x40000000ULL
+
+FIXTURE(batch)
+{
+	pid_t pid;
+	int fd;			/* same set as the owner, for what is left */
+	int owner;
+	int attach;
+	int kmsg;
+	struct engine engine;
+	struct channel ch[3];
+	int nr_ch;
+	__u32 *ids;
+};
+
+FIXTURE_VARIANT(batch)
+{
+	bool ats;
+	__u32 count;
+};
+
+#define BATCH_VARIANT(_name, _ats, _count)				\
+	FIXTURE_VARIANT_ADD(batch, _name) {				\
+		.ats = _ats, .count = _count,				\
+	}
+
+BATCH_VARIANT(plain_one, false, 1);
+BATCH_VARIANT(plain_batch_less_one, false, BATCH - 1);
+BATCH_VARIANT(plain_batch, false, BATCH);
+BATCH_VARIANT(plain_batch_and_one, false, BATCH + 1);
+BATCH_VARIANT(plain_selective_less_one, false, SELECTIVE_MAX - 1);
+BATCH_VARIANT(plain_selective, false, SELECTIVE_MAX);
+BATCH_VARIANT(plain_global, false, SELECTIVE_MAX + 1);
+BATCH_VARIANT(ats_one, true, 1);
+BATCH_VARIANT(ats_batch_less_one, true, BATCH - 1);
+BATCH_VARIANT(ats_batch, true, BATCH);
+BATCH_VARIANT(ats_batch_and_one, true, BATCH + 1);
+BATCH_VARIANT(ats_selective_less_one, true, SELECTIVE_MAX - 1);
+BATCH_VARIANT(ats_selective, true, SELECTIVE_MAX);
+BATCH_VARIANT(ats_global, true, SELECTIVE_MAX + 1);
+
+/* Position of the number of a channel */
+static __u32 place(int nr_ch, __u32 count, int ch)
+{
+	return nr_ch > 1 ? ch * (count - 1) / (nr_ch - 1) : 0;
+}
+
+FIXTURE_SETUP(batch)
+{
+	int i;
+
+	self->pid = getpid();
+	self->fd = ioasid_open();
+	if (self->fd == -ENOENT)
+		SKIP(return, "no " IOASID_DEV);
+	ASSERT_LE(0, self->fd);
+	if (find_engine(&self->engine, variant->ats))
+		SKIP(return, "no engine %s ATS",
+		     variant->ats ? "with" : "without");
+	self->attach = attach_open();
+	if (self->attach == -ENOENT)
+		SKIP(return, "no module ioasid_bench");
+	ASSERT_LE(0, self->attach);
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	self->ids = calloc(MAX_IDS, sizeof(*self->ids));
+	ASSERT_NE(NULL, self->ids);
+	self->nr_ch = variant->count > 1 ? 3 : 1;
+	for (i = 0; i < self->nr_ch; i++)
+		channel_open(_metadata, &self->ch[i], self->engine.name);
+	self->owner = ioasid_open();
+	ASSERT_LE(0, self->owner);
+}
+
+FIXTURE_TEARDOWN_PARENT(batch)
+{
+	int i;
+
+	for (i = 0; i < self->nr_ch; i++)
+		channel_remove(_metadata, &self->ch[i], self->pid);
+}
+
+/* @count numbers of @owner: some stream, the rest is attached */
+static void start_batch(struct __test_metadata *_metadata, int owner,
+			__u32 count, __u32 *ids, struct channel *ch, int nr_ch,
+			int attach, const char *engine, __u32 per_domain)
+{
+	__u32 i, first = 0;
+	int k;
+
+	test_cmd_alloc(owner, 0, 0, count, ids);
+	for (k = 0; k < nr_ch; k++) {
+		i = place(nr_ch, count, k);
+		ASSERT_EQ(0, pdma_set_ioasid(&ch[k].dev, owner, ids[i]));
+		if (i > first)
+			ASSERT_EQ(0, attach_ids(attach, engine, owner,
+						i - first, ids + first,
+						per_domain));
+		first = i + 1;
+	}
+	if (first < count)
+		ASSERT_EQ(0, attach_ids(attach, engine, owner, count - first,
+					ids + first, per_domain));
+	for (k = 0; k < nr_ch; k++)
+		start_stream(_metadata, &ch[k], k % 2 ? BUF_LEN : 4096, 50, 4);
+}
+
+/*
+ * Let the last channel of the engine, which belongs to nobody, try @id. True if
+ * that was refused.
+ */
+static bool try_pasid(struct pdma_bar *bar, __u32 id)
+{
+	unsigned int nr = bar_read32(bar, PDMA_CHANNELS) - 1;
+	__u64 before = bar_refused(bar, nr);
+	bool refused;
+
+	bar_set_pasid(bar, nr, PDMA_PASID_VALID | id);
+	if (!bar_stream(bar, nr, BAD_IOVA, 4096, 10))
+		return false;
+	refused = wait_until(bar_refused(bar, nr) > before);
+	bar_stop(bar, nr);
+	bar_set_pasid(bar, nr, 0);
+	return refused;
+}
+
+/* Each one is refused, and not a fault is reported */
+static void expect_all_silent(struct __test_metadata *_metadata,
+			      struct pdma_bar *bar, const __u32 *ids,
+			      __u32 count)
+{
+	__u64 faults = bar_recorded(bar);
+	__u32 i;
+
+	for (i = 0; i < count; i++) {
+		ASSERT_TRUE(try_pasid(bar, ids[i]));
+		ASSERT_EQ(faults, bar_recorded(bar))
+			TH_LOG("number %u of %u, PASID %u", i, count, ids[i]);
+	}
+}
+
+static void expect_reported(struct __test_metadata *_metadata, int kmsg,
+			    struct pdma_bar *bar, __u32 id)
+{
+	__u64 faults = bar_recorded(bar);
+
+	kmsg_expect_faults(kmsg, true);
+	EXPECT_TRUE(try_pasid(bar, id));
+	EXPECT_LT(faults, bar_recorded(bar));
+	while (usleep(100000), kmsg_faults(kmsg, 0) > 0)
+		;
+	kmsg_expect_faults(kmsg, false);
+}
+
+/* All of invariants 1 to 6, for what was parked by one call */
+static void expect_parked(struct __test_metadata *_metadata, int fd,
+			  struct engine *engine, int kmsg, const __u32 *ids,
+			  __u32 count, struct channel *ch, int nr_ch)
+{
+	int other = ioasid_open();
+	__u32 i, got;
+	int k;
+
+	ASSERT_LE(0, other);
+	for (k = 0; k < nr_ch; k++)
+		expect_blocked(&ch[k]);
+	expect_all_silent(_metadata, &engine->bar, ids, count);
+	EXPECT_EQ(0, kmsg_faults(kmsg, 0));
+	test_in_use(fd, 0, count);
+	for (i = 0; i < count; i++)
+		test_err_alloc(ENOSPC, other, ids[i], ids[i], 1, &got);
+	for (k = 0; k < nr_ch; k++)
+		EXPECT_EQ(ids[place(nr_ch, count, k)],
+			  pdma_get_ioasid(&ch[k].dev));
+	close(other);
+}
+
+/* The users let go: all of the numbers can be had, and are plain again */
+static void expect_recycled(struct __test_metadata *_metadata, int fd,
+			    int attach, struct engine *engine, int kmsg,
+			    __u32 *ids, __u32 count, struct channel *ch,
+			    int nr_ch)
+{
+	__u32 i, got;
+	int k;
+
+	for (k = 0; k < nr_ch; k++)
+		EXPECT_EQ(0, pdma_drop_ioasid(&ch[k].dev));
+	close(attach);
+	EXPECT_TRUE(ioasid_wait_none_parked(fd));
+	test_in_use(fd, 0, 0);
+	for (i = 0; i < count; i++)
+		test_cmd_alloc(fd, ids[i], ids[i], 1, &got);
+	expect_reported(_metadata, kmsg, &engine->bar, ids[0]);
+	expect_reported(_metadata, kmsg, &engine->bar, ids[count - 1]);
+	for (k = 0; k < nr_ch; k++) {
+		ASSERT_EQ(0, pdma_set_ioasid(&ch[k].dev, fd,
+					     ids[place(nr_ch, count, k)]));
+		start_stream(_metadata, &ch[k], 4096, 50, 1);
+	}
+	test_cmd_free(fd, count, ids);
+	for (k = 0; k < nr_ch; k++)
+		expect_blocked(&ch[k]);
+}
+
+TEST_F_TIMEOUT(batch, close_parks_all, 120)
+{
+	start_batch(_metadata, self->owner, variant->count, self->ids, self->ch,
+		    self->nr_ch, self->attach, self->engine.name, 1);
+	close(self->owner);
+	expect_parked(_metadata, self->fd, &self->engine, self->kmsg, self->ids,
+		      variant->count, self->ch, self->nr_ch);
+	expect_recycled(_metadata, self->fd, self->attach, &self->engine,
+			self->kmsg, self->ids, variant->count, self->ch,
+			self->nr_ch);
+}
+
+/* Many in a domain, which is flushed as one */
+TEST_F_TIMEOUT(batch, free_parks_all, 120)
+{
+	start_batch(_metadata, self->owner, variant->count, self->ids, self->ch,
+		    self->nr_ch, self->attach, self->engine.name, 16);
+	test_cmd_free(self->owner, variant->count, self->ids);
+	expect_parked(_metadata, self->fd, &self->engine, self->kmsg, self->ids,
+		      variant->count, self->ch, self->nr_ch);
+	expect_recycled(_metadata, self->fd, self->attach, &self->engine,
+			self->kmsg, self->ids, variant->count, self->ch,
+			self->nr_ch);
+}
+
+TEST_F_TIMEOUT(batch, kill_parks_all, 120)
+{
+	pid_t pid = fork();
+
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		pause();
+		_exit(0);
+	}
+	start_batch(_metadata, self->owner, variant->count, self->ids, self->ch,
+		    self->nr_ch, self->attach, self->engine.name, 1);
+	/* The last one who has the file is killed */
+	close(self->owner);
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	expect_parked(_metadata, self->fd, &self->engine, self->kmsg, self->ids,
+		      variant->count, self->ch, self->nr_ch);
+}
+
+/* Every second number of a file, in domains that they share with the others */
+TEST_F_TIMEOUT(batch, free_of_some_leaves_the_others, 120)
+{
+	__u64 faults = bar_recorded(&self->engine.bar);
+	struct channel *freed = &self->ch[0], *kept = &self->ch[1];
+	struct ioasid_query query;
+	__u32 i, count = variant->count, some[MAX_IDS];
+
+	if (count == 1)
+		SKIP(return, "one has no others");
+	start_batch(_metadata, self->owner, count, self->ids, self->ch, 2,
+		    self->attach, self->engine.name, 0);
+	/* All but the last, which streams: so does the first */
+	for (i = 0; i < count - 1; i += 2)
+		some[i / 2] = self->ids[i];
+	test_cmd_free(self->owner, i / 2, some);
+	expect_blocked(freed);
+	for (i = 0; i < 3; i++)
+		expect_running(_metadata, kept);
+	EXPECT_EQ(0, refused(kept));
+	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
+	for (i = 0; i < count; i++) {
+		test_cmd_query(self->owner, self->ids[i], &query);
+		EXPECT_EQ(i < count - 1 && i % 2 == 0 ? IOASID_STATE_PARKED :
+			  IOASID_STATE_ACTIVE, query.state);
+		EXPECT_EQ(1, query.attachments);
+	}
+	expect_reported(_metadata, self->kmsg, &self->engine.bar, self->ids[1]);
+	/* What was freed is not there for a second time, and nothing else is */
+	test_err_free(ENOENT, self->owner, count, self->ids);
+	expect_running(_metadata, kept);
+	close(self->owner);
+	expect_blocked(kept);
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/*
+ * 64 streams on one engine, half of them of somebody else, which go on whatever
+ * the other half does.
+ */
+#define NR_STREAMS 64
+#define NR_ROUNDS 3
+
+FIXTURE(bystander)
+{
+	pid_t pid;
+	int fd;
+	struct engine engine;
+	struct channel *ch;	/* ours, theirs, ours, theirs ... */
+	int nr_ch;
+	__u32 *ids;
+};
+
+FIXTURE_VARIANT(bystander)
+{
+	bool ats;
+	__u32 count;
+	__u32 per_domain;
+};
+
+FIXTURE_VARIANT_ADD(bystander, plain)
+{
+	.count = 32,
+};
+
+FIXTURE_VARIANT_ADD(bystander, plain_batches)
+{
+	.count = 600,
+	.per_domain = 1,
+};
+
+FIXTURE_VARIANT_ADD(bystander, plain_global)
+{
+	.count = SELECTIVE_MAX + 500,
+	.per_domain = 1,
+};
+
+FIXTURE_VARIANT_ADD(bystander, ats)
+{
+	.ats = true,
+	.count = 32,
+};
+
+FIXTURE_VARIANT_ADD(bystander, ats_batches)
+{
+	.ats = true,
+	.count = 600,
+	.per_domain = 1,
+};
+
+FIXTURE_VARIANT_ADD(bystander, ats_global)
+{
+	.ats = true,
+	.count = SELECTIVE_MAX + 500,
+	.per_domain = 1,
+};
+
+FIXTURE_SETUP(bystander)
+{
+	struct rlimit files = { .rlim_cur = 4096, .rlim_max = 4096 };
+	int i;
+
+	self->pid = getpid();
+	self->fd = ioasid_open();
+	if (self->fd == -ENOENT)
+		SKIP(return, "no " IOASID_DEV);
+	ASSERT_LE(0, self->fd);
+	if (find_engine(&self->engine, variant->ats))
+		SKIP(return, "no engine %s ATS",
+		     variant->ats ? "with" : "without");
+	if (access(ATTACH_FILE, F_OK))
+		SKIP(return, "no module ioasid_bench");
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &files));
+	self->ids = calloc(MAX_IDS, sizeof(*self->ids));
+	self->ch = calloc(NR_STREAMS, sizeof(*self->ch));
+	ASSERT_NE(NULL, self->ids);
+	ASSERT_NE(NULL, self->ch);
+	for (i = 0; i < NR_STREAMS; i++) {
+		channel_open(_metadata, &self->ch[i], self->engine.name);
+		self->nr_ch++;
+	}
+}
+
+FIXTURE_TEARDOWN_PARENT(bystander)
+{
+	int i;
+
+	for (i = 0; i < self->nr_ch; i++)
+		channel_remove(_metadata, &self->ch[i], self->pid);
+}
+
+TEST_F_TIMEOUT(bystander, goes_on_while_many_are_parked, 170)
+{
+	__u64 faults = bar_recorded(&self->engine.bar);
+	int ours = NR_STREAMS / 2, theirs = NR_STREAMS - ours;
+	int round, i, owner, attach, kmsg = kmsg_open();
+	struct channel *ch = self->ch;
+
+	ASSERT_LE(0, kmsg);
+	for (i = 0; i < theirs; i++) {
+		give_ioasid(_metadata, &ch[i], self->fd);
+		start_stream(_metadata, &ch[i], 8192, 1000, 1);
+	}
+	for (round = 0; round < NR_ROUNDS; round++) {
+		owner = ioasid_open();
+		attach = attach_open();
+		ASSERT_LE(0, owner);
+		ASSERT_LE(0, attach);
+		start_batch(_metadata, owner, variant->count, self->ids,
+			    ch + theirs, ours, attach, self->engine.name,
+			    variant->per_domain);
+		if (round % 2) {
+			test_cmd_free(owner, variant->count, self->ids);
+		} else {
+			close(owner);
+		}
+		for (i = theirs; i < NR_STREAMS; i++)
+			expect_blocked(&ch[i]);
+		for (i = 0; i < theirs; i++)
+			expect_running(_metadata, &ch[i]);
+		if (round % 2)
+			close(owner);
+		close(attach);
+		for (i = theirs; i < NR_STREAMS; i++)
+			EXPECT_EQ(0, pdma_drop_ioasid(&ch[i].dev));
+	}
+	/* Not one of their requests was refused, at any time */
+	for (i = 0; i < theirs; i++)
+		EXPECT_EQ(0, refused(&ch[i]));
+	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
+	EXPECT_EQ(0, kmsg_faults(kmsg, 0));
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What user space does with PASIDs, measured from there. Not a test: nothing is
+ * judged. "make bench" runs it and reads what it writes.
+ *
+ *   ioasid_bench ioctl     IOASID_ALLOC and IOASID_FREE, of one and of many,
+ *			    beside iommufd
+ *   ioasid_bench memory    bytes for all numbers
+ *   ioasid_bench close N [PER_DOMAIN [DEVICES]]
+ *			    close of N PASIDs that are attached to up to that
+ *			    many devices, beside teardown one by one; PER_DOMAIN
+ *			    of them share a domain, 0: all
+ *   ioasid_bench hold N [PER_DOMAIN]
+ *			    the same close, without measuring: for a trace of
+ *			    the emulator
+ *
+ * Times are those of ioasid_bench/ in debugfs. Needs the module ioasid_bench.
+ */
+#include <errno.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <sys/ioctl.h>
+#include <linux/ioasid.h>
+#include <linux/iommufd.h>
+
+#include "ioasid_attach.h"
+#include "ioasid_watch.h"
+#include "pdma_utils.h"
+
+#define BENCH "/sys/kernel/debug/ioasid_bench/"
+#define QUEUES "/sys/kernel/debug/iommu/intel/invalidation_queue"
+
+#define NR_IDS 1048575u
+#define MAX_DEVICES 8
+
+typedef unsigned long long ull;
+
+static __u32 ids[NR_IDS];
+
+static void die(const char *what)
+{
+	fprintf(stderr, "ioasid_bench: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+/* What a file of debugfs says, which need not be a number alone */
+static ull read_number(const char *path, const char *after)
+{
+	ull total = 0, value;
+	char line[256];
+	FILE *file = fopen(path, "r");
+
+	if (!file)
+		die(path);
+	while (fgets(line, sizeof(line), file)) {
+		char *at = strstr(line, after);
+
+		if (at && sscanf(at + strlen(after), "%llu", &value) == 1)
+			total += value;
+	}
+	fclose(file);
+	return total;
+}
+
+/* @file: now, recycled, settled */
+static ull time_of(const char *file)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), BENCH "%s", file);
+	return read_number(path, "");
+}
+
+struct queue {
+	ull descs, waits;
+};
+
+/* Of all IOMMUs, since they were started */
+static struct queue queue_now(void)
+{
+	return (struct queue) {
+		.descs = read_number(QUEUES, "Submitted: "),
+		.waits = read_number(QUEUES, "descriptors, "),
+	};
+}
+
+static int open_ioasid(void)
+{
+	int fd = ioasid_open();
+
+	if (fd < 0 || ioasid_set_quota(fd, NR_IDS))
+		die(IOASID_DEV);
+	return fd;
+}
+
+static void alloc_ids(int fd, __u32 count)
+{
+	if (ioasid_alloc(fd, 0, 0, count, ids))
+		die("IOASID_ALLOC");
+}
+
+static void free_ids(int fd, __u32 count)
+{
+	if (ioasid_free(fd, count, ids))
+		die("IOASID_FREE");
+}
+
+/* ioctl */
+
+#define PAIRS 2000
+#define BULK 4096
+
+static void ioasid_pairs(int fd)
+{
+	int i;
+
+	for (i = 0; i < PAIRS; i++) {
+		alloc_ids(fd, 1);
+		free_ids(fd, 1);
+	}
+}
+
+static void ioas_pairs(int fd)
+{
+	int i;
+
+	for (i = 0; i < PAIRS; i++) {
+		struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+		struct iommu_destroy destroy = { .size = sizeof(destroy) };
+
+		if (ioctl(fd, IOMMU_IOAS_ALLOC, &alloc))
+			die("IOMMU_IOAS_ALLOC");
+		destroy.id = alloc.out_ioas_id;
+		if (ioctl(fd, IOMMU_DESTROY, &destroy))
+			die("IOMMU_DESTROY");
+	}
+}
+
+static void ioasid_bulk(int fd)
+{
+	alloc_ids(fd, BULK);
+	free_ids(fd, BULK);
+}
+
+static void no_call(int fd)
+{
+	int i;
+
+	/* An ioctl that does not exist, twice */
+	for (i = 0; i < 2 * PAIRS; i++)
+		ioctl(fd, _IO(0xbd, 0xff));
+}
+
+/* The least of some rounds, with all that is left to others */
+static ull measure(void (*fn)(int fd), int fd)
+{
+	ull best = ~0ULL, start, empty, took;
+	int i;
+
+	for (i = 0; i < 5; i++) {
+		time_of("settled");
+		start = time_of("now");
+		empty = time_of("settled") - start;
+		start = time_of("now");
+		fn(fd);
+		took = time_of("settled") - start - empty;
+		if (took < best)
+			best = took;
+	}
+	return best;
+}
+
+static void bench_ioctl(void)
+{
+	int iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	int fd = open_ioasid();
+
+	if (iommufd < 0)
+		die("/dev/iommu");
+	printf("what,per call pair or number\n");
+	printf("two empty ioctls,%llu\n", measure(no_call, fd) / PAIRS);
+	printf("IOASID_ALLOC + IOASID_FREE of 1,%llu\n",
+	       measure(ioasid_pairs, fd) / PAIRS);
+	printf("IOASID_ALLOC + IOASID_FREE of %d,%llu\n", BULK,
+	       measure(ioasid_bulk, fd) / BULK);
+	printf("IOMMU_IOAS_ALLOC + IOMMU_DESTROY,%llu\n",
+	       measure(ioas_pairs, iommufd) / PAIRS);
+}
+
+/* memory */
+
+static ull mem_free_kib(void)
+{
+	return read_number("/proc/meminfo", "MemFree:");
+}
+
+static void bench_memory(void)
+{
+	int fd = open_ioasid();
+	__u32 free = NR_IDS;
+	ull before, after;
+	int ret;
+
+	memset(ids, 0, sizeof(ids));
+	/* Some are taken by others: as many as there are */
+	before = mem_free_kib();
+	while ((ret = ioasid_alloc(fd, 0, 0, free, ids)) == -ENOSPC &&
+	       free > NR_IDS - 1000)
+		free--;
+	if (ret)
+		die("IOASID_ALLOC");
+	after = mem_free_kib();
+	printf("what,bytes\n");
+	printf("%u IOASIDs,%llu\n", free, (before - after) * 1024);
+	printf("each of them,%llu\n", (before - after) * 1024 / free);
+	close(fd);
+}
+
+/* close */
+
+static char devices[MAX_DEVICES][32];
+
+/* Engines, those with ATS first: they take the most to flush */
+static int find_devices(int max)
+{
+	char vendor[16], device[16], path[PDMA_PATH_LEN + NAME_MAX];
+	struct dirent *entry;
+	int ats, found = 0;
+	DIR *dir;
+
+	for (ats = 1; ats >= 0; ats--) {
+		dir = opendir("/sys/bus/pci/devices");
+		if (!dir)
+			die("/sys/bus/pci/devices");
+		while (found < max && (entry = readdir(dir))) {
+			if (strlen(entry->d_name) >= sizeof(devices[0]))
+				continue;
+			snprintf(path, sizeof(path),
+				 "/sys/bus/pci/devices/%s/vendor",
+				 entry->d_name);
+			if (pdma_read_file(path, vendor, sizeof(vendor)) ||
+			    strtoul(vendor, NULL, 16) != PDMA_VENDOR_ID)
+				continue;
+			snprintf(path, sizeof(path),
+				 "/sys/bus/pci/devices/%s/device",
+				 entry->d_name);
+			if (pdma_read_file(path, device, sizeof(device)) ||
+			    strtoul(device, NULL, 16) != PDMA_DEVICE_ID ||
+			    pci_ats_enabled(entry->d_name) != ats)
+				continue;
+			strcpy(devices[found++], entry->d_name);
+		}
+		closedir(dir);
+	}
+	return found;
+}
+
+static int open_attach(void)
+{
+	int fd = attach_open();
+
+	if (fd < 0)
+		die(ATTACH_FILE);
+	return fd;
+}
+
+struct cost {
+	ull ns;
+	struct queue queue;
+};
+
+static ull cost_start, cost_empty;
+static struct queue cost_queue;
+static const char *cost_until;
+
+/* @until: the file that tells when it is over */
+static void cost_begin(const char *until)
+{
+	time_of("settled");
+	time_of(until);
+	cost_until = until;
+	cost_start = time_of("now");
+	cost_empty = time_of(until) - cost_start;
+	cost_queue = queue_now();
+	cost_start = time_of("now");
+}
+
+static struct cost cost_end(void)
+{
+	struct cost cost = {
+		.ns = time_of(cost_until) - cost_start - cost_empty,
+	};
+	struct queue queue = queue_now();
+
+	cost.queue.descs = queue.descs - cost_queue.descs;
+	cost.queue.waits = queue.waits - cost_queue.waits;
+	return cost;
+}
+
+static void print_cost(const char *what, __u32 count, int nr_devices,
+		       __u32 per_domain, struct cost cost)
+{
+	printf("%s,%u,%d,%u,%llu,%llu,%llu\n", what, count, nr_devices,
+	       per_domain, cost.queue.waits, cost.queue.descs, cost.ns);
+	fflush(stdout);
+}
+
+static void attach_all(int attach_fd, int fd, __u32 count, __u32 per_domain,
+		       int nr_devices)
+{
+	int i;
+
+	alloc_ids(fd, count);
+	for (i = 0; i < nr_devices; i++)
+		if (attach_ids(attach_fd, devices[i], fd, count, ids,
+			       per_domain))
+			die(devices[i]);
+}
+
+static void bench_close(__u32 count, __u32 per_domain, int nr_devices)
+{
+	int fd = open_ioasid(), attach_fd = open_attach();
+
+	/* Each entry of its own, as without park */
+	attach_all(attach_fd, fd, count, per_domain, nr_devices);
+	cost_begin("now");
+	if (ioctl(attach_fd, IOASID_BENCH_TEARDOWN))
+		die("IOASID_BENCH_TEARDOWN");
+	print_cost("one by one", count, nr_devices, per_domain, cost_end());
+	close(attach_fd);
+	close(fd);
+
+	fd = open_ioasid();
+	attach_fd = open_attach();
+	attach_all(attach_fd, fd, count, per_domain, nr_devices);
+	cost_begin("now");
+	close(fd);
+	print_cost("close", count, nr_devices, per_domain, cost_end());
+
+	if (ioctl(attach_fd, IOASID_BENCH_DETACH))
+		die("IOASID_BENCH_DETACH");
+	cost_begin("recycled");
+	if (ioctl(attach_fd, IOASID_BENCH_PUT))
+		die("IOASID_BENCH_PUT");
+	print_cost("recycle", count, nr_devices, per_domain, cost_end());
+	close(attach_fd);
+}
+
+static void bench_close_all(__u32 count, __u32 per_domain, int max)
+{
+	int nr_devices, found = find_devices(max);
+
+	printf("what,PASIDs,devices,PASIDs per domain,waits,descriptors,time\n");
+	for (nr_devices = 1; nr_devices <= found; nr_devices *= 2)
+		bench_close(count, per_domain, nr_devices);
+}
+
+static void hold(__u32 count, __u32 per_domain)
+{
+	int fd = open_ioasid(), attach_fd = open_attach();
+
+	if (find_devices(1) < 1)
+		die("no engine");
+	attach_all(attach_fd, fd, count, per_domain, 1);
+	close(fd);
+	close(attach_fd);
+}
+
+int main(int argc, char **argv)
+{
+	const char *what = argc > 1 ? argv[1] : "";
+	__u32 count = argc > 2 ? atoi(argv[2]) : 0;
+	__u32 per_domain = argc > 3 ? atoi(argv[3]) : 64;
+	int nr_devices = argc > 4 ? atoi(argv[4]) : 4;
+
+	if (!strcmp(what, "ioctl"))
+		bench_ioctl();
+	else if (!strcmp(what, "memory"))
+		bench_memory();
+	else if (!strcmp(what, "close") && count && count <= NR_IDS &&
+		 nr_devices > 0 && nr_devices <= MAX_DEVICES)
+		bench_close_all(count, per_domain, nr_devices);
+	else if (!strcmp(what, "hold") && count && count <= NR_IDS)
+		hold(count, per_domain);
+	else {
+		fprintf(stderr, "usage: ioasid_bench ioctl|memory|close N [PER_DOMAIN [DEVICES]]|hold N [PER_DOMAIN]\n");
+		return 2;
+	}
+	return 0;
+}
