@@ -47,12 +47,13 @@ FIXTURE(batch)
 FIXTURE_VARIANT(batch)
 {
 	bool ats;
+	bool kill;	/* instead of a close */
 	__u32 count;
 };
 
 #define BATCH_VARIANT(_name, _ats, _count)				\
 	FIXTURE_VARIANT_ADD(batch, _name) {				\
-		.ats = _ats, .count = _count,				\
+		.ats = _ats, .kill = _ats, .count = _count,		\
 	}
 
 BATCH_VARIANT(plain_one, false, 1);
@@ -234,11 +235,26 @@ static void expect_recycled(struct __test_metadata *_metadata, int fd,
 		expect_blocked(&ch[k]);
 }
 
-TEST_F_TIMEOUT(batch, close_parks_all, 120)
+/* The last one who has the file closes it, or is killed */
+TEST_F_TIMEOUT(batch, end_of_the_file_parks_all, 120)
 {
+	pid_t pid = -1;
+
+	if (variant->kill) {
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			pause();
+			_exit(0);
+		}
+	}
 	start_batch(_metadata, self->owner, variant->count, self->ids, self->ch,
 		    self->nr_ch, self->attach, self->engine.name, 1);
 	close(self->owner);
+	if (variant->kill) {
+		ASSERT_EQ(0, kill(pid, SIGKILL));
+		ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	}
 	expect_parked(_metadata, self->fd, &self->engine, self->kmsg, self->ids,
 		      variant->count, self->ch, self->nr_ch);
 	expect_recycled(_metadata, self->fd, self->attach, &self->engine,
@@ -257,25 +273,6 @@ TEST_F_TIMEOUT(batch, free_parks_all, 120)
 	expect_recycled(_metadata, self->fd, self->attach, &self->engine,
 			self->kmsg, self->ids, variant->count, self->ch,
 			self->nr_ch);
-}
-
-TEST_F_TIMEOUT(batch, kill_parks_all, 120)
-{
-	pid_t pid = fork();
-
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		pause();
-		_exit(0);
-	}
-	start_batch(_metadata, self->owner, variant->count, self->ids, self->ch,
-		    self->nr_ch, self->attach, self->engine.name, 1);
-	/* The last one who has the file is killed */
-	close(self->owner);
-	ASSERT_EQ(0, kill(pid, SIGKILL));
-	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
-	expect_parked(_metadata, self->fd, &self->engine, self->kmsg, self->ids,
-		      variant->count, self->ch, self->nr_ch);
 }
 
 /* Every second number of a file, in domains that they share with the others */
@@ -326,7 +323,7 @@ FIXTURE(bystander)
 	pid_t pid;
 	int fd;
 	struct engine engine;
-	struct channel *ch;	/* ours, theirs, ours, theirs ... */
+	struct channel ch[NR_STREAMS];	/* theirs, then ours */
 	int nr_ch;
 	__u32 *ids;
 };
@@ -392,9 +389,7 @@ FIXTURE_SETUP(bystander)
 		SKIP(return, "no module ioasid_bench");
 	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &files));
 	self->ids = calloc(MAX_IDS, sizeof(*self->ids));
-	self->ch = calloc(NR_STREAMS, sizeof(*self->ch));
 	ASSERT_NE(NULL, self->ids);
-	ASSERT_NE(NULL, self->ch);
 	for (i = 0; i < NR_STREAMS; i++) {
 		channel_open(_metadata, &self->ch[i], self->engine.name);
 		self->nr_ch++;
