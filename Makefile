@@ -20,7 +20,7 @@ help:
 	@echo "make kernel     build a kernel: CONFIG=run (default) or CONFIG=test (debug)"
 	@echo "make selftests  build the kselftest programs"
 	@echo "make boot       a shell in the guest; KERNEL=bzImage boots another kernel"
-	@echo "make bench      what a PASID costs: instructions per call"
+	@echo "make bench      what PASIDs cost: tables and plots, into Documentation/"
 	@echo "make kunit      core KUnit tests under user mode Linux; T=SUITE runs one"
 	@echo "make clean      remove everything that was built ($(BUILD)/)"
 	@echo
@@ -59,7 +59,9 @@ test: setup
 	@rig/test
 
 bench: qemu tree
+	@rig/setup gnuplot-nox
 	@rig/kernel run
+	@rig/selftests run
 	@rig/bench
 
 kunit: tree

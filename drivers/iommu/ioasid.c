@@ -243,8 +243,12 @@ static int ioasid_take_numbers(struct ioasid **ioasids, u32 count, u32 min,
 
 	if (done == count)
 		return 0;
-	while (done)
-		xa_erase(&ioasid_xa, ioasids[--done]->id);
+	if (done) {
+		while (done)
+			xa_erase(&ioasid_xa, ioasids[--done]->id);
+		/* Lookups may have found them, under numbers that they lose */
+		synchronize_rcu();
+	}
 	return xas_error(&xas);
 }
 
@@ -776,7 +780,8 @@ static inline struct ioasid *ioasid_get_active(struct ioasid *ioasid)
 	 * before park. refcount_inc_not_zero() orders nothing by itself.
 	 */
 	smp_mb__after_atomic();
-	state = READ_ONCE(ioasid->state);
+	/* Pairs with the release in ioasid_publish(): a whole object */
+	state = smp_load_acquire(&ioasid->state);
 	if (unlikely(state != IOASID_STATE_ACTIVE)) {
 		ioasid_put(ioasid);
 		return ERR_PTR(state == IOASID_STATE_PARKED ? -ESHUTDOWN :

@@ -106,8 +106,10 @@ static int ioasid_copy_ids(struct ioasid **ioasids, u32 count,
 	return copy_to_user(ids, batch, count * sizeof(*batch)) ? -EFAULT : 0;
 }
 
+/* @reserved: how many are in @list, also on error */
 static int ioasid_alloc_ids(struct ioasid_ctx *ctx, struct misc_cg *cg,
-			    struct ioasid_alloc *cmd, struct list_head *list)
+			    struct ioasid_alloc *cmd, struct list_head *list,
+			    u32 *reserved)
 {
 	u32 __user *ids = u64_to_user_ptr(cmd->ids);
 	struct ioasid *ioasids[IOASID_BATCH];
@@ -123,6 +125,7 @@ static int ioasid_alloc_ids(struct ioasid_ctx *ctx, struct misc_cg *cg,
 				     ctx->owner, todo, ioasids);
 		if (ret)
 			return ret;
+		*reserved += todo;
 		ret = ioasid_copy_ids(ioasids, todo, list, ids);
 		if (ret)
 			return ret;
@@ -139,7 +142,7 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 	struct ioasid *ioasid;
 	struct misc_cg *cg;
 	u32 published = 0;
-	u32 reserved;
+	u32 reserved = 0;
 	LIST_HEAD(list);
 	int ret;
 
@@ -160,7 +163,7 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 	if (ret)
 		goto out_put_cg;
 
-	ret = ioasid_alloc_ids(ctx, cg, cmd, &list);
+	ret = ioasid_alloc_ids(ctx, cg, cmd, &list, &reserved);
 	if (ret)
 		goto err_unreserve;
 
@@ -179,7 +182,6 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 
 err_unreserve:
 	/* Their charge goes with them */
-	reserved = list_count_nodes(&list);
 	ioasid_unreserve_list(&list);
 	ioasid_uncharge(ctx->set, cg, cmd->count - reserved);
 out_put_cg:

@@ -643,6 +643,48 @@ static void batch_gets_all_numbers_or_none(struct kunit *test)
 	ioasid_free(other);
 }
 
+struct reserve_work {
+	struct work_struct work;
+	struct completion done;
+	struct ioasid_set *set;
+	int ret;
+};
+
+static void reserve_fn(struct work_struct *work)
+{
+	struct reserve_work *w = container_of(work, struct reserve_work, work);
+	struct ioasid *batch[IOASID_BATCH];
+
+	/* One number too few */
+	w->ret = ioasid_reserve(w->set, NULL, 65490,
+				65490 + IOASID_BATCH - 2, 1, IOASID_BATCH,
+				batch);
+	complete(&w->done);
+}
+
+/* They were where a lookup finds them, and it may still look at them */
+static void failed_batch_waits_for_lookups(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct reserve_work w = { .set = fix->set };
+	unsigned int i;
+
+	KUNIT_ASSERT_EQ(test, ioasid_charge(fix->set, NULL, IOASID_BATCH), 0);
+	init_completion(&w.done);
+	INIT_WORK_ONSTACK(&w.work, reserve_fn);
+	rcu_read_lock();
+	queue_work(system_unbound_wq, &w.work);
+	/* The processor of a worker may be this one: no way to sleep here */
+	for (i = 0; i < 200 && !completion_done(&w.done); i++)
+		mdelay(1);
+	KUNIT_EXPECT_FALSE(test, completion_done(&w.done));
+	rcu_read_unlock();
+	flush_work(&w.work);
+	destroy_work_on_stack(&w.work);
+	KUNIT_EXPECT_EQ(test, w.ret, -ENOSPC);
+	ioasid_uncharge(fix->set, NULL, IOASID_BATCH);
+}
+
 /* What is put together may belong to many */
 static void recycle_of_many_uncharges_each_set(struct kunit *test)
 {
@@ -1411,6 +1453,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(lookup_finds_only_its_own_file),
 	KUNIT_CASE(reserved_number_is_taken_but_not_found),
 	KUNIT_CASE(batch_gets_all_numbers_or_none),
+	KUNIT_CASE(failed_batch_waits_for_lookups),
 	KUNIT_CASE(recycle_of_many_uncharges_each_set),
 	KUNIT_CASE(owner_recycles_what_nobody_else_holds),
 	KUNIT_CASE(parked_gives_out_no_reference),

@@ -27,6 +27,7 @@
 #include "iommu.h"
 #include "pasid.h"
 #include "pasid-park.h"
+#include "../ioasid.h"
 #include "../ioasid_bench.h"
 #include "../iommu-priv.h"
 
@@ -46,22 +47,6 @@ static struct pasid_entry *intel_pasid_find_entry(struct device *dev, u32 pasid)
 	dir = table->table;
 	entries = get_pasid_table_from_pde(&dir[pasid >> PASID_PDE_SHIFT]);
 	return entries ? &entries[pasid & PASID_PTE_MASK] : NULL;
-}
-
-/**
- * intel_pasid_is_parked() - whether a PASID of a device is parked
- * @dev: the device
- * @pasid: the PASID
- *
- * Context: Any context.
- * Return: true from intel_pasid_park() to intel_pasid_unpark(), unless @dev has
- * no table for @pasid.
- */
-bool intel_pasid_is_parked(struct device *dev, u32 pasid)
-{
-	struct pasid_entry *pte = intel_pasid_find_entry(dev, pasid);
-
-	return pte && pasid_pte_is_parked(pte);
 }
 
 /**
@@ -109,8 +94,12 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 	__iommu_flush_cache(iommu, pte, sizeof(*pte));
 }
 
-/* What the invalidation queue has room for, beside the wait */
-#define PARK_BATCH		(QI_LENGTH - 2)
+/*
+ * Descriptors submitted together, with one wait. They could fill the invalidation
+ * queue, but whoever fills it needs it to be empty first, and leaves others to
+ * spin until all is done: half of it hurts nobody, and shares a wait well enough.
+ */
+#define PARK_BATCH		(QI_LENGTH / 2 - 2)
 
 /*
  * From so many PASIDs for each domain on, drop all that the PASID cache has of
@@ -225,25 +214,46 @@ static int intel_park_submit(struct intel_iommu *iommu, struct qi_desc *desc,
 	return qi_submit_sync(iommu, desc, count, 0);
 }
 
+/* Whether two descriptors wait for the device TLB of the same device. */
+static bool intel_park_same_devtlb(const struct qi_desc *a,
+				   const struct qi_desc *b)
+{
+	u64 mask = QI_DEV_EIOTLB_SID(0xffff) | GENMASK_ULL(3, 0);
+
+	return (a->qw0 & GENMASK_ULL(3, 0)) == QI_DEIOTLB_TYPE &&
+	       !((a->qw0 ^ b->qw0) & mask);
+}
+
+/*
+ * A device that is gone and does not answer makes hardware drop the descriptors
+ * behind its own, which belong to others: all are sent again by themselves, but
+ * each device is waited for in vain only once.
+ */
+static void intel_park_submit_again(struct intel_iommu *iommu)
+{
+	struct intel_park *park = iommu->park;
+	const struct qi_desc *gone = NULL;
+	unsigned int i;
+
+	for (i = 0; i < park->count; i++) {
+		if (gone && intel_park_same_devtlb(gone, &park->desc[i]))
+			continue;
+		if (intel_park_submit(iommu, &park->desc[i], 1))
+			gone = &park->desc[i];
+	}
+}
+
 /* Hardware is through with all descriptors so far when this returns. */
 static void intel_park_wait(struct intel_iommu *iommu)
 {
 	struct intel_park *park = iommu->park;
-	unsigned int i;
 
 	if (!park->count)
 		return;
 
-	/*
-	 * A device that does not answer makes hardware drop the descriptors
-	 * behind it, which belong to others: those are sent again by
-	 * themselves.
-	 */
 	if (intel_park_submit(iommu, park->desc, park->count) &&
-	    park->count > 1) {
-		for (i = 0; i < park->count; i++)
-			intel_park_submit(iommu, &park->desc[i], 1);
-	}
+	    park->count > 1)
+		intel_park_submit_again(iommu);
 	park->count = 0;
 	cond_resched();
 }
@@ -280,6 +290,7 @@ static struct intel_park_count intel_park_count(struct intel_park *park,
 {
 	struct iommu_pasid_gather_entry *entry;
 	struct intel_park_count count = {};
+	unsigned int walked = 0;
 	bool by_pasid;
 
 	list_for_each_entry(entry, entries, node) {
@@ -287,15 +298,16 @@ static struct intel_park_count intel_park_count(struct intel_park *park,
 		entry->first = !__test_and_set_bit(PARK_TAG(entry->did,
 							    by_pasid),
 						   park->seen);
-		count.pasids++;
 		count.domains += entry->first;
 		count.iotlb += entry->first || by_pasid;
+		ioasid_cond_resched(++count.pasids);
 	}
 	list_for_each_entry(entry, entries, node) {
 		if (entry->first)
 			__clear_bit(PARK_TAG(entry->did,
 					     intel_park_by_pasid(entry)),
 				    park->seen);
+		ioasid_cond_resched(++walked);
 	}
 	return count;
 }
@@ -306,6 +318,7 @@ static void intel_park_flush_pasid_cache(struct intel_iommu *iommu,
 {
 	bool by_domain = count->pasids >= PARK_DOMAIN_MIN * count->domains;
 	struct iommu_pasid_gather_entry *entry;
+	unsigned int walked = 0;
 
 	if ((by_domain ? count->domains : count->pasids) > PARK_SELECTIVE_MAX) {
 		intel_park_next_desc(iommu)->qw0 = QI_PC_GRAN(QI_PC_GLOBAL) |
@@ -317,6 +330,7 @@ static void intel_park_flush_pasid_cache(struct intel_iommu *iommu,
 					QI_PC_DID(entry->did) |
 					QI_PC_GRAN(QI_PC_ALL_PASIDS) |
 					QI_PC_TYPE;
+			ioasid_cond_resched(++walked);
 		}
 	} else {
 		list_for_each_entry(entry, entries, node)
@@ -333,6 +347,7 @@ static void intel_park_flush_iotlb(struct intel_iommu *iommu,
 				   const struct intel_park_count *count)
 {
 	struct iommu_pasid_gather_entry *entry;
+	unsigned int walked = 0;
 
 	if (count->iotlb > PARK_SELECTIVE_MAX) {
 		qi_desc_iotlb(iommu, 0, 0, 0, DMA_TLB_GLOBAL_FLUSH,
@@ -349,6 +364,7 @@ static void intel_park_flush_iotlb(struct intel_iommu *iommu,
 			qi_desc_iotlb(iommu, entry->did, 0, 0,
 				      DMA_TLB_DSI_FLUSH,
 				      intel_park_next_desc(iommu));
+		ioasid_cond_resched(++walked);
 	}
 	intel_park_wait(iommu);
 }
@@ -363,22 +379,33 @@ static void intel_park_flush_devtlb(struct intel_iommu *iommu,
 {
 	struct iommu_pasid_gather_entry *entry;
 	struct device_domain_info *info = NULL;
+	struct qi_desc *desc, of_device;
+	unsigned int walked = 0;
 	bool flush = false;
 
 	list_for_each_entry(entry, entries, node) {
-		/* Those of a device stand together: look at it once */
-		if (info != intel_park_info(entry)) {
+		/*
+		 * Those of a device stand together, and differ in the PASID. It
+		 * can go away in the middle.
+		 */
+		if (info != intel_park_info(entry) ||
+		    walked % PARK_BATCH == 0) {
 			info = intel_park_info(entry);
 			flush = (!extra || info->dtlb_extra_inval) &&
 				intel_has_devtlb(info);
-		}
-		if (flush)
+			of_device = (struct qi_desc){};
 			qi_desc_dev_iotlb_pasid(PCI_DEVID(info->bus,
 							  info->devfn),
-						info->pfsid, entry->pasid,
-						info->ats_qdep, 0,
-						64 - VTD_PAGE_SHIFT,
-						intel_park_next_desc(iommu));
+						info->pfsid, 0, info->ats_qdep,
+						0, 64 - VTD_PAGE_SHIFT,
+						&of_device);
+		}
+		if (flush) {
+			desc = intel_park_next_desc(iommu);
+			*desc = of_device;
+			desc->qw0 |= QI_DEV_EIOTLB_PASID(entry->pasid);
+		}
+		ioasid_cond_resched(++walked);
 	}
 	intel_park_wait(iommu);
 }
@@ -401,8 +428,7 @@ static void intel_park_flush(struct intel_iommu *iommu,
 /*
  * The last step: page requests that a device made before. Once for all of its
  * PASIDs: the drain in hardware is for everything that was posted before, with
- * invalidations of any granularity (VT-d 7.10), and intel_iommu_drain_pasid_prq()
- * waits for the handlers of all that is parked. A device that is gone has no
+ * invalidations of any granularity (VT-d 7.10). A device that is gone has no
  * requests, and the drain would wait for its answer.
  */
 static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
@@ -410,7 +436,7 @@ static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
 	KUNIT_STATIC_STUB_REDIRECT(intel_park_drain, entry);
 
 	if (pci_device_is_present(to_pci_dev(entry->dev)))
-		intel_iommu_drain_pasid_prq(entry->dev, entry->pasid);
+		intel_iommu_drain_parked_prq(entry->dev, entry->pasid);
 }
 
 /* Hardware is through with the entry: clear all but what keeps it blocked. */
@@ -447,10 +473,12 @@ static void intel_park_move_device(struct iommu_pasid_gather_entry *entry,
 {
 	struct device *dev = entry->dev;
 	struct iommu_pasid_gather_entry *next;
+	unsigned int walked = 0;
 
 	list_for_each_entry_safe_from(entry, next, from, node) {
 		if (entry->dev == dev)
 			list_move_tail(&entry->node, to);
+		ioasid_cond_resched(++walked);
 	}
 }
 
@@ -472,6 +500,7 @@ void intel_pasid_park_sync(struct iommu_pasid_gather *gather)
 	struct iommu_pasid_gather_entry *entry, *next;
 	struct device *drained = NULL;
 	struct intel_iommu *iommu;
+	unsigned int count = 0;
 	LIST_HEAD(entries);
 
 	while (!list_empty(&gather->entries)) {
@@ -492,7 +521,7 @@ void intel_pasid_park_sync(struct iommu_pasid_gather *gather)
 			drained = entry->dev;
 			intel_pasid_finish_park(entry);
 			list_del(&entry->node);
-			cond_resched();
+			ioasid_cond_resched(++count);
 		}
 	}
 }
@@ -524,11 +553,11 @@ void intel_pasid_unpark(struct device *dev, ioasid_t pasid)
 		return;
 	}
 	pasid_clear_entry(pte);
+	__iommu_flush_cache(iommu, pte, sizeof(*pte));
 	/* In caching mode also entries that are not present are cached */
 	if (cap_caching_mode(iommu->cap))
 		iommu->park->unparked = true;
 	spin_unlock(&iommu->lock);
-	__iommu_flush_cache(iommu, pte, sizeof(*pte));
 }
 
 /* Entries that are not present are cached under domain ID 0 (VT-d 6.1). */

@@ -39,7 +39,6 @@ static inline int pasid_pte_check_free(struct pasid_entry *pte)
 #if defined(CONFIG_IOASID) && defined(CONFIG_INTEL_IOMMU)
 int intel_park_init(struct intel_iommu *iommu);
 void intel_park_exit(struct intel_iommu *iommu);
-bool intel_pasid_is_parked(struct device *dev, u32 pasid);
 void intel_pasid_park(struct device *dev, ioasid_t pasid,
 		      struct iommu_pasid_gather *gather,
 		      struct iommu_pasid_gather_entry *entry);
@@ -54,11 +53,6 @@ static inline int intel_park_init(struct intel_iommu *iommu)
 
 static inline void intel_park_exit(struct intel_iommu *iommu)
 {
-}
-
-static inline bool intel_pasid_is_parked(struct device *dev, u32 pasid)
-{
-	return false;
 }
 
 #define intel_pasid_park	NULL

@@ -54,7 +54,7 @@ struct park_fixture {
 	unsigned int entries;
 
 	/* What happened */
-	struct park_submit submit[48];
+	struct park_submit submit[96];
 	unsigned int submits;
 	unsigned int drains;
 	unsigned int submits_at_drain;
@@ -63,6 +63,7 @@ struct park_fixture {
 	bool meet;		/* another teardown comes in the middle of it */
 	bool meet_ignore;	/* its fault_ignore */
 	int submit_ret;		/* for submissions of more than one */
+	u16 gone_sid;		/* that of a device that does not answer, or 0 */
 };
 
 static struct pasid_entry *park_entry(struct park_fixture *fix, unsigned int nr,
@@ -85,6 +86,9 @@ static int park_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
 	submit->count = count;
 	memcpy(submit->desc, desc, count * sizeof(*desc));
 	submit->entry = *park_entry(fix, 0, PASID);
+	if (fix->gone_sid && (desc->qw0 & 0xf) == QI_DEIOTLB_TYPE &&
+	    (u16)(desc->qw0 >> 16) == fix->gone_sid)
+		return -ETIMEDOUT;
 	return count > 1 ? fix->submit_ret : 0;
 }
 
@@ -186,6 +190,7 @@ static int park_test_init(struct kunit *test)
 	fix->bus_ops.read = park_bus_read;
 	for (i = 0; i < 2; i++) {
 		spin_lock_init(&fix->iommu[i].lock);
+		mutex_init(&fix->iommu[i].prq_drain_lock);
 		/* Coherent, first and second stage */
 		fix->iommu[i].ecap = BIT_ULL(0) | BIT_ULL(46) | BIT_ULL(47);
 		fix->iommu[i].gcmd = DMA_GCMD_TE;
@@ -484,6 +489,10 @@ static const struct park_many {
 	row(PARK_BATCH - 1, per_domain, pgtt),				\
 	row(PARK_BATCH, per_domain, pgtt),				\
 	row(PARK_BATCH + 1, per_domain, pgtt),				\
+	/* What the queue would have room for */			\
+	row(QI_LENGTH - 3, per_domain, pgtt),				\
+	row(QI_LENGTH - 2, per_domain, pgtt),				\
+	row(QI_LENGTH - 1, per_domain, pgtt),				\
 	row(PARK_SELECTIVE_MAX - 1, per_domain, pgtt),			\
 	row(PARK_SELECTIVE_MAX, per_domain, pgtt)
 	/* Each in a domain of its own */
@@ -759,6 +768,32 @@ static void failed_batch_is_sent_one_by_one(struct kunit *test)
 	}
 }
 
+/* One that has gone is not waited for as often as it has PASIDs */
+static void each_device_times_out_once(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	unsigned int i, tried[2] = {};
+
+	fix->device[1].info.iommu = &fix->iommu[0];
+	fix->device[1].info.devfn++;
+	fix->gone_sid = TEST_SID;
+	for (i = 0; i < 10; i++) {
+		park_make_present(fix, i % 2, PASID + i,
+				  PASID_ENTRY_PGTT_SL_ONLY);
+		park(fix, i % 2, PASID + i);
+	}
+	intel_pasid_park_sync(&fix->gather);
+	/* One for all, then one of the device that is gone, all of the other */
+	KUNIT_ASSERT_EQ(test, fix->submits, 3 + 1 + 5);
+	KUNIT_EXPECT_EQ(test, fix->submit[2].count, 10);
+	for (i = 3; i < fix->submits; i++) {
+		KUNIT_EXPECT_EQ(test, fix->submit[i].count, 1);
+		tried[(u16)(fix->submit[i].desc[0].qw0 >> 16) != TEST_SID]++;
+	}
+	KUNIT_EXPECT_EQ(test, tried[0], 1);
+	KUNIT_EXPECT_EQ(test, tried[1], 5);
+}
+
 /* Drain of page requests, on a queue and registers that are plain memory */
 
 struct park_drain {
@@ -771,11 +806,11 @@ static void park_drain_fn(struct work_struct *work)
 {
 	struct park_drain *drain = container_of(work, struct park_drain, work);
 
-	intel_iommu_drain_pasid_prq(drain->dev, PASID);
+	intel_iommu_drain_parked_prq(drain->dev, PASID);
 	complete(&drain->done);
 }
 
-static void drain_waits_for_all_that_is_parked(struct kunit *test)
+static void drain_waits_for_what_is_queued(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
 	struct intel_iommu *iommu = &fix->iommu[0];
@@ -783,10 +818,12 @@ static void drain_waits_for_all_that_is_parked(struct kunit *test)
 	struct iommu_fault_param handlers = {};
 	u64 *queue = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
 	u8 *regs = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
-	u64 *tail;
+	u64 *head, *tail;
+	u32 i;
 
 	KUNIT_ASSERT_NOT_NULL(test, queue);
 	KUNIT_ASSERT_NOT_NULL(test, regs);
+	head = (u64 *)(regs + DMAR_PQH_REG);
 	tail = (u64 *)(regs + DMAR_PQT_REG);
 	iommu->prq = (void *)queue;
 	iommu->reg = (void __iomem *)regs;
@@ -796,27 +833,26 @@ static void drain_waits_for_all_that_is_parked(struct kunit *test)
 	rcu_assign_pointer(fix->device[0].dev_iommu.fault_param, &handlers);
 	fix->device[0].info.pri_enabled = 1;
 
-	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_FL_ONLY);
-	park(fix, 0, PASID);
-	park_make_present(fix, 0, PASID + 1, PASID_ENTRY_PGTT_FL_ONLY);
-	park(fix, 0, PASID + 1);
-	park_make_present(fix, 0, PASID + 2, PASID_ENTRY_PGTT_FL_ONLY);
+	/* Nothing is queued: nothing to wait for */
+	intel_iommu_drain_parked_prq(fix->device[0].dev, PASID);
 
-	/* One request, of a PASID that goes on: nothing to wait for */
-	queue[0] = (u64)(PASID + 2) << 32 | TEST_SID << 16 | BIT(8) | 1;
+	/* One of another PASID that was parked together with it */
+	for (i = 0; i < 3; i++)
+		queue[4 * i] = (u64)(PASID + 1) << 32 | TEST_SID << 16 |
+			       BIT(8) | 1;
 	*tail = 32;
-	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
-
-	/* Another one, of a PASID that was parked together with the first */
-	queue[4] = (u64)(PASID + 1) << 32 | TEST_SID << 16 | BIT(8) | 1;
-	*tail = 64;
 	init_completion(&drain.done);
 	INIT_WORK_ONSTACK(&drain.work, park_drain_fn);
 	queue_work(system_unbound_wq, &drain.work);
 	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&drain.done, HZ / 5),
 			0);
-	/* The handler is through with both */
-	*(u64 *)(regs + DMAR_PQH_REG) = 64;
+	/* It is handled; the device goes on, which is not waited for */
+	*tail = 96;
+	*head = 32;
+	complete(&iommu->prq_complete);
+	KUNIT_EXPECT_NE(test, wait_for_completion_timeout(&drain.done, 10 * HZ),
+			0);
+	*head = 96;
 	complete(&iommu->prq_complete);
 	flush_work(&drain.work);
 	destroy_work_on_stack(&drain.work);
@@ -1083,7 +1119,8 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(each_device_is_drained_once),
 	KUNIT_CASE(device_with_a_quirk_is_flushed_twice),
 	KUNIT_CASE(failed_batch_is_sent_one_by_one),
-	KUNIT_CASE(drain_waits_for_all_that_is_parked),
+	KUNIT_CASE(each_device_times_out_once),
+	KUNIT_CASE(drain_waits_for_what_is_queued),
 	KUNIT_CASE_PARAM(parked_entry_is_not_set_up, park_setups_gen_params),
 	KUNIT_CASE(teardown_leaves_the_mark),
 	KUNIT_CASE(teardown_flushes_for_a_park_under_way),

@@ -22,8 +22,12 @@
 
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
-/* See pasid-park.c: descriptors for one wait, and before all is dropped */
-#define BATCH 254
+/*
+ * See pasid-park.c: descriptors for one wait, what the queue has room for, and
+ * what is flushed before all is dropped
+ */
+#define BATCH 126
+#define QUEUE 254
 #define SELECTIVE_MAX 1024
 
 #define MAX_IDS 2048
@@ -63,11 +67,11 @@ BATCH_VARIANT(plain_batch_and_one, false, BATCH + 1);
 BATCH_VARIANT(plain_selective_less_one, false, SELECTIVE_MAX - 1);
 BATCH_VARIANT(plain_selective, false, SELECTIVE_MAX);
 BATCH_VARIANT(plain_global, false, SELECTIVE_MAX + 1);
-BATCH_VARIANT(ats_one, true, 1);
-BATCH_VARIANT(ats_batch_less_one, true, BATCH - 1);
 BATCH_VARIANT(ats_batch, true, BATCH);
 BATCH_VARIANT(ats_batch_and_one, true, BATCH + 1);
-BATCH_VARIANT(ats_selective_less_one, true, SELECTIVE_MAX - 1);
+BATCH_VARIANT(ats_queue_less_one, true, QUEUE - 1);
+BATCH_VARIANT(ats_queue, true, QUEUE);
+BATCH_VARIANT(ats_queue_and_one, true, QUEUE + 1);
 BATCH_VARIANT(ats_selective, true, SELECTIVE_MAX);
 BATCH_VARIANT(ats_global, true, SELECTIVE_MAX + 1);
 

@@ -10,9 +10,10 @@
  *			    close of N PASIDs that are attached to up to that
  *			    many devices, beside teardown one by one; PER_DOMAIN
  *			    of them share a domain, 0: all
- *   ioasid_bench hold N [PER_DOMAIN]
- *			    the same close, without measuring: for a trace of
- *			    the emulator
+ *   ioasid_bench bystander N
+ *			    one close of N PASIDs, each in a domain of its own,
+ *			    beside a stream of somebody else: for a trace of the
+ *			    emulator, which tells what the stream has lost
  *
  * Times are those of ioasid_bench/ in debugfs. Needs the module ioasid_bench.
  */
@@ -360,15 +361,51 @@ static void bench_close_all(__u32 count, __u32 per_domain, int max)
 		bench_close(count, per_domain, nr_devices);
 }
 
-static void hold(__u32 count, __u32 per_domain)
-{
-	int fd = open_ioasid(), attach_fd = open_attach();
+/* bystander */
 
-	if (find_devices(1) < 1)
-		die("no engine");
-	attach_all(attach_fd, fd, count, per_domain, 1);
-	close(fd);
-	close(attach_fd);
+#define STREAM_IOVA 0x100000
+#define STREAM_LEN PDMA_MAX_LEN
+
+static void bench_bystander(__u32 count)
+{
+	char engine[NAME_MAX + 1], uuid[PDMA_UUID_LEN + 1];
+	int fd = open_ioasid(), stream_fd = open_ioasid();
+	struct pdma_dev dev;
+	unsigned int nth;
+	int attach_fd;
+	__u32 id;
+	void *buf;
+
+	/* Without ATS: what it reads and writes is looked up each time */
+	for (nth = 0; ; nth++) {
+		if (pdma_find_parent(nth, engine))
+			die("no engine without ATS");
+		if (!pci_ats_enabled(engine))
+			break;
+	}
+	buf = mmap(NULL, STREAM_LEN, PROT_READ | PROT_WRITE,
+		   MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (buf == MAP_FAILED || pdma_create(engine, uuid) ||
+	    pdma_open_cdev(&dev, uuid, NULL) ||
+	    pdma_map(&dev, buf, STREAM_IOVA, STREAM_LEN) ||
+	    ioasid_alloc(stream_fd, 0, 0, 1, &id) ||
+	    pdma_set_ioasid(&dev, stream_fd, id) ||
+	    pdma_stream(&dev, STREAM_IOVA, STREAM_LEN, 100, 512))
+		die(engine);
+	usleep(500000);
+
+	if (count) {
+		attach_fd = open_attach();
+		alloc_ids(fd, count);
+		if (attach_ids(attach_fd, engine, fd, count, ids, 1))
+			die(engine);
+		close(fd);
+		usleep(500000);
+		close(attach_fd);
+	}
+	pdma_close(&dev);
+	if (pdma_remove(uuid))
+		die(uuid);
 }
 
 int main(int argc, char **argv)
@@ -385,10 +422,10 @@ int main(int argc, char **argv)
 	else if (!strcmp(what, "close") && count && count <= NR_IDS &&
 		 nr_devices > 0 && nr_devices <= MAX_DEVICES)
 		bench_close_all(count, per_domain, nr_devices);
-	else if (!strcmp(what, "hold") && count && count <= NR_IDS)
-		hold(count, per_domain);
+	else if (!strcmp(what, "bystander") && count <= NR_IDS)
+		bench_bystander(count);
 	else {
-		fprintf(stderr, "usage: ioasid_bench ioctl|memory|close N [PER_DOMAIN [DEVICES]]|hold N [PER_DOMAIN]\n");
+		fprintf(stderr, "usage: ioasid_bench ioctl|memory|close N [PER_DOMAIN [DEVICES]]|bystander N\n");
 		return 2;
 	}
 	return 0;
