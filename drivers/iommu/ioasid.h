@@ -5,6 +5,7 @@
 #ifndef __IOASID_H
 #define __IOASID_H
 
+#include <linux/build_bug.h>
 #include <linux/ioasid.h>
 #include <linux/list.h>
 #include <linux/llist.h>
@@ -14,6 +15,7 @@
 #include <linux/refcount.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
+#include <linux/stddef.h>
 #include <linux/types.h>
 #include <uapi/linux/ioasid.h>
 
@@ -114,6 +116,8 @@ struct ioasid {
 	struct ref_tracker_dir tracker_dir;
 #endif
 };
+
+static_assert(offsetofend(struct ioasid, owner) <= 64);
 
 #ifdef CONFIG_IOASID
 u32 ioasid_alloc_global(u32 max);

@@ -6,10 +6,10 @@
  *   ioasid_bench ioctl     IOASID_ALLOC and IOASID_FREE, of one and of many,
  *			    beside iommufd
  *   ioasid_bench memory    bytes for all numbers
- *   ioasid_bench close N [PER_DOMAIN [DEVICES]]
+ *   ioasid_bench close N PER_DOMAIN DEVICES [plain]
  *			    close of N PASIDs that are attached to up to that
- *			    many devices, beside teardown one by one; PER_DOMAIN
- *			    of them share a domain, 0: all
+ *			    many devices with ATS, or without, beside teardown
+ *			    one by one; PER_DOMAIN of them share a domain, 0: all
  *   ioasid_bench bystander N
  *			    one close of N PASIDs, each in a domain of its own,
  *			    beside a stream of somebody else: for a trace of the
@@ -39,8 +39,6 @@
 #define NR_IDS 1048575u
 #define MAX_DEVICES 8
 
-typedef unsigned long long ull;
-
 static __u32 ids[NR_IDS];
 
 static void die(const char *what)
@@ -50,9 +48,9 @@ static void die(const char *what)
 }
 
 /* What a file of debugfs says, which need not be a number alone */
-static ull read_number(const char *path, const char *after)
+static __u64 read_number(const char *path, const char *after)
 {
-	ull total = 0, value;
+	__u64 total = 0, value;
 	char line[256];
 	FILE *file = fopen(path, "r");
 
@@ -69,7 +67,7 @@ static ull read_number(const char *path, const char *after)
 }
 
 /* @file: now, recycled, settled */
-static ull time_of(const char *file)
+static __u64 time_of(const char *file)
 {
 	char path[64];
 
@@ -78,7 +76,7 @@ static ull time_of(const char *file)
 }
 
 struct queue {
-	ull descs, waits;
+	__u64 descs, waits;
 };
 
 /* Of all IOMMUs, since they were started */
@@ -158,9 +156,9 @@ static void no_call(int fd)
 }
 
 /* The least of some rounds, with all that is left to others */
-static ull measure(void (*fn)(int fd), int fd)
+static __u64 measure(void (*fn)(int fd), int fd)
 {
-	ull best = ~0ULL, start, empty, took;
+	__u64 best = ~0ULL, start, empty, took;
 	int i;
 
 	for (i = 0; i < 5; i++) {
@@ -195,7 +193,7 @@ static void bench_ioctl(void)
 
 /* memory */
 
-static ull mem_free_kib(void)
+static __u64 mem_free_kib(void)
 {
 	return read_number("/proc/meminfo", "MemFree:");
 }
@@ -204,7 +202,7 @@ static void bench_memory(void)
 {
 	int fd = open_ioasid();
 	__u32 free = NR_IDS;
-	ull before, after;
+	__u64 before, after;
 	int ret;
 
 	memset(ids, 0, sizeof(ids));
@@ -226,38 +224,33 @@ static void bench_memory(void)
 
 static char devices[MAX_DEVICES][32];
 
-/* Engines, those with ATS first: they take the most to flush */
-static int find_devices(int max)
+static int find_devices(int max, bool ats)
 {
 	char vendor[16], device[16], path[PDMA_PATH_LEN + NAME_MAX];
 	struct dirent *entry;
-	int ats, found = 0;
+	int found = 0;
 	DIR *dir;
 
-	for (ats = 1; ats >= 0; ats--) {
-		dir = opendir("/sys/bus/pci/devices");
-		if (!dir)
-			die("/sys/bus/pci/devices");
-		while (found < max && (entry = readdir(dir))) {
-			if (strlen(entry->d_name) >= sizeof(devices[0]))
-				continue;
-			snprintf(path, sizeof(path),
-				 "/sys/bus/pci/devices/%s/vendor",
-				 entry->d_name);
-			if (pdma_read_file(path, vendor, sizeof(vendor)) ||
-			    strtoul(vendor, NULL, 16) != PDMA_VENDOR_ID)
-				continue;
-			snprintf(path, sizeof(path),
-				 "/sys/bus/pci/devices/%s/device",
-				 entry->d_name);
-			if (pdma_read_file(path, device, sizeof(device)) ||
-			    strtoul(device, NULL, 16) != PDMA_DEVICE_ID ||
-			    pci_ats_enabled(entry->d_name) != ats)
-				continue;
-			strcpy(devices[found++], entry->d_name);
-		}
-		closedir(dir);
+	dir = opendir("/sys/bus/pci/devices");
+	if (!dir)
+		die("/sys/bus/pci/devices");
+	while (found < max && (entry = readdir(dir))) {
+		if (strlen(entry->d_name) >= sizeof(devices[0]))
+			continue;
+		snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/vendor",
+			 entry->d_name);
+		if (pdma_read_file(path, vendor, sizeof(vendor)) ||
+		    strtoul(vendor, NULL, 16) != PDMA_VENDOR_ID)
+			continue;
+		snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/device",
+			 entry->d_name);
+		if (pdma_read_file(path, device, sizeof(device)) ||
+		    strtoul(device, NULL, 16) != PDMA_DEVICE_ID ||
+		    pci_ats_enabled(entry->d_name) != ats)
+			continue;
+		strcpy(devices[found++], entry->d_name);
 	}
+	closedir(dir);
 	return found;
 }
 
@@ -271,11 +264,11 @@ static int open_attach(void)
 }
 
 struct cost {
-	ull ns;
+	__u64 ns;
 	struct queue queue;
 };
 
-static ull cost_start, cost_empty;
+static __u64 cost_start, cost_empty;
 static struct queue cost_queue;
 static const char *cost_until;
 
@@ -303,10 +296,12 @@ static struct cost cost_end(void)
 	return cost;
 }
 
+static bool ats = true;
+
 static void print_cost(const char *what, __u32 count, int nr_devices,
 		       __u32 per_domain, struct cost cost)
 {
-	printf("%s,%u,%d,%u,%llu,%llu,%llu\n", what, count, nr_devices,
+	printf("%s,%u,%d,%d,%u,%llu,%llu,%llu\n", what, count, nr_devices, ats,
 	       per_domain, cost.queue.waits, cost.queue.descs, cost.ns);
 	fflush(stdout);
 }
@@ -354,9 +349,9 @@ static void bench_close(__u32 count, __u32 per_domain, int nr_devices)
 
 static void bench_close_all(__u32 count, __u32 per_domain, int max)
 {
-	int nr_devices, found = find_devices(max);
+	int nr_devices, found = find_devices(max, ats);
 
-	printf("what,PASIDs,devices,PASIDs per domain,waits,descriptors,time\n");
+	printf("what,PASIDs,devices,ATS,PASIDs per domain,waits,descriptors,time\n");
 	for (nr_devices = 1; nr_devices <= found; nr_devices *= 2)
 		bench_close(count, per_domain, nr_devices);
 }
@@ -408,6 +403,13 @@ static void bench_bystander(__u32 count)
 		die(uuid);
 }
 
+static int usage(void)
+{
+	fprintf(stderr, "usage: ioasid_bench ioctl | memory | bystander N |\n"
+		"       ioasid_bench close N PER_DOMAIN DEVICES [plain]\n");
+	return 2;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
@@ -415,6 +417,7 @@ int main(int argc, char **argv)
 	__u32 per_domain = argc > 3 ? atoi(argv[3]) : 64;
 	int nr_devices = argc > 4 ? atoi(argv[4]) : 4;
 
+	ats = argc <= 5 || strcmp(argv[5], "plain");
 	if (!strcmp(what, "ioctl"))
 		bench_ioctl();
 	else if (!strcmp(what, "memory"))
@@ -424,9 +427,7 @@ int main(int argc, char **argv)
 		bench_close_all(count, per_domain, nr_devices);
 	else if (!strcmp(what, "bystander") && count <= NR_IDS)
 		bench_bystander(count);
-	else {
-		fprintf(stderr, "usage: ioasid_bench ioctl|memory|close N [PER_DOMAIN [DEVICES]]|bystander N\n");
-		return 2;
-	}
+	else
+		return usage();
 	return 0;
 }
