@@ -563,7 +563,7 @@ void ioasid_free_list(struct list_head *list)
 		ioasid_cond_resched(++count);
 	}
 
-	/* Before the owner's references go, and with them the first of these */
+	/* Counted before the owner's references go: recycle takes it off again */
 	ioasid = list_first_entry(list, struct ioasid, owner_node);
 	spin_lock(&ioasid->set->lock);
 	ioasid->set->parked += count;
