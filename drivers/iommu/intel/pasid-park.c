@@ -439,7 +439,10 @@ static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
 		intel_iommu_drain_parked_prq(entry->dev, entry->pasid);
 }
 
-/* Hardware is through with the entry: clear all but what keeps it blocked. */
+/*
+ * Hardware is through with the entry: clear all but what keeps it blocked. It
+ * looks at none of the rest while P=0, so there is no need to write it back.
+ */
 static void intel_pasid_finish_park(const struct iommu_pasid_gather_entry *entry)
 {
 	struct intel_iommu *iommu = intel_park_iommu(entry);
@@ -451,7 +454,6 @@ static void intel_pasid_finish_park(const struct iommu_pasid_gather_entry *entry
 	for (i = 1; i < ARRAY_SIZE(pte->val); i++)
 		WRITE_ONCE(pte->val[i], 0);
 	spin_unlock(&iommu->lock);
-	__iommu_flush_cache(iommu, pte, sizeof(*pte));
 }
 
 /* The first of @entries that is behind @iommu, or NULL. */
