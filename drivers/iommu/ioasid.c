@@ -570,9 +570,10 @@ void ioasid_free_list(struct list_head *list)
 	spin_unlock(&ioasid->set->lock);
 
 	iommu_pasid_gather_sync(&gather);
+	count = 0;
 	list_for_each_entry(ioasid, list, owner_node) {
 		ioasid_finish_park(ioasid);
-		ioasid_cond_resched(count--);
+		ioasid_cond_resched(++count);
 	}
 	/* Has a barrier: a detach that sleeps has not seen the above */
 	if (wq_has_sleeper(&ioasid_blocked_wq))

@@ -555,6 +555,7 @@ void intel_pasid_unpark(struct device *dev, ioasid_t pasid)
 		return;
 	}
 	pasid_clear_entry(pte);
+	/* Whoever sees the flag flushes, and hardware must not read it as it was */
 	__iommu_flush_cache(iommu, pte, sizeof(*pte));
 	/* In caching mode also entries that are not present are cached */
 	if (cap_caching_mode(iommu->cap))
