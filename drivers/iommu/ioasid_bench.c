@@ -32,6 +32,7 @@
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
+#include <linux/string.h>
 #include <linux/tick.h>
 #include <linux/uaccess.h>
 #include <linux/xarray.h>
@@ -852,6 +853,69 @@ static const struct file_operations attach_fops = {
 	.compat_ioctl = compat_ptr_ioctl,
 };
 
+/*
+ * An IOMMU driver without hooks for park: the one that there is, of which the
+ * hooks are hidden from the IOMMU core. Only while nobody has a PASID attached
+ * behind the IOMMU.
+ */
+static DEFINE_MUTEX(plain_lock);	/* all below */
+static struct iommu_ops plain_ops;
+static const struct iommu_ops *plain_real_ops;
+static struct iommu_device *plain_iommu;	/* whose hooks are hidden */
+
+static void plain_show(void)
+{
+	lockdep_assert_held(&plain_lock);
+	if (plain_iommu)
+		WRITE_ONCE(plain_iommu->ops, plain_real_ops);
+	plain_iommu = NULL;
+}
+
+static int plain_hide(const char *name)
+{
+	struct pci_dev *pdev = attach_find_device(name);
+
+	lockdep_assert_held(&plain_lock);
+	if (!pdev)
+		return -ENODEV;
+
+	plain_iommu = pdev->dev.iommu->iommu_dev;
+	pci_dev_put(pdev);
+	plain_real_ops = plain_iommu->ops;
+	plain_ops = *plain_real_ops;
+	plain_ops.park_dev_pasid = NULL;
+	plain_ops.park_sync = NULL;
+	plain_ops.unpark_dev_pasid = NULL;
+	plain_ops.unpark_sync = NULL;
+	WRITE_ONCE(plain_iommu->ops, &plain_ops);
+	return 0;
+}
+
+static ssize_t plain_write(struct file *filp, const char __user *ubuf,
+			   size_t count, loff_t *ppos)
+{
+	char name[32];
+	int ret = 0;
+
+	if (!count || count >= sizeof(name))
+		return -EINVAL;
+	if (copy_from_user(name, ubuf, count))
+		return -EFAULT;
+	name[count] = 0;
+
+	guard(mutex)(&plain_lock);
+	plain_show();
+	if (strcmp(strim(name), "none"))
+		ret = plain_hide(strim(name));
+	return ret ?: count;
+}
+
+static const struct file_operations plain_fops = {
+	.owner = THIS_MODULE,
+	.open = simple_open,
+	.write = plain_write,
+};
+
 static struct dentry *bench_dir;
 
 static int __init bench_init(void)
@@ -869,6 +933,7 @@ static int __init bench_init(void)
 	debugfs_create_file("settled", 0400, bench_dir, NULL, &settled_fops);
 	debugfs_create_file("parallel", 0400, bench_dir, NULL, &parallel_fops);
 	debugfs_create_file("attach", 0600, bench_dir, NULL, &attach_fops);
+	debugfs_create_file("plain", 0200, bench_dir, NULL, &plain_fops);
 	return 0;
 }
 module_init(bench_init);
@@ -876,6 +941,8 @@ module_init(bench_init);
 static void __exit bench_exit(void)
 {
 	debugfs_remove(bench_dir);
+	scoped_guard(mutex, &plain_lock)
+		plain_show();
 	kmem_cache_destroy(bench_cache);
 }
 module_exit(bench_exit);

@@ -12,6 +12,8 @@
  *   attach    ioctl: attaches IOASIDs to devices by the thousands, which takes
  *             more devices or channels than there are. The file holds the
  *             references; the last close detaches and drops them.
+ *   plain     write: the name of a PCI function whose IOMMU is from now on that
+ *             of a driver without hooks for park, or "none"
  */
 #ifndef _IOASID_BENCH_H
 #define _IOASID_BENCH_H

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * An IOMMU driver that has no hooks for park: the IOMMU core blocks a PASID by
+ * what every driver that supports PASIDs has. DMA is blocked just as well, and
+ * stays so, but its faults are reported.
+ *
+ * The driver is that of the machine, with real translation and real DMA: the
+ * module ioasid_bench hides its hooks from the IOMMU core.
+ */
+#include "../kselftest_harness.h"
+#include "ioasid_attach.h"
+#include "ioasid_channel.h"
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "pdma_utils.h"
+
+#define PLAIN_FILE "/sys/kernel/debug/ioasid_bench/plain"
+
+FIXTURE(fallback)
+{
+	pid_t pid;
+	int fd;
+	int kmsg;
+	bool plain;
+	struct engine engine;
+	struct channel ch[2];
+};
+
+FIXTURE_VARIANT(fallback)
+{
+	bool ats;
+};
+
+FIXTURE_VARIANT_ADD(fallback, plain)
+{
+	.ats = false,
+};
+
+FIXTURE_VARIANT_ADD(fallback, ats)
+{
+	.ats = true,
+};
+
+FIXTURE_SETUP(fallback)
+{
+	int i;
+
+	self->pid = getpid();
+	self->fd = ioasid_open();
+	if (self->fd == -ENOENT)
+		SKIP(return, "no " IOASID_DEV);
+	ASSERT_LE(0, self->fd);
+	if (access(PLAIN_FILE, W_OK))
+		SKIP(return, "no module ioasid_bench");
+	if (find_engine(&self->engine, variant->ats))
+		SKIP(return, "no engine %s ATS",
+		     variant->ats ? "with" : "without");
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	kmsg_expect_faults(self->kmsg, true);
+	ASSERT_EQ(0, pdma_write_file(PLAIN_FILE, self->engine.name));
+	self->plain = true;
+	for (i = 0; i < 2; i++)
+		channel_open(_metadata, &self->ch[i], self->engine.name);
+}
+
+/* Nothing is attached any more: the hooks can come back */
+FIXTURE_TEARDOWN_PARENT(fallback)
+{
+	int i;
+
+	for (i = 0; i < 2; i++)
+		if (self->ch[i].uuid[0])
+			channel_remove(_metadata, &self->ch[i], self->pid);
+	if (self->plain)
+		EXPECT_EQ(0, pdma_write_file(PLAIN_FILE, "none"));
+	if (self->kmsg > 0)
+		kmsg_expect_faults(self->kmsg, false);
+}
+
+/* The engine goes on, and is refused: by an entry that is not present */
+static void expect_reported(struct __test_metadata *_metadata,
+			    struct channel *ch, struct engine *engine)
+{
+	__u64 faults = bar_recorded(&engine->bar);
+
+	expect_blocked(ch);
+	EXPECT_TRUE(wait_until(bar_recorded(&engine->bar) > faults));
+}
+
+/* Invariant 2, and what makes this driver a plain one */
+TEST_F_TIMEOUT(fallback, no_write_after_park_returns, 60)
+{
+	struct channel *ch = self->ch;
+	int round, i, owner;
+	__u32 id[2];
+
+	for (round = 0; round < 40; round++) {
+		owner = ioasid_open();
+		ASSERT_LE(0, owner);
+		for (i = 0; i < 2; i++)
+			id[i] = give_ioasid(_metadata, &ch[i], owner);
+		start_stream(_metadata, &ch[0], BUF_LEN, 100, 16);
+		start_stream(_metadata, &ch[1], 4096, 50, 1);
+		if (round % 2)
+			test_cmd_free(owner, 2, id);
+		close(owner);
+		for (i = 0; i < 2; i++)
+			expect_reported(_metadata, &ch[i], &self->engine);
+	}
+}
+
+/* Invariants 3 and 6 */
+TEST_F(fallback, parked_is_final)
+{
+	struct channel *ch = self->ch;
+	int attach = attach_open();
+	__u32 id;
+
+	ASSERT_LE(0, attach);
+	id = give_ioasid(_metadata, &ch[0], self->fd);
+	start_stream(_metadata, &ch[0], BUF_LEN, 100, 1);
+	test_cmd_free(self->fd, 1, &id);
+	expect_blocked(&ch[0]);
+
+	EXPECT_EQ(-ESHUTDOWN, pdma_set_ioasid(&ch[1].dev, self->fd, id));
+	EXPECT_EQ(-ESHUTDOWN, attach_ids(attach, self->engine.name, self->fd, 1,
+					 &id, 0));
+	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch[0].dev, IOVA, BUF_LEN, 100, 1));
+	expect_blocked(&ch[0]);
+
+	/* The reset ends the stream; the engine is given the same PASID again */
+	EXPECT_EQ(0, pci_reset(self->engine.name));
+	EXPECT_EQ(0, refused(&ch[0]));
+	poison(&ch[0]);
+	ASSERT_TRUE(bar_stream(&self->engine.bar,
+			       bar_find_channel(&self->engine.bar, id), IOVA,
+			       4096, 100));
+	EXPECT_TRUE(wait_refused(&ch[0], 10));
+	EXPECT_TRUE(is_poison(&ch[0]));
+	EXPECT_EQ(IOASID_STATE_PARKED, ioasid_state(self->fd, id));
+	close(attach);
+}
+
+/* Invariants 1 and 5, and the number is as good as new */
+TEST_F(fallback, number_is_recycled_with_its_last_user)
+{
+	struct channel *ch = self->ch;
+	__u32 id, got;
+
+	id = give_ioasid(_metadata, &ch[0], self->fd);
+	start_stream(_metadata, &ch[0], BUF_LEN, 100, 1);
+	test_cmd_free(self->fd, 1, &id);
+	test_in_use(self->fd, 0, 1);
+	test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
+	EXPECT_EQ(0, pdma_drop_ioasid(&ch[0].dev));
+
+	/* By the other channel, too: nothing of it is left with the device */
+	test_cmd_alloc(self->fd, id, id, 1, &got);
+	ASSERT_EQ(id, got);
+	test_in_use(self->fd, 1, 0);
+	ASSERT_EQ(0, pdma_set_ioasid(&ch[1].dev, self->fd, id));
+	start_stream(_metadata, &ch[1], BUF_LEN, 100, 1);
+}
+
+/* Detach of one that is parked, beside one that goes on */
+TEST_F(fallback, others_of_the_device_go_on)
+{
+	struct channel *ch = self->ch;
+	__u32 id[2];
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		id[i] = give_ioasid(_metadata, &ch[i], self->fd);
+		start_stream(_metadata, &ch[i], BUF_LEN, 100, 1);
+	}
+	test_cmd_free(self->fd, 1, &id[0]);
+	expect_blocked(&ch[0]);
+	expect_running(_metadata, &ch[1]);
+	channel_close(&ch[0]);
+	expect_running(_metadata, &ch[1]);
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id[0]));
+	EXPECT_EQ(0, refused(&ch[1]));
+}
+
+TEST_HARNESS_MAIN
