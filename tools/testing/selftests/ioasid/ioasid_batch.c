@@ -32,6 +32,12 @@
 
 #define MAX_IDS 2048
 
+/*
+ * Of a stream: often enough to meet a flush that comes late, and not so often
+ * that the emulator has time for nothing else
+ */
+#define PERIOD_US 250
+
 /* Never mapped */
 #define BAD_IOVA 0x40000000ULL
 
@@ -138,7 +144,8 @@ static void start_batch(struct __test_metadata *_metadata, int owner,
 		ASSERT_EQ(0, attach_ids(attach, engine, owner, count - first,
 					ids + first, per_domain));
 	for (k = 0; k < nr_ch; k++)
-		start_stream(_metadata, &ch[k], k % 2 ? BUF_LEN : 4096, 50, 4);
+		start_stream(_metadata, &ch[k], k % 2 ? BUF_LEN : 4096,
+			     PERIOD_US, 1);
 }
 
 /*

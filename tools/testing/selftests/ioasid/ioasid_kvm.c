@@ -895,7 +895,7 @@ TEST_F_TIMEOUT(kvm, add_races_with_del, 60)
 	for (i = 0; i < 2; i++) {
 		racers[i] = (struct racer){
 			.dev = self->dev, .fd = self->fd, .id = self->ids[0],
-			.guest_pasid = 3, .rounds = 1500, .go = &go,
+			.guest_pasid = 3, .rounds = 400, .go = &go,
 		};
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, add_and_del,
 					    &racers[i]));
