@@ -4,31 +4,49 @@
  *
  * A PASID numbers an address space that devices can DMA into. Its owner, and
  * users such as VFIO or KVM, hold it at the same time and let go in any order.
- * An IOASID is the object that they share:
- *
- *   ACTIVE     allocated: can be looked up, attached, and used for DMA.
- *   PARKED     its owner freed it or closed the file: DMA is blocked on every
- *              attachment, faults are suppressed, users may still hold it.
- *   recycled   the last reference is gone: the hardware is back to "not
- *              present, faults reported", the number is free.
- *
- * There is no other transition, and nobody is told of these: a user finds out
- * when it asks for something new (-ESHUTDOWN).
- *
- * Locks, outermost first:
- *
- *   ioasid_ctx.lock     (ioasid_cdev.c) the list of a file's IOASIDs
- *   ioasid.lock         attach, detach and park of one IOASID
- *   iommu_group.mutex   (IOMMU core) and below it what the IOMMU driver takes
- *   ioasid_sets_lock    the table of sets; never taken together with the above
- *                       two
- *   ioasid_set.lock     the counters of a set, a spinlock, innermost
- *
- * No two ioasid.lock are held at once. Lookups run under RCU. ioasid_put()
- * takes none of these: it may be called with any of them held, and in any
- * context; the rest of the work is that of ioasid_recycle_fn(). Only an owner
- * that frees what nobody else holds recycles it by itself.
+ * An IOASID is the object that they share. See
+ * Documentation/driver-api/ioasid.rst, which includes what follows.
  */
+
+/**
+ * DOC: States
+ *
+ * ACTIVE
+ *	Allocated: can be looked up, attached, and used for DMA.
+ * PARKED
+ *	Its owner freed it or closed the file: DMA is blocked on every
+ *	attachment, faults are suppressed, users may still hold it.
+ * recycled
+ *	The last reference is gone: the hardware is back to "not present,
+ *	faults reported", the number is free.
+ *
+ * There is no other transition than from one to the next, and nobody is told of
+ * these: a user finds out when it asks for something new (-ESHUTDOWN).
+ */
+
+/**
+ * DOC: Locks
+ *
+ * Outermost first:
+ *
+ * =====================  ===================================================
+ * Lock                   What it is for
+ * =====================  ===================================================
+ * ``ioasid_ctx.lock``    the list of a file's IOASIDs (``ioasid_cdev.c``)
+ * ``ioasid.lock``        attach, detach and park of one IOASID
+ * ``iommu_group.mutex``  the IOMMU core, and below it what the IOMMU driver
+ *                        takes
+ * ``ioasid_sets_lock``   the table of sets; never taken together with
+ *                        ``ioasid.lock`` or ``iommu_group.mutex``
+ * ``ioasid_set.lock``    the counters of a set, a spinlock, innermost
+ * =====================  ===================================================
+ *
+ * No two ``ioasid.lock`` are held at once. Lookups run under RCU. ioasid_put()
+ * takes none of these: it may be called with any of them held, and in any
+ * context; the rest of the work is that of a worker. Only an owner that frees
+ * what nobody else holds recycles it by itself.
+ */
+
 #define pr_fmt(fmt) "ioasid: " fmt
 
 #include <linux/debugfs.h>
