@@ -102,7 +102,7 @@ struct ioasid_alloc {
  *  - EINVAL: @count is 0 or larger than the number space
  *  - ENOENT: a number is not an ACTIVE IOASID of this file, or stands in the
  *    array twice
- *  - ENOMEM: no memory; never for up to 64 numbers
+ *  - ENOMEM: no memory; never for up to 16 numbers
  *  - EINTR: a fatal signal
  */
 struct ioasid_free {
@@ -137,6 +137,7 @@ enum ioasid_state {
  * freed, until the last reference is gone. Errors:
  *
  *  - ENOENT: @id is not, or no longer, an IOASID of this file
+ *  - EINTR: a fatal signal
  */
 struct ioasid_query {
 	__u32 size;
