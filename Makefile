@@ -7,7 +7,7 @@ BUILD ?= build
 export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T
 
 .NOTPARALLEL:
-.PHONY: help setup qemu tree refresh kernel boot run test bench kunit selftests clean
+.PHONY: help setup qemu tree refresh kernel boot run test bench deb kunit selftests clean
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
@@ -21,6 +21,7 @@ help:
 	@echo "make selftests  build the kselftest programs"
 	@echo "make boot       a shell in the guest; KERNEL=bzImage boots another kernel"
 	@echo "make bench      what PASIDs cost: tables and plots, into Documentation/"
+	@echo "make deb        Debian packages of the patched kernel; FLAVOUR=cloud-amd64 is smaller"
 	@echo "make kunit      core KUnit tests under user mode Linux; T=SUITE runs one"
 	@echo "make clean      remove everything that was built ($(BUILD)/)"
 	@echo
@@ -63,6 +64,11 @@ bench: qemu tree
 	@rig/kernel run
 	@rig/selftests run
 	@rig/bench
+
+deb: qemu tree
+	@rig/setup linux-config-$(BASE) cpio debhelper kmod libssl-dev rsync
+	@rig/kernel run
+	@rig/deb $(FLAVOUR)
 
 kunit: tree
 	@rig/kunit
