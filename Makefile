@@ -4,10 +4,10 @@
 
 BASE ?= 6.12
 BUILD ?= build
-export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T
+export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T V SIGNOFF
 
 .NOTPARALLEL:
-.PHONY: help setup qemu tree refresh kernel boot run test bench deb kunit selftests clean
+.PHONY: help setup qemu tree refresh series bisect kernel boot run test bench deb kunit selftests clean
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
@@ -16,7 +16,9 @@ help:
 	@echo "make setup      install the Debian packages that are missing"
 	@echo "make qemu       build the emulator with VT-d corrections and the DMA engine"
 	@echo "make tree       merge the repository into the kernel tree $(BUILD)/linux-$(BASE)/src"
-	@echo "make refresh    write the edits made in that tree back into the repository"
+	@echo "make refresh    write the edits made in that tree back; P=NAME into that patch"
+	@echo "make series     write the patch series to $(BUILD)/linux-$(BASE)/series"
+	@echo "make bisect     build each step of it, with and without CONFIG_IOASID"
 	@echo "make kernel     build a kernel: CONFIG=run (default) or CONFIG=test (debug)"
 	@echo "make selftests  build the kselftest programs"
 	@echo "make boot       a shell in the guest; KERNEL=bzImage boots another kernel"
@@ -39,7 +41,13 @@ tree: setup
 	@rig/tree merge
 
 refresh:
-	@rig/tree refresh
+	@rig/tree refresh $(P)
+
+series: tree
+	@rig/series
+
+bisect: series
+	@rig/bisect
 
 kernel: tree
 	@rig/kernel $(or $(CONFIG),run)
