@@ -703,6 +703,7 @@ void ioasid_user_put(struct ioasid *ioasid, enum ioasid_user user,
 }
 EXPORT_SYMBOL_GPL(ioasid_user_put);
 
+static struct workqueue_struct *ioasid_wq;
 static LLIST_HEAD(ioasid_recycle_list);
 static void ioasid_recycle_fn(struct work_struct *work);
 static DECLARE_DELAYED_WORK(ioasid_recycle_work, ioasid_recycle_fn);
@@ -713,7 +714,7 @@ static DECLARE_DELAYED_WORK(ioasid_recycle_work, ioasid_recycle_fn);
  */
 static void ioasid_queue_worker(void)
 {
-	queue_delayed_work(system_unbound_wq, &ioasid_recycle_work, 1);
+	queue_delayed_work(ioasid_wq, &ioasid_recycle_work, 1);
 }
 
 static void ioasid_recycle_irq(struct irq_work *work)
@@ -926,8 +927,8 @@ void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid)
  *
  * Context: Process context, may sleep. Takes ioasid.lock and the group mutex.
  * Return: 0, or -ESHUTDOWN @ioasid is PARKED, -EBUSY the PASID is attached to
- * the group of @dev already, -EINVAL @dev does not support that PASID or
- * @domain does not fit to @dev, -EOPNOTSUPP the IOMMU driver cannot attach a
+ * the group of @dev already or @dev is being reset, -EINVAL @dev does not
+ * support that PASID or @domain does not fit to @dev, -EOPNOTSUPP the IOMMU driver cannot attach a
  * PASID, -ENODEV @dev has no IOMMU, -ENOMEM, or what the IOMMU driver returns.
  */
 int ioasid_attach_device(struct ioasid *ioasid, struct iommu_domain *domain,
@@ -979,6 +980,45 @@ ioasid_find_attachment(struct ioasid *ioasid, struct iommu_domain *domain,
 	}
 	return NULL;
 }
+
+/**
+ * ioasid_replace_device() - let an attached PASID DMA into another domain
+ * @ioasid: as given to ioasid_attach_device()
+ * @old: as given there, or to the last ioasid_replace_device()
+ * @domain: takes the place of @old, also in ioasid_detach_device(); may be the
+ *	    same, with another @handle
+ * @dev: as given to ioasid_attach_device()
+ * @handle: passed to iommu_replace_device_pasid()
+ *
+ * On failure nothing has changed.
+ *
+ * Context: Process context, may sleep. Takes ioasid.lock and the group mutex.
+ * Return: 0, or -ESHUTDOWN @ioasid is PARKED, -EINVAL @domain does not fit to
+ * @dev, -EBUSY @dev is being reset, -EOPNOTSUPP the IOMMU core cannot replace
+ * domains, -ENOMEM, or what the IOMMU driver returns.
+ */
+int ioasid_replace_device(struct ioasid *ioasid, struct iommu_domain *old,
+			  struct iommu_domain *domain, struct device *dev,
+			  struct iommu_attach_handle *handle)
+{
+	struct ioasid_attachment *att;
+	int ret;
+
+	guard(mutex)(&ioasid->lock);
+	/* Park sets the state before it takes the lock */
+	if (!ioasid_is_active(ioasid))
+		return -ESHUTDOWN;
+
+	att = ioasid_find_attachment(ioasid, old, dev);
+	if (WARN_ON(!att))
+		return -EINVAL;
+
+	ret = iommu_replace_device_pasid(domain, dev, ioasid->id, handle);
+	if (!ret)
+		att->domain = domain;
+	return ret;
+}
+EXPORT_SYMBOL_GPL(ioasid_replace_device);
 
 static void ioasid_free_attachment(struct ioasid_attachment *att)
 {
@@ -1098,9 +1138,18 @@ void ioasid_recycle_flush(void)
 {
 	/* Perhaps whoever put them has not come to queue the worker yet */
 	if (!llist_empty(&ioasid_recycle_list))
-		mod_delayed_work(system_unbound_wq, &ioasid_recycle_work, 0);
+		mod_delayed_work(ioasid_wq, &ioasid_recycle_work, 0);
 	flush_work(&ioasid_recycle_work.work);
 }
+
+#if IS_ENABLED(CONFIG_IOASID_BENCH)
+/* For the benchmark, which is a module: not exported by all kernels */
+void ioasid_bench_kvfree_barrier(void)
+{
+	kvfree_rcu_barrier();
+}
+EXPORT_SYMBOL_GPL(ioasid_bench_kvfree_barrier);
+#endif
 
 /* One line for each IOASID of the machine: who keeps what parked */
 static int ioasid_debugfs_show(struct seq_file *s, void *unused)
@@ -1171,6 +1220,9 @@ static int __init ioasid_init(void)
 				  SLAB_PANIC);
 	ioasid_attachment_cache = KMEM_CACHE(ioasid_attachment,
 					     SLAB_ACCOUNT | SLAB_PANIC);
+	ioasid_wq = alloc_workqueue("ioasid", WQ_UNBOUND, 0);
+	if (!ioasid_wq)
+		panic("ioasid: no workqueue\n");
 	misc_cg_set_capacity(MISC_CG_RES_IOASID, IOASID_COUNT);
 	debugfs_create_file("ioasids", 0400, dir, NULL, &ioasid_debugfs_fops);
 	if (IS_ENABLED(CONFIG_IOASID_REF_TRACKER))

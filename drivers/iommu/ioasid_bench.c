@@ -297,7 +297,7 @@ static int bench_round(const struct bench_case *c, u64 took[BENCH_PHASES])
 	times[BENCH_DEFERRED] = bench_now();
 	if (c->flush)
 		c->flush();
-	kvfree_rcu_barrier();
+	ioasid_bench_kvfree_barrier();
 	rcu_barrier();
 
 	times[BENCH_ALONE] = bench_now();
@@ -408,7 +408,7 @@ DEFINE_SHOW_ATTRIBUTE(recycled);
 
 static int settled_show(struct seq_file *s, void *unused)
 {
-	kvfree_rcu_barrier();
+	ioasid_bench_kvfree_barrier();
 	rcu_barrier();
 	return recycled_show(s, unused);
 }
@@ -583,7 +583,7 @@ static int parallel_run(const struct parallel_case *c, unsigned int nr_cpus,
 		*ns = max(*ns, t[i].ns);
 	}
 	*ns = div_u64(*ns * 100, c->rounds * PARALLEL_OBJECTS);
-	kvfree_rcu_barrier();
+	ioasid_bench_kvfree_barrier();
 	rcu_barrier();
 	return 0;
 }

@@ -85,11 +85,6 @@ static void mock_set_entry(struct device *dev, u32 pasid, unsigned long entry)
 		xa_erase(mock_entries(dev), pasid);
 }
 
-static int mock_attach_dev(struct iommu_domain *domain, struct device *dev)
-{
-	return 0;
-}
-
 static int mock_set_dev_pasid(struct iommu_domain *domain, struct device *dev,
 			      ioasid_t pasid, struct iommu_domain *old)
 {
@@ -108,14 +103,14 @@ static int mock_set_dev_pasid(struct iommu_domain *domain, struct device *dev,
 }
 
 static const struct iommu_domain_ops mock_domain_ops = {
-	.attach_dev = mock_attach_dev,
+	.attach_dev = iommu_mock_attach_dev,
 	.set_dev_pasid = mock_set_dev_pasid,
 };
 
 static struct iommu_domain mock_identity_domain = {
 	.type = IOMMU_DOMAIN_IDENTITY,
 	.ops = &(const struct iommu_domain_ops) {
-		.attach_dev = mock_attach_dev,
+		.attach_dev = iommu_mock_attach_dev,
 	},
 };
 
@@ -135,13 +130,23 @@ static struct iommu_group *mock_device_group(struct device *dev)
 			    generic_device_group(dev);
 }
 
-static void mock_remove_dev_pasid(struct device *dev, ioasid_t pasid,
-				  struct iommu_domain *domain)
+static int mock_block_dev_pasid(struct iommu_domain *blocked,
+				struct device *dev, ioasid_t pasid,
+				struct iommu_domain *old)
 {
 	mock_log('R');
 	if (!(mock_entry(dev, pasid) & MOCK_PARKED))
 		mock_set_entry(dev, pasid, 0);
+	return 0;
 }
+
+static struct iommu_domain mock_blocked_domain = {
+	.type = IOMMU_DOMAIN_BLOCKED,
+	.ops = &(const struct iommu_domain_ops) {
+		.attach_dev = iommu_mock_attach_dev,
+		.set_dev_pasid = mock_block_dev_pasid,
+	},
+};
 
 static void mock_park_dev_pasid(struct device *dev, ioasid_t pasid,
 				struct iommu_pasid_gather *gather,
@@ -200,10 +205,9 @@ static void mock_unpark_sync(void)
 static struct iommu_ops mock_ops = {
 	.identity_domain = &mock_identity_domain,
 	.def_domain_type = mock_def_domain_type,
-	.pgsize_bitmap = PAGE_SIZE,
+	IOMMU_MOCK_PASID_OPS(&mock_blocked_domain),
 	.probe_device = mock_probe_device,
 	.device_group = mock_device_group,
-	.remove_dev_pasid = mock_remove_dev_pasid,
 	.park_dev_pasid = mock_park_dev_pasid,
 	.park_sync = mock_park_sync,
 	.unpark_dev_pasid = mock_unpark_dev_pasid,
@@ -212,6 +216,12 @@ static struct iommu_ops mock_ops = {
 };
 
 static struct iommu_domain mock_domain = {
+	.type = IOMMU_DOMAIN_UNMANAGED,
+	.ops = &mock_domain_ops,
+	.owner = &mock_ops,
+};
+
+static struct iommu_domain mock_other_domain = {
 	.type = IOMMU_DOMAIN_UNMANAGED,
 	.ops = &mock_domain_ops,
 	.owner = &mock_ops,
@@ -673,7 +683,7 @@ static void failed_batch_waits_for_lookups(struct kunit *test)
 	init_completion(&w.done);
 	INIT_WORK_ONSTACK(&w.work, reserve_fn);
 	rcu_read_lock();
-	queue_work(system_unbound_wq, &w.work);
+	schedule_work(&w.work);
 	/* The processor of a worker may be this one: no way to sleep here */
 	for (i = 0; i < 200 && !completion_done(&w.done); i++)
 		mdelay(1);
@@ -1086,7 +1096,7 @@ static void side_start(struct side_work *w, work_func_t fn,
 	w->dev = dev;
 	init_completion(&w->done);
 	INIT_WORK_ONSTACK(&w->work, fn);
-	queue_work(system_unbound_wq, &w->work);
+	schedule_work(&w->work);
 }
 
 static void side_finish(struct side_work *w)
@@ -1251,10 +1261,48 @@ static void group_of_two_is_flushed_under_its_mutex(struct kunit *test)
 	iommu_group_put(group);
 }
 
+static void replaced_domain_is_parked_like_the_first(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct iommu_attach_handle handle[3] = {};
+	int ret;
+
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ret = ioasid_replace_device(a, &mock_domain, &mock_other_domain,
+				    fix->dev[0], &handle[0]);
+	if (!ret) {
+		/* The same domain with another handle */
+		KUNIT_EXPECT_EQ(test,
+				ioasid_replace_device(a, &mock_other_domain,
+						      &mock_other_domain,
+						      fix->dev[0], &handle[1]),
+				0);
+		KUNIT_EXPECT_STREQ(test, mock.log, "SS");
+		KUNIT_EXPECT_EQ(test, a->nr_attached, 1);
+	}
+	ioasid_free(a);
+	KUNIT_EXPECT_EQ(test,
+			ioasid_replace_device(a, ret ? &mock_domain :
+						       &mock_other_domain,
+					      &mock_domain, fix->dev[0],
+					      &handle[2]), -ESHUTDOWN);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PARKED);
+	ioasid_detach_device(a, ret ? &mock_domain : &mock_other_domain,
+			     fix->dev[0]);
+	ioasid_put(a);
+	ioasid_recycle_flush();
+	if (ret == -EOPNOTSUPP)
+		kunit_skip(test, "the IOMMU core cannot replace domains");
+	KUNIT_EXPECT_EQ(test, ret, 0);
+}
+
 /* A driver without the hooks: blocked by removal, and removed only once */
 static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
+	struct iommu_attach_handle handle = {};
 	struct iommu_ops saved = mock_ops;
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
 
@@ -1270,6 +1318,9 @@ static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, iommu_attach_device_pasid(&mock_domain,
 							fix->dev[0], 9, NULL),
 			-EBUSY);
+	KUNIT_EXPECT_NE(test, iommu_replace_device_pasid(&mock_other_domain,
+							 fix->dev[0], 9,
+							 &handle), 0);
 	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
 	ioasid_put(a);
 	ioasid_recycle_flush();
@@ -1474,6 +1525,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(park_holds_no_lock_of_others),
 	KUNIT_CASE(many_share_a_flush),
 	KUNIT_CASE(group_of_two_is_flushed_under_its_mutex),
+	KUNIT_CASE(replaced_domain_is_parked_like_the_first),
 	KUNIT_CASE(driver_without_hooks_blocks_by_removal),
 	KUNIT_CASE(device_may_go_before_recycle),
 	KUNIT_CASE(kernel_numbers_are_of_the_same_space),

@@ -64,6 +64,9 @@ bool ioasid_is_active(const struct ioasid *ioasid);
 int ioasid_attach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 			 struct device *dev,
 			 struct iommu_attach_handle *handle);
+int ioasid_replace_device(struct ioasid *ioasid, struct iommu_domain *old,
+			  struct iommu_domain *domain, struct device *dev,
+			  struct iommu_attach_handle *handle);
 void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 			  struct device *dev);
 
@@ -136,6 +139,15 @@ static inline int ioasid_attach_device(struct ioasid *ioasid,
 				       struct iommu_domain *domain,
 				       struct device *dev,
 				       struct iommu_attach_handle *handle)
+{
+	return -EOPNOTSUPP;
+}
+
+static inline int ioasid_replace_device(struct ioasid *ioasid,
+					struct iommu_domain *old,
+					struct iommu_domain *domain,
+					struct device *dev,
+					struct iommu_attach_handle *handle)
 {
 	return -EOPNOTSUPP;
 }

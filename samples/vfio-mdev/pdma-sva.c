@@ -126,6 +126,10 @@ static void pdma_sva_write_pasid(struct pdma_sva_channel *ch, u32 val)
 
 /* PASID */
 
+/*
+ * Takes PASIDs and ATS of device and bus, and first-stage translation of the
+ * IOMMU. No page requests: the engine has no PRI.
+ */
 static int pdma_sva_bind(struct pdma_sva_channel *ch)
 {
 	struct iommu_sva *handle;
@@ -431,16 +435,6 @@ static int pdma_sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		goto err_put;
 	}
 
-	/*
-	 * Takes PASIDs and ATS of device and bus, and first-stage translation
-	 * of the IOMMU. Not IOMMU_DEV_FEAT_IOPF: the engine has no PRI.
-	 */
-	ret = iommu_dev_enable_feature(dev, IOMMU_DEV_FEAT_SVA);
-	if (ret) {
-		dev_err_probe(dev, ret, "no SVA\n");
-		goto err_put;
-	}
-
 	pci_set_master(pdev);
 	pci_set_drvdata(pdev, sva);
 	/* From here on it can be opened */
@@ -451,7 +445,6 @@ static int pdma_sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 
 err_master:
 	pci_clear_master(pdev);
-	iommu_dev_disable_feature(dev, IOMMU_DEV_FEAT_SVA);
 err_put:
 	pdma_sva_put(sva);
 	return ret;
@@ -471,7 +464,6 @@ static void pdma_sva_remove(struct pci_dev *pdev)
 		sva->bar = NULL;
 	}
 	pci_clear_master(pdev);
-	iommu_dev_disable_feature(&pdev->dev, IOMMU_DEV_FEAT_SVA);
 	pdma_sva_put(sva);
 }
 

@@ -660,32 +660,26 @@ static int pdma_get_device_info(struct vfio_device_info __user *arg)
 	return copy_to_user(arg, &info, minsz) ? -EFAULT : 0;
 }
 
-static int pdma_get_region_info(struct vfio_region_info __user *arg)
+static int pdma_get_region_info(struct vfio_device *vdev,
+				struct vfio_region_info *info,
+				struct vfio_info_cap *caps)
 {
-	unsigned long minsz = offsetofend(struct vfio_region_info, offset);
-	struct vfio_region_info info;
-
-	if (copy_from_user(&info, arg, minsz))
-		return -EFAULT;
-	if (info.argsz < minsz)
-		return -EINVAL;
-
-	switch (info.index) {
+	switch (info->index) {
 	case PDMA_REGION_SUBMIT:
-		info.flags = VFIO_REGION_INFO_FLAG_WRITE;
-		info.size = PDMA_SUBMIT_SIZE;
+		info->flags = VFIO_REGION_INFO_FLAG_WRITE;
+		info->size = PDMA_SUBMIT_SIZE;
 		break;
 	case PDMA_REGION_STATUS:
-		info.flags = VFIO_REGION_INFO_FLAG_READ |
-			     VFIO_REGION_INFO_FLAG_MMAP;
-		info.size = PDMA_PAGE_SIZE;
+		info->flags = VFIO_REGION_INFO_FLAG_READ |
+			      VFIO_REGION_INFO_FLAG_MMAP;
+		info->size = PDMA_PAGE_SIZE;
 		break;
 	default:
 		return -EINVAL;
 	}
-	info.cap_offset = 0;
-	info.offset = (u64)info.index << PDMA_REGION_SHIFT;
-	return copy_to_user(arg, &info, minsz) ? -EFAULT : 0;
+	info->cap_offset = 0;
+	info->offset = (u64)info->index << PDMA_REGION_SHIFT;
+	return 0;
 }
 
 static long pdma_vfio_ioctl(struct vfio_device *vdev, unsigned int cmd,
@@ -697,8 +691,6 @@ static long pdma_vfio_ioctl(struct vfio_device *vdev, unsigned int cmd,
 	switch (cmd) {
 	case VFIO_DEVICE_GET_INFO:
 		return pdma_get_device_info(uptr);
-	case VFIO_DEVICE_GET_REGION_INFO:
-		return pdma_get_region_info(uptr);
 	case VFIO_DEVICE_GET_IRQ_INFO:
 	case VFIO_DEVICE_SET_IRQS:
 		/* There are none */
@@ -736,6 +728,7 @@ static const struct vfio_device_ops pdma_vfio_ops = {
 	.read = pdma_vfio_read,
 	.write = pdma_vfio_write,
 	.ioctl = pdma_vfio_ioctl,
+	.get_region_info_caps = pdma_get_region_info,
 	.mmap = pdma_vfio_mmap,
 	.request = pdma_vfio_request,
 	.dma_unmap = pdma_vfio_dma_unmap,

@@ -358,8 +358,8 @@ static void intel_park_flush_iotlb(struct intel_iommu *iommu,
 
 	list_for_each_entry(entry, entries, node) {
 		if (intel_park_by_pasid(entry))
-			qi_desc_piotlb(entry->did, entry->pasid, 0, -1, 0,
-				       intel_park_next_desc(iommu));
+			qi_desc_piotlb_all(entry->did, entry->pasid,
+					   intel_park_next_desc(iommu));
 		else if (entry->first)
 			qi_desc_iotlb(iommu, entry->did, 0, 0,
 				      DMA_TLB_DSI_FLUSH,

@@ -831,7 +831,7 @@ static void drain_waits_for_what_is_queued(struct kunit *test)
 	handlers.queue = iopf_queue_alloc("park-test");
 	KUNIT_ASSERT_NOT_NULL(test, handlers.queue);
 	rcu_assign_pointer(fix->device[0].dev_iommu.fault_param, &handlers);
-	fix->device[0].info.pri_enabled = 1;
+	intel_mock_enable_prq(&fix->device[0].info);
 
 	/* Nothing is queued: nothing to wait for */
 	intel_iommu_drain_parked_prq(fix->device[0].dev, PASID);
@@ -843,7 +843,7 @@ static void drain_waits_for_what_is_queued(struct kunit *test)
 	*tail = 32;
 	init_completion(&drain.done);
 	INIT_WORK_ONSTACK(&drain.work, park_drain_fn);
-	queue_work(system_unbound_wq, &drain.work);
+	schedule_work(&drain.work);
 	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&drain.done, HZ / 5),
 			0);
 	/* It is handled; the device goes on, which is not waited for */
@@ -864,13 +864,13 @@ static void drain_waits_for_what_is_queued(struct kunit *test)
 static int setup_first_level(struct park_fixture *fix)
 {
 	return intel_pasid_setup_first_level(&fix->iommu[0], fix->device[0].dev,
-					     (pgd_t *)fix->device[0].entries,
+					     intel_mock_first_level(fix->device[0].entries),
 					     PASID, TEST_DID, 0);
 }
 
 static int setup_second_level(struct park_fixture *fix)
 {
-	fix->domain.pgd = (struct dma_pte *)fix->device[0].entries;
+	intel_mock_set_table(&fix->domain, fix->device[0].entries);
 	return intel_pasid_setup_second_level(&fix->iommu[0], &fix->domain,
 					      fix->device[0].dev, PASID);
 }
@@ -892,7 +892,7 @@ static int setup_nested(struct park_fixture *fix)
 	xa_init(&s1->iommu_array);
 	xa_store(&s1->iommu_array, fix->iommu[0].seq_id, &fix->domain_info,
 		 GFP_KERNEL);
-	fix->domain.pgd = (struct dma_pte *)fix->device[0].entries;
+	intel_mock_set_table(&fix->domain, fix->device[0].entries);
 	s1->s2_domain = &fix->domain;
 	s1->s1_cfg.addr_width = ADDR_WIDTH_4LEVEL;
 	ret = intel_pasid_setup_nested(&fix->iommu[0], fix->device[0].dev,
@@ -949,6 +949,29 @@ static void teardown_leaves_the_mark(struct kunit *test)
 	/* As process exit with SVA does */
 	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
 				    true);
+	expect_words_cleared(test, pte);
+}
+
+/* Others of the same domain are to be tracked, so it is not an error */
+static void dirty_tracking_passes_a_parked_entry_by(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct pasid_entry *pte = park_entry(fix, 0, PASID);
+	struct pasid_entry blocked;
+
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 0, PASID);
+	blocked = *pte;
+	KUNIT_EXPECT_EQ(test,
+			intel_pasid_setup_dirty_tracking(&fix->iommu[0],
+							 fix->device[0].dev,
+							 PASID, true), 0);
+	KUNIT_EXPECT_MEMEQ(test, pte, &blocked, sizeof(blocked));
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_EXPECT_EQ(test,
+			intel_pasid_setup_dirty_tracking(&fix->iommu[0],
+							 fix->device[0].dev,
+							 PASID, true), 0);
 	expect_words_cleared(test, pte);
 }
 
@@ -1123,6 +1146,7 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(drain_waits_for_what_is_queued),
 	KUNIT_CASE_PARAM(parked_entry_is_not_set_up, park_setups_gen_params),
 	KUNIT_CASE(teardown_leaves_the_mark),
+	KUNIT_CASE(dirty_tracking_passes_a_parked_entry_by),
 	KUNIT_CASE(teardown_flushes_for_a_park_under_way),
 	KUNIT_CASE(fault_ignore_alone_is_no_mark),
 	KUNIT_CASE(process_exit_ignores_faults_until_unbind),
