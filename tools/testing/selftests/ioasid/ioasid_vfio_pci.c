@@ -1,0 +1,539 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A physical device that was given an IOASID: the whole engine belongs to
+ * vfio-pci, and this program is its driver. It attaches PASIDs by
+ * VFIO_DEVICE_ATTACH_IOMMUFD_PT; that of the IOASID is parked with it, and
+ * stays blocked over a reset of the device. Other PASIDs come back.
+ */
+#include <pthread.h>
+
+#include "../kselftest_harness.h"
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "pdma_utils.h"
+
+#define PCI_DEVICES "/sys/bus/pci/devices/"
+
+#define IOVA 0x100000
+#define BUF_LEN 4096
+#define POISON 0x5a
+
+/* PCI configuration space */
+#define COMMAND 4
+#define COMMAND_MASTER 4
+
+/* The ABI for PASIDs, which kernels do not have that skip all of this */
+#define ATTACH_PASID 1
+#define HWPT_ALLOC_PASID (1 << 3)
+
+struct attach_pasid {
+	__u32 argsz;
+	__u32 flags;
+	__u32 pt_id;
+	__u32 pasid;
+};
+
+struct detach_pasid {
+	__u32 argsz;
+	__u32 flags;
+	__u32 pasid;
+};
+
+/* A PASID that is a number and nothing else */
+#define PLAIN_PASID 0x3333
+
+/* The engine */
+
+static int pci_file(const char *name, const char *file, char *buf, size_t len)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	snprintf(path, sizeof(path), PCI_DEVICES "%s/%s", name, file);
+	return len ? pdma_read_file(path, buf, len) :
+		     pdma_write_file(path, buf);
+}
+
+/* One with ATS: the IOMMU is told of a reset of no other */
+static int find_engine(char name[NAME_MAX + 1])
+{
+	char vendor[16], device[16];
+	struct dirent *entry;
+	int ret = -ENODEV;
+	DIR *dir;
+
+	dir = opendir(PCI_DEVICES);
+	if (!dir)
+		return -errno;
+	while (ret && (entry = readdir(dir))) {
+		if (pci_file(entry->d_name, "vendor", vendor, sizeof(vendor)) ||
+		    pci_file(entry->d_name, "device", device, sizeof(device)) ||
+		    strtoul(vendor, NULL, 16) != PDMA_VENDOR_ID ||
+		    strtoul(device, NULL, 16) != PDMA_DEVICE_ID ||
+		    !pci_ats_enabled(entry->d_name))
+			continue;
+		snprintf(name, NAME_MAX + 1, "%s", entry->d_name);
+		ret = 0;
+	}
+	closedir(dir);
+	return ret;
+}
+
+/* Give the engine to @driver, "" is whoever takes it by itself */
+static int set_driver(const char *name, char *driver)
+{
+	int ret;
+
+	ret = pci_file(name, "driver_override", driver[0] ? driver : "\n", 0);
+	if (ret)
+		return ret;
+	ret = pci_file(name, "driver/unbind", (char *)name, 0);
+	if (ret && ret != -ENOENT)
+		return ret;
+	return pdma_write_file("/sys/bus/pci/drivers_probe", name);
+}
+
+static int open_cdev(const char *name)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+	struct dirent *entry;
+	int fd = -ENODEV;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), PCI_DEVICES "%s/vfio-dev", name);
+	dir = opendir(path);
+	if (!dir)
+		return -errno;
+	while (fd == -ENODEV && (entry = readdir(dir))) {
+		if (strncmp(entry->d_name, "vfio", 4))
+			continue;
+		snprintf(path, sizeof(path), "/dev/vfio/devices/%s",
+			 entry->d_name);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			fd = -errno;
+	}
+	closedir(dir);
+	return fd;
+}
+
+static int map_engine(struct pdma_bar *bar, int device)
+{
+	struct vfio_region_info info;
+	void *regs;
+	__u16 cmd;
+	int rc;
+
+	rc = pdma_region(device, VFIO_PCI_CONFIG_REGION_INDEX, &info);
+	if (rc)
+		return rc;
+	if (pread(device, &cmd, 2, info.offset + COMMAND) != 2)
+		return -EIO;
+	cmd |= COMMAND_MASTER;
+	if (pwrite(device, &cmd, 2, info.offset + COMMAND) != 2)
+		return -EIO;
+
+	rc = pdma_region(device, VFIO_PCI_BAR0_REGION_INDEX, &info);
+	if (rc)
+		return rc;
+	regs = mmap(NULL, info.size, PROT_READ | PROT_WRITE, MAP_SHARED, device,
+		    info.offset);
+	if (regs == MAP_FAILED)
+		return -errno;
+	bar->regs = regs;
+	bar->len = info.size;
+	return 0;
+}
+
+/* PASIDs */
+
+static int attach(struct pdma_dev *dev, __u32 pasid, __u32 hwpt)
+{
+	struct attach_pasid cmd = {
+		.argsz = sizeof(cmd), .flags = ATTACH_PASID,
+		.pt_id = hwpt, .pasid = pasid,
+	};
+
+	return ioctl(dev->device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &cmd) ?
+		       -errno : 0;
+}
+
+static int detach(struct pdma_dev *dev, __u32 pasid)
+{
+	struct detach_pasid cmd = {
+		.argsz = sizeof(cmd), .flags = ATTACH_PASID, .pasid = pasid,
+	};
+
+	return ioctl(dev->device, VFIO_DEVICE_DETACH_IOMMUFD_PT, &cmd) ?
+		       -errno : 0;
+}
+
+FIXTURE(pci)
+{
+	char engine[NAME_MAX + 1];
+	bool ours;		/* the engine has our driver */
+	int fd;			/* /dev/ioasid */
+	int kmsg;
+	__u32 id;		/* an IOASID of fd */
+	struct pdma_dev dev;
+	struct pdma_bar bar;
+	__u64 faults;		/* when the test began */
+	/* Two address spaces, with their own memory at the same IOVA */
+	__u32 hwpt[2];
+	volatile __u64 *buf[2];
+};
+
+static int make_space(struct pdma_dev *dev, __u32 dev_id, volatile __u64 *buf,
+		      __u32 *hwpt)
+{
+	struct iommu_ioas_alloc ioas = { .size = sizeof(ioas) };
+	struct iommu_hwpt_alloc alloc = {
+		.size = sizeof(alloc),
+		.flags = HWPT_ALLOC_PASID,
+		.dev_id = dev_id,
+	};
+	int rc;
+
+	if (ioctl(dev->iommufd, IOMMU_IOAS_ALLOC, &ioas))
+		return -errno;
+	dev->ioas_id = ioas.out_ioas_id;
+	rc = pdma_map(dev, (void *)buf, IOVA, BUF_LEN);
+	if (rc)
+		return rc;
+	alloc.pt_id = ioas.out_ioas_id;
+	if (ioctl(dev->iommufd, IOMMU_HWPT_ALLOC, &alloc))
+		return -errno;
+	*hwpt = alloc.out_hwpt_id;
+	return 0;
+}
+
+FIXTURE_SETUP(pci)
+{
+	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+	struct pdma_feature probe = {};
+	int i;
+
+	self->fd = ioasid_open();
+	if (self->fd == -ENOENT)
+		SKIP(return, "no " IOASID_DEV);
+	ASSERT_LE(0, self->fd);
+	if (find_engine(self->engine))
+		SKIP(return, "no engine with ATS");
+	if (!pdma_exists("/sys/bus/pci/drivers/vfio-pci"))
+		SKIP(return, "no driver vfio-pci");
+
+	ASSERT_EQ(0, set_driver(self->engine, "vfio-pci"));
+	self->ours = true;
+	pdma_init(&self->dev);
+	self->dev.device = open_cdev(self->engine);
+	ASSERT_LE(0, self->dev.device);
+	self->dev.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, self->dev.iommufd);
+	bind.iommufd = self->dev.iommufd;
+	ASSERT_EQ(0, ioctl(self->dev.device, VFIO_DEVICE_BIND_IOMMUFD, &bind));
+	if (pdma_feature_ioasid(&self->dev, VFIO_DEVICE_FEATURE_PROBE |
+				VFIO_DEVICE_FEATURE_SET, &probe) == -ENOTTY)
+		SKIP(return, "vfio-pci takes no IOASIDs");
+
+	ASSERT_EQ(0, map_engine(&self->bar, self->dev.device));
+	ASSERT_EQ(PDMA_ID_VALUE, bar_read32(&self->bar, PDMA_ID));
+	self->faults = bar_recorded(&self->bar);
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	for (i = 0; i < 2; i++) {
+		self->buf[i] = pdma_alloc_buffer(BUF_LEN);
+		ASSERT_NE(NULL, self->buf[i]);
+		ASSERT_EQ(0, make_space(&self->dev, bind.out_devid,
+					self->buf[i], &self->hwpt[i]));
+	}
+	test_cmd_alloc(self->fd, 0, 0, 1, &self->id);
+	ASSERT_NE(PLAIN_PASID, self->id);
+}
+
+/* In the parent of the test, where nothing is open any more */
+FIXTURE_TEARDOWN_PARENT(pci)
+{
+	if (self->ours)
+		EXPECT_EQ(0, set_driver(self->engine, ""));
+}
+
+/* Let channel @ch write to the buffer with @pasid, from now on */
+#define start(_ch, _pasid) do {						\
+	bar_stop(&self->bar, _ch);					\
+	bar_set_pasid(&self->bar, _ch, PDMA_PASID_VALID | (_pasid));	\
+	ASSERT_TRUE(bar_stream(&self->bar, _ch, IOVA, BUF_LEN, 100));	\
+} while (0)
+
+static bool is_poison(volatile __u64 *buf)
+{
+	__u64 all;
+	size_t i;
+
+	memset(&all, POISON, sizeof(all));
+	for (i = 0; i < BUF_LEN / sizeof(all); i++)
+		if (buf[i] != all)
+			return false;
+	return true;
+}
+
+/* What the channel writes arrives in this buffer */
+#define expect_running(_ch, _buf) do {					\
+	__u64 __done = bar_done(&self->bar, _ch);			\
+									\
+	memset((void *)(_buf), POISON, BUF_LEN);			\
+	EXPECT_TRUE(wait_until(bar_done(&self->bar, _ch) >= __done + 3)); \
+	EXPECT_FALSE(is_poison(_buf));					\
+} while (0)
+
+/* The channel goes on trying, the IOMMU keeps that to itself, nothing arrives */
+#define expect_blocked(_ch) do {					\
+	__u64 __done = bar_done(&self->bar, _ch);			\
+	__u64 __suppressed = bar_suppressed(&self->bar);		\
+									\
+	memset((void *)self->buf[0], POISON, BUF_LEN);			\
+	memset((void *)self->buf[1], POISON, BUF_LEN);			\
+	EXPECT_TRUE(wait_until(bar_suppressed(&self->bar) >=		\
+			       __suppressed + 10));			\
+	EXPECT_EQ(__done, bar_done(&self->bar, _ch));			\
+	EXPECT_TRUE(is_poison(self->buf[0]));				\
+	EXPECT_TRUE(is_poison(self->buf[1]));				\
+	expect_silence();						\
+} while (0)
+
+/* Nothing was reported since the test began */
+#define expect_silence() do {						\
+	EXPECT_EQ(self->faults, bar_recorded(&self->bar));		\
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));			\
+} while (0)
+
+#define expect_attachments(_n) do {					\
+	struct ioasid_query __query;					\
+									\
+	test_cmd_query(self->fd, self->id, &__query);			\
+	EXPECT_EQ(_n, __query.attachments);				\
+} while (0)
+
+TEST_F(pci, dma_with_the_given_ioasid_arrives)
+{
+	struct ioasid_row row;
+
+	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	expect_attachments(0);
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	expect_attachments(1);
+	ASSERT_EQ(0, debugfs_ioasid(self->id, &row));
+	EXPECT_STREQ("driver=1", row.holders);
+
+	start(0, self->id);
+	expect_running(0, self->buf[0]);
+	/* The same once more changes nothing */
+	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	EXPECT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	expect_running(0, self->buf[0]);
+	bar_stop(&self->bar, 0);
+	EXPECT_EQ(0, detach(&self->dev, self->id));
+	expect_attachments(0);
+	expect_silence();
+}
+
+TEST_F(pci, set_tells_what_is_wrong)
+{
+	__u32 other;
+
+	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, self->dev.iommufd,
+					  self->id));
+	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->fd,
+					   self->id + 1));
+	EXPECT_EQ(-EINVAL, pdma_set_ioasid(&self->dev, -1, self->id));
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
+
+	/* Somebody who has the number cannot become one who has the IOASID */
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	EXPECT_EQ(-EBUSY, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	EXPECT_EQ(0, detach(&self->dev, self->id));
+
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	test_cmd_alloc(self->fd, 0, 0, 1, &other);
+	test_cmd_free(self->fd, 1, &other);
+	EXPECT_NE(0, pdma_set_ioasid(&self->dev, self->fd, other));
+	/* It still has what it had */
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	start(0, self->id);
+	expect_running(0, self->buf[0]);
+	bar_stop(&self->bar, 0);
+	expect_silence();
+}
+
+TEST_F(pci, another_ioasid_ends_the_attachment_of_the_first)
+{
+	__u32 other;
+
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	test_cmd_alloc(self->fd, 0, 0, 1, &other);
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, other));
+	expect_attachments(0);
+	EXPECT_EQ(other, pdma_get_ioasid(&self->dev));
+	test_cmd_free(self->fd, 1, &self->id);
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
+
+	ASSERT_EQ(0, attach(&self->dev, other, self->hwpt[0]));
+	start(0, other);
+	expect_running(0, self->buf[0]);
+	bar_stop(&self->bar, 0);
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	test_cmd_free(self->fd, 1, &other);
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, other));
+	expect_silence();
+}
+
+TEST_F(pci, freed_ioasid_is_blocked_until_the_device_drops_it)
+{
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	start(0, self->id);
+	expect_running(0, self->buf[0]);
+
+	test_cmd_free(self->fd, 1, &self->id);
+	expect_blocked(0);
+	/* The same domain, and another one */
+	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
+	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[1]));
+	expect_blocked(0);
+	EXPECT_EQ(0, detach(&self->dev, self->id));
+	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
+	expect_blocked(0);
+	EXPECT_EQ(-ESHUTDOWN, pdma_set_ioasid(&self->dev, self->fd, self->id));
+
+	expect_taken(self->fd, self->id);
+	bar_stop(&self->bar, 0);
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
+	expect_free(self->fd, self->id);
+	expect_silence();
+}
+
+TEST_F(pci, replaced_domain_is_parked_like_the_first)
+{
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	start(0, self->id);
+	expect_running(0, self->buf[0]);
+	/* What is on its way when the domain goes may be reported */
+	bar_stop(&self->bar, 0);
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[1]));
+	start(0, self->id);
+	expect_running(0, self->buf[1]);
+	memset((void *)self->buf[0], POISON, BUF_LEN);
+	expect_running(0, self->buf[1]);
+	EXPECT_TRUE(is_poison(self->buf[0]));
+	expect_attachments(1);
+
+	test_cmd_free(self->fd, 1, &self->id);
+	expect_blocked(0);
+	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
+	EXPECT_EQ(0, detach(&self->dev, self->id));
+	bar_stop(&self->bar, 0);
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
+	expect_silence();
+}
+
+TEST_F(pci, reset_brings_back_what_is_active_and_nothing_else)
+{
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, attach(&self->dev, PLAIN_PASID, self->hwpt[1]));
+	start(0, self->id);
+	start(1, PLAIN_PASID);
+	expect_running(0, self->buf[0]);
+	expect_running(1, self->buf[1]);
+
+	/* Both are active */
+	ASSERT_EQ(0, pdma_reset(&self->dev));
+	EXPECT_EQ(0, bar_read32(&self->bar, PDMA_CTL(0) + PDMA_CTL_PASID));
+	start(0, self->id);
+	start(1, PLAIN_PASID);
+	expect_running(0, self->buf[0]);
+	expect_running(1, self->buf[1]);
+	bar_stop(&self->bar, 1);
+
+	test_cmd_free(self->fd, 1, &self->id);
+	expect_blocked(0);
+	ASSERT_EQ(0, pdma_reset(&self->dev));
+	start(0, self->id);
+	expect_blocked(0);
+	start(1, PLAIN_PASID);
+	expect_running(1, self->buf[1]);
+	bar_stop(&self->bar, 1);
+	/* And once more, now that the first reset has seen it */
+	ASSERT_EQ(0, pdma_reset(&self->dev));
+	start(0, self->id);
+	expect_blocked(0);
+	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[1]));
+
+	EXPECT_EQ(0, detach(&self->dev, self->id));
+	expect_blocked(0);
+	bar_stop(&self->bar, 0);
+	start(1, PLAIN_PASID);
+	expect_running(1, self->buf[1]);
+	bar_stop(&self->bar, 1);
+	expect_taken(self->fd, self->id);
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
+	expect_silence();
+}
+
+static void *reset_fn(void *dev)
+{
+	return (void *)(intptr_t)pdma_reset(dev);
+}
+
+/* Before it, in the middle of it, or after it: a matter of chance */
+TEST_F(pci, free_and_reset_may_meet)
+{
+	pthread_t thread;
+	void *ret;
+	int i;
+
+	for (i = 0; i < 10; i++) {
+		ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+		ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[i % 2]));
+		ASSERT_EQ(0, pthread_create(&thread, NULL, reset_fn,
+					    &self->dev));
+		/* A reset takes 100 ms and more */
+		pdma_sleep_ms(15 * i);
+		test_cmd_free(self->fd, 1, &self->id);
+		ASSERT_EQ(0, pthread_join(thread, &ret));
+		ASSERT_EQ(NULL, ret);
+		start(0, self->id);
+		expect_blocked(0);
+		bar_stop(&self->bar, 0);
+		EXPECT_EQ(0, detach(&self->dev, self->id));
+		EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+		EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
+		test_cmd_alloc(self->fd, self->id, self->id, 1, &self->id);
+	}
+	expect_silence();
+}
+
+TEST_F(pci, last_close_lets_go_of_a_parked_ioasid)
+{
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	start(0, self->id);
+	expect_running(0, self->buf[0]);
+	test_cmd_free(self->fd, 1, &self->id);
+	expect_blocked(0);
+	expect_taken(self->fd, self->id);
+	bar_unmap(&self->bar);
+	pdma_close(&self->dev);
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
+	expect_free(self->fd, self->id);
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+TEST_HARNESS_MAIN
