@@ -846,13 +846,17 @@ static pid_t start_bound(struct __test_metadata *_metadata, struct rig *rig,
 	return pid;
 }
 
+/*
+ * Its name changes earlier than its address space goes, its arguments are there
+ * later.
+ */
 static bool is_exec(pid_t pid)
 {
-	char path[64], comm[32];
+	char path[64], args[32];
 
-	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
-	return !pdma_read_file(path, comm, sizeof(comm)) &&
-	       !strcmp(comm, "sleep");
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", pid);
+	return !pdma_read_file(path, args, sizeof(args)) &&
+	       !strcmp(args, "sleep");
 }
 
 /* The address space is gone when this returns; after exec, @pid is not */
