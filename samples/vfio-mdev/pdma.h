@@ -74,7 +74,7 @@
 #define  PDMA_STATUS_INVALID		0x8	/* the last command was not accepted */
 #define PDMA_PERIOD			0x1c	/* RW: stream period in us, 10 to 1000000 */
 #define PDMA_BURST			0x20	/* RW: requests a period, 1 to 4096 */
-#define PDMA_COUNTER			0x28	/* RO, 64 bits: last value of the stream that arrived */
+#define PDMA_COUNTER			0x28	/* RO, 64 bits: last value that arrived */
 #define PDMA_DONE_COUNT			0x30	/* RO, 64 bits: requests that arrived */
 #define PDMA_REFUSED_COUNT		0x38	/* RO, 64 bits: requests that were refused */
 

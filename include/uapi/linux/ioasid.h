@@ -55,6 +55,7 @@ struct ioasid_info {
 	__u32 parked;
 	__u32 __reserved;
 };
+
 #define IOASID_GET_INFO _IO(IOASID_TYPE, IOASID_CMD_GET_INFO)
 
 /**
@@ -85,6 +86,7 @@ struct ioasid_alloc {
 	__u32 __reserved;
 	__aligned_u64 ids;
 };
+
 #define IOASID_ALLOC _IO(IOASID_TYPE, IOASID_CMD_ALLOC)
 
 /**
@@ -112,6 +114,7 @@ struct ioasid_free {
 	__u32 __reserved;
 	__aligned_u64 ids;
 };
+
 #define IOASID_FREE _IO(IOASID_TYPE, IOASID_CMD_FREE)
 
 /**
@@ -147,6 +150,7 @@ struct ioasid_query {
 	__u32 users;
 	__u32 attachments;
 };
+
 #define IOASID_QUERY _IO(IOASID_TYPE, IOASID_CMD_QUERY)
 
 /**
@@ -168,6 +172,7 @@ struct ioasid_quota {
 	__u32 quota;
 	__u32 __reserved;
 };
+
 #define IOASID_SET_QUOTA _IO(IOASID_TYPE, IOASID_CMD_SET_QUOTA)
 
 #endif
