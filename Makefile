@@ -64,7 +64,8 @@ run: qemu tree
 	@rig/selftests run
 	@rig/run
 
-test: setup
+test:
+	@rig/setup coccinelle
 	@rig/test
 
 bench: qemu tree

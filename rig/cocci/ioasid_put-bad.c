@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What scripts/coccinelle/free/ioasid_put.cocci must flag: lines with FLAG */
+
+u32 number_of_somebody(struct ioasid_set *set, u32 id)
+{
+	struct ioasid *ioasid = ioasid_find_get(set, id);
+
+	if (IS_ERR(ioasid))
+		return 0;
+	ioasid_put(ioasid);
+	return ioasid_id(ioasid); /* FLAG */
+}
+
+int stored_too_late(struct user *user, int fd, u32 id)
+{
+	struct ioasid *ioasid;
+
+	ioasid = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &user->tracker);
+	if (IS_ERR(ioasid))
+		return PTR_ERR(ioasid);
+	if (user->busy)
+		ioasid_user_put(ioasid, IOASID_USER_DRIVER, &user->tracker);
+	user->ioasid = ioasid; /* FLAG */
+	return 0;
+}
+
+int put_while_attached(struct user *user, struct ioasid *ioasid)
+{
+	int ret;
+
+	ret = ioasid_attach_device(ioasid, user->domain, user->dev, NULL);
+	if (ret)
+		goto err_put;
+	ret = user_start(user);
+	if (ret)
+		goto err_put;
+	return 0;
+
+err_put:
+	ioasid_user_put(ioasid, IOASID_USER_DRIVER, &user->tracker); /* FLAG */
+	return ret;
+}
