@@ -24,7 +24,7 @@
 
 /* The ABI for PASIDs, which kernels do not have that skip all of this */
 #define ATTACH_PASID 1
-#define HWPT_ALLOC_PASID (1 << 3)
+#define HWPT_ALLOC_PASID 8
 
 struct attach_pasid {
 	__u32 argsz;
