@@ -18,7 +18,6 @@
 #include "pdma_utils.h"
 
 #define PCI_DRIVERS "/sys/bus/pci/drivers/"
-#define PCI_DEVICES "/sys/bus/pci/devices/"
 
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
@@ -45,64 +44,6 @@ struct shared {
 #define store(ptr, val) __atomic_store_n(ptr, val, __ATOMIC_SEQ_CST)
 
 /* The engine and its driver */
-
-static int pci_read(const char *name, const char *file, char *buf, size_t len)
-{
-	char path[PDMA_PATH_LEN + NAME_MAX];
-
-	snprintf(path, sizeof(path), PCI_DEVICES "%s/%s", name, file);
-	return pdma_read_file(path, buf, len);
-}
-
-static int pci_write(const char *name, const char *file, const char *buf)
-{
-	char path[PDMA_PATH_LEN + NAME_MAX];
-
-	snprintf(path, sizeof(path), PCI_DEVICES "%s/%s", name, file);
-	return pdma_write_file(path, buf);
-}
-
-/* An engine with ATS, whatever driver it has: SVA takes no other */
-static int find_engine(char name[NAME_MAX + 1])
-{
-	char vendor[16], device[16];
-	struct dirent *entry;
-	int ret = -ENODEV;
-	DIR *dir;
-
-	dir = opendir(PCI_DEVICES);
-	if (!dir)
-		return -errno;
-	while (ret && (entry = readdir(dir))) {
-		if (pci_read(entry->d_name, "vendor", vendor, sizeof(vendor)) ||
-		    pci_read(entry->d_name, "device", device, sizeof(device)) ||
-		    strtoul(vendor, NULL, 16) != PDMA_VENDOR_ID ||
-		    strtoul(device, NULL, 16) != PDMA_DEVICE_ID ||
-		    !pci_ats_enabled(entry->d_name))
-			continue;
-		snprintf(name, NAME_MAX + 1, "%s", entry->d_name);
-		ret = 0;
-	}
-	closedir(dir);
-	return ret;
-}
-
-/* Give the engine to @driver, "" is whoever takes it by itself */
-static int set_driver(const char *name, const char *driver)
-{
-	int ret;
-
-	ret = pci_write(name, "driver_override", driver[0] ? driver : "\n");
-	if (ret)
-		return ret;
-	ret = pci_write(name, "driver/unbind", name);
-	if (ret && ret != -ENOENT)
-		return ret;
-	ret = pdma_write_file("/sys/bus/pci/drivers_probe", name);
-	if (ret)
-		return ret;
-	return 0;
-}
 
 static bool has_first_stage(const char *name)
 {
@@ -270,7 +211,7 @@ static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 	if (rig->fd == -ENOENT)
 		return "no " IOASID_DEV;
 	ASSERT_LE(0, rig->fd);
-	if (find_engine(rig->engine))
+	if (pci_find_engine(rig->engine))
 		return "no engine with ATS";
 	if (!has_first_stage(rig->engine))
 		return "the IOMMU has no first-stage translation";
@@ -279,7 +220,7 @@ static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 	if (sva_is_refused())
 		return "SVA is off, boot with iommu_sva.allow_unsafe_x86=1";
 
-	ASSERT_EQ(0, set_driver(rig->engine, PDMA_SVA_DRIVER));
+	ASSERT_EQ(0, pci_set_driver(rig->engine, PDMA_SVA_DRIVER));
 	rig->ours = true;
 	ASSERT_EQ(0, bar_map(&rig->bar, rig->engine));
 	rig->faults = bar_recorded(&rig->bar);
@@ -298,7 +239,7 @@ static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 static void teardown(struct __test_metadata *_metadata, struct rig *rig)
 {
 	if (rig->ours)
-		EXPECT_EQ(0, set_driver(rig->engine, ""));
+		EXPECT_EQ(0, pci_set_driver(rig->engine, ""));
 }
 
 /* Nothing was reported since the test began */
@@ -751,7 +692,7 @@ TEST_F(sva, engine_can_be_taken_away_while_bound)
 	EXPECT_EQ(UINT32_MAX, pdma_status(&rig->dev));
 
 	/* The next user of the engine finds nothing of the last one */
-	ASSERT_EQ(0, set_driver(rig->engine, PDMA_SVA_DRIVER));
+	ASSERT_EQ(0, pci_set_driver(rig->engine, PDMA_SVA_DRIVER));
 	pdma_close(&rig->dev);
 	ASSERT_EQ(0, sva_open(&rig->dev, rig->engine));
 	EXPECT_EQ(pasid, sva_bind(&rig->dev));

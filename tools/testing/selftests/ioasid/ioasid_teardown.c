@@ -48,7 +48,6 @@
 
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
-#define PCI_DEVICES	"/sys/bus/pci/devices"
 #define DRIVER		"/sys/bus/pci/drivers/pdma"
 
 /* Of a stream: short enough not to be waited for, and less work than others */

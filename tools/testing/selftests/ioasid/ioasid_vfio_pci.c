@@ -12,8 +12,6 @@
 #include "ioasid_watch.h"
 #include "pdma_utils.h"
 
-#define PCI_DEVICES "/sys/bus/pci/devices/"
-
 #define IOVA 0x100000
 #define BUF_LEN 4096
 #define POISON 0x5a
@@ -44,54 +42,6 @@ struct detach_pasid {
 
 /* The engine */
 
-static int pci_file(const char *name, const char *file, char *buf, size_t len)
-{
-	char path[PDMA_PATH_LEN + NAME_MAX];
-
-	snprintf(path, sizeof(path), PCI_DEVICES "%s/%s", name, file);
-	return len ? pdma_read_file(path, buf, len) :
-		     pdma_write_file(path, buf);
-}
-
-/* One with ATS: the IOMMU is told of a reset of no other */
-static int find_engine(char name[NAME_MAX + 1])
-{
-	char vendor[16], device[16];
-	struct dirent *entry;
-	int ret = -ENODEV;
-	DIR *dir;
-
-	dir = opendir(PCI_DEVICES);
-	if (!dir)
-		return -errno;
-	while (ret && (entry = readdir(dir))) {
-		if (pci_file(entry->d_name, "vendor", vendor, sizeof(vendor)) ||
-		    pci_file(entry->d_name, "device", device, sizeof(device)) ||
-		    strtoul(vendor, NULL, 16) != PDMA_VENDOR_ID ||
-		    strtoul(device, NULL, 16) != PDMA_DEVICE_ID ||
-		    !pci_ats_enabled(entry->d_name))
-			continue;
-		snprintf(name, NAME_MAX + 1, "%s", entry->d_name);
-		ret = 0;
-	}
-	closedir(dir);
-	return ret;
-}
-
-/* Give the engine to @driver, "" is whoever takes it by itself */
-static int set_driver(const char *name, char *driver)
-{
-	int ret;
-
-	ret = pci_file(name, "driver_override", driver[0] ? driver : "\n", 0);
-	if (ret)
-		return ret;
-	ret = pci_file(name, "driver/unbind", (char *)name, 0);
-	if (ret && ret != -ENOENT)
-		return ret;
-	return pdma_write_file("/sys/bus/pci/drivers_probe", name);
-}
-
 static int open_cdev(const char *name)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX];
@@ -99,7 +49,7 @@ static int open_cdev(const char *name)
 	int fd = -ENODEV;
 	DIR *dir;
 
-	snprintf(path, sizeof(path), PCI_DEVICES "%s/vfio-dev", name);
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/vfio-dev", name);
 	dir = opendir(path);
 	if (!dir)
 		return -errno;
@@ -216,12 +166,12 @@ FIXTURE_SETUP(pci)
 	if (self->fd == -ENOENT)
 		SKIP(return, "no " IOASID_DEV);
 	ASSERT_LE(0, self->fd);
-	if (find_engine(self->engine))
+	if (pci_find_engine(self->engine))
 		SKIP(return, "no engine with ATS");
 	if (!pdma_exists("/sys/bus/pci/drivers/vfio-pci"))
 		SKIP(return, "no driver vfio-pci");
 
-	ASSERT_EQ(0, set_driver(self->engine, "vfio-pci"));
+	ASSERT_EQ(0, pci_set_driver(self->engine, "vfio-pci"));
 	self->ours = true;
 	pdma_init(&self->dev);
 	self->dev.device = open_cdev(self->engine);
@@ -253,7 +203,7 @@ FIXTURE_SETUP(pci)
 FIXTURE_TEARDOWN_PARENT(pci)
 {
 	if (self->ours)
-		EXPECT_EQ(0, set_driver(self->engine, ""));
+		EXPECT_EQ(0, pci_set_driver(self->engine, ""));
 }
 
 /* Let channel @ch write to the buffer with @pasid, from now on */

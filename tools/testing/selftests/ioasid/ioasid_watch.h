@@ -9,8 +9,14 @@
 #ifndef __SELFTEST_IOASID_WATCH_H
 #define __SELFTEST_IOASID_WATCH_H
 
+#include <dirent.h>
+#include <limits.h>
+#include <stdlib.h>
+
 #include "ioasid_utils.h"
 #include "pdma_utils.h"
+
+#define PCI_DEVICES "/sys/bus/pci/devices"
 
 /*
  * All of the engine: control page and channel pages, beside its driver. What a
@@ -29,8 +35,7 @@ static inline int bar_map(struct pdma_bar *bar, const char *parent)
 	void *regs;
 	int fd;
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/resource0",
-		 parent);
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/resource0", parent);
 	fd = open(path, O_RDWR | O_SYNC | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
@@ -149,7 +154,7 @@ static inline bool pci_ats_enabled(const char *parent)
 	ssize_t n;
 	int fd;
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/config", parent);
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/config", parent);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return false;
@@ -167,13 +172,70 @@ static inline bool pci_ats_enabled(const char *parent)
 	return false;
 }
 
-/* Function level reset, also with a driver bound to it */
-static inline int pci_reset(const char *parent)
+/* A file of the function @name in sysfs */
+static inline int pci_read(const char *name, const char *file, char *buf,
+			   size_t len)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX];
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/reset", parent);
-	return pdma_write_file(path, "1");
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/%s", name, file);
+	return pdma_read_file(path, buf, len);
+}
+
+static inline int pci_write(const char *name, const char *file, const char *buf)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/%s", name, file);
+	return pdma_write_file(path, buf);
+}
+
+/*
+ * An engine with ATS, whatever driver it has: SVA takes no other, and the IOMMU
+ * is told of a reset of no other.
+ */
+static inline int pci_find_engine(char name[NAME_MAX + 1])
+{
+	char vendor[16], device[16];
+	struct dirent *entry;
+	int ret = -ENODEV;
+	DIR *dir;
+
+	dir = opendir(PCI_DEVICES);
+	if (!dir)
+		return -errno;
+	while (ret && (entry = readdir(dir))) {
+		if (pci_read(entry->d_name, "vendor", vendor, sizeof(vendor)) ||
+		    pci_read(entry->d_name, "device", device, sizeof(device)) ||
+		    strtoul(vendor, NULL, 16) != PDMA_VENDOR_ID ||
+		    strtoul(device, NULL, 16) != PDMA_DEVICE_ID ||
+		    !pci_ats_enabled(entry->d_name))
+			continue;
+		snprintf(name, NAME_MAX + 1, "%s", entry->d_name);
+		ret = 0;
+	}
+	closedir(dir);
+	return ret;
+}
+
+/* Give the function to @driver, "" is whoever takes it by itself */
+static inline int pci_set_driver(const char *name, const char *driver)
+{
+	int ret;
+
+	ret = pci_write(name, "driver_override", driver[0] ? driver : "\n");
+	if (ret)
+		return ret;
+	ret = pci_write(name, "driver/unbind", name);
+	if (ret && ret != -ENOENT)
+		return ret;
+	return pdma_write_file("/sys/bus/pci/drivers_probe", name);
+}
+
+/* Function level reset, also with a driver bound to it */
+static inline int pci_reset(const char *parent)
+{
+	return pci_write(parent, "reset", "1");
 }
 
 /* Kernel log */
