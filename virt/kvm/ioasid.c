@@ -67,7 +67,6 @@ struct ioasid *kvm_ioasid_lookup(struct kvm *kvm, u32 guest_pasid)
 	mapping = xa_load(&ki->mappings, guest_pasid);
 	return mapping ? mapping->ioasid : NULL;
 }
-EXPORT_SYMBOL_GPL(kvm_ioasid_lookup);
 
 /* No lookup can find it any more, or could ever do so. */
 static void kvm_ioasid_free_mapping(struct kvm_ioasid_mapping *mapping)
