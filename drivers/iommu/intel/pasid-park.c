@@ -436,7 +436,8 @@ static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
 	KUNIT_STATIC_STUB_REDIRECT(intel_park_drain, entry);
 
 	if (pci_device_is_present(to_pci_dev(entry->dev)))
-		intel_iommu_drain_parked_prq(entry->dev, entry->pasid);
+		intel_iommu_drain_parked_prq(entry->dev, entry->pasid,
+					     entry->did);
 }
 
 /*

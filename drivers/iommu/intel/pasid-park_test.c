@@ -806,7 +806,7 @@ static void park_drain_fn(struct work_struct *work)
 {
 	struct park_drain *drain = container_of(work, struct park_drain, work);
 
-	intel_iommu_drain_parked_prq(drain->dev, PASID);
+	intel_iommu_drain_parked_prq(drain->dev, PASID, FLPT_DEFAULT_DID);
 	complete(&drain->done);
 }
 
@@ -834,7 +834,8 @@ static void drain_waits_for_what_is_queued(struct kunit *test)
 	intel_mock_enable_prq(&fix->device[0].info);
 
 	/* Nothing is queued: nothing to wait for */
-	intel_iommu_drain_parked_prq(fix->device[0].dev, PASID);
+	intel_iommu_drain_parked_prq(fix->device[0].dev, PASID,
+				     FLPT_DEFAULT_DID);
 
 	/* One of another PASID that was parked together with it */
 	for (i = 0; i < 3; i++)
