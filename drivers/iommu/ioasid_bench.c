@@ -736,7 +736,7 @@ static struct pci_dev *attach_find_device(const char *name)
 {
 	struct device *dev = bus_find_device_by_name(&pci_bus_type, NULL, name);
 
-	if (dev && !dev->iommu_group) {
+	if (dev && (!dev->iommu_group || !dev->iommu)) {
 		put_device(dev);
 		return NULL;
 	}
