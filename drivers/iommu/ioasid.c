@@ -928,8 +928,9 @@ void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid)
  * Context: Process context, may sleep. Takes ioasid.lock and the group mutex.
  * Return: 0, or -ESHUTDOWN @ioasid is PARKED, -EBUSY the PASID is attached to
  * the group of @dev already or @dev is being reset, -EINVAL @dev does not
- * support that PASID or @domain does not fit to @dev, -EOPNOTSUPP the IOMMU driver cannot attach a
- * PASID, -ENODEV @dev has no IOMMU, -ENOMEM, or what the IOMMU driver returns.
+ * support that PASID or @domain does not fit to @dev, -EOPNOTSUPP the IOMMU
+ * driver cannot attach a PASID, -ENODEV @dev has no IOMMU, -ENOMEM, or what the
+ * IOMMU driver returns.
  */
 int ioasid_attach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 			 struct device *dev,
