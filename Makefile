@@ -7,11 +7,12 @@ BUILD ?= build
 export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T V SIGNOFF
 
 .NOTPARALLEL:
-.PHONY: help setup qemu tree refresh series bisect kernel boot run test check bench deb kunit selftests clean
+.PHONY: help setup qemu tree refresh series bisect kernel boot run test mutants check bench deb kunit selftests clean
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
 	@echo "make test       run all tests; T=NAME runs one kselftest program or KUnit suite"
+	@echo "make mutants    break the code, see which test notices; M=NAME tries one"
 	@echo "make check      run the kernel's checkers on our code; T=NAME runs one"
 	@echo
 	@echo "make setup      install the Debian packages that are missing"
@@ -68,6 +69,9 @@ run: qemu tree
 test:
 	@rig/setup coccinelle
 	@rig/test
+
+mutants: qemu tree
+	@rig/mutants $(M)
 
 check: tree
 	@rig/check
