@@ -7,11 +7,12 @@ BUILD ?= build
 export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T V SIGNOFF
 
 .NOTPARALLEL:
-.PHONY: help setup qemu tree refresh series bisect kernel boot run test mutants check bench deb kunit selftests clean
+.PHONY: help setup qemu tree refresh series bisect kernel boot run test models mutants check bench deb kunit selftests clean
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
 	@echo "make test       run all tests; T=NAME runs one kselftest program or KUnit suite"
+	@echo "make models     check the models of the life cycle, all of them"
 	@echo "make mutants    break the code, see which test notices; M=NAME tries one"
 	@echo "make check      run the kernel's checkers on our code; T=NAME runs one"
 	@echo
@@ -69,6 +70,10 @@ run: qemu tree
 test:
 	@rig/setup coccinelle
 	@rig/test
+
+models: tree
+	@rig/setup spin
+	@rig/models --all
 
 mutants: qemu tree
 	@rig/mutants $(M)
