@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+#include <sys/mount.h>
 
 #include "ioasid_utils.h"
 #include "pdma_utils.h"
@@ -43,6 +45,36 @@ static inline long long group_read(const char *group, const char *file,
 			ret = strtoll(val, NULL, 10);
 	fclose(f);
 	return ret;
+}
+
+/* 0, or -errno, with what is missing in @why. */
+static inline int find_controller(const char **why)
+{
+	char line[256];
+	int ret;
+
+	*why = "no cgroup v2";
+	if (access(CGROUP_ROOT "/cgroup.controllers", F_OK) &&
+	    mount("cgroup2", CGROUP_ROOT, "cgroup2", 0, NULL))
+		return -errno;
+
+	*why = "no misc controller";
+	ret = pdma_read_file(CGROUP_ROOT "/cgroup.controllers", line,
+			     sizeof(line));
+	if (ret)
+		return ret;
+	if (!strstr(line, "misc"))
+		return -ENODEV;
+
+	/* Left on: it shows in nothing but the files of the controller */
+	*why = "the misc controller cannot be enabled";
+	ret = group_write(CGROUP_ROOT, "cgroup.subtree_control", "+misc");
+	if (ret)
+		return ret;
+
+	*why = "no resource \"ioasid\"";
+	ret = group_read(CGROUP_ROOT, "misc.capacity", "ioasid");
+	return ret < 0 ? ret : 0;
 }
 
 static inline long long current_of(const char *group)

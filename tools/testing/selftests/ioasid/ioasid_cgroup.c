@@ -16,7 +16,6 @@
  * that a group was never charged, not even for a moment.
  */
 #include <signal.h>
-#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -75,36 +74,6 @@ static int put_into(const char *group, pid_t pid)
 static int remove_group(const char *group)
 {
 	return rmdir(group) ? -errno : 0;
-}
-
-/* 0, or -errno, with what is missing in @why. */
-static int find_controller(const char **why)
-{
-	char line[256];
-	int ret;
-
-	*why = "no cgroup v2";
-	if (access(CGROUP_ROOT "/cgroup.controllers", F_OK) &&
-	    mount("cgroup2", CGROUP_ROOT, "cgroup2", 0, NULL))
-		return -errno;
-
-	*why = "no misc controller";
-	ret = pdma_read_file(CGROUP_ROOT "/cgroup.controllers", line,
-			     sizeof(line));
-	if (ret)
-		return ret;
-	if (!strstr(line, "misc"))
-		return -ENODEV;
-
-	/* Left on: it shows in nothing but the files of the controller */
-	*why = "the misc controller cannot be enabled";
-	ret = group_write(CGROUP_ROOT, "cgroup.subtree_control", "+misc");
-	if (ret)
-		return ret;
-
-	*why = "no resource \"ioasid\"";
-	ret = group_read(CGROUP_ROOT, "misc.capacity", "ioasid");
-	return ret < 0 ? ret : 0;
 }
 
 /* The group of this process, to return to */

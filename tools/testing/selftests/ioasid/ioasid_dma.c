@@ -249,35 +249,6 @@ TEST_F(dma, no_write_after_free_of_many_returns)
 	}
 }
 
-/* Whatever is short, an owner can get rid of its numbers */
-TEST_F(dma, park_needs_no_memory)
-{
-	int nth_fd = fail_nth_open();
-	int nth, owner;
-	__u32 id;
-
-	if (nth_fd == -ENOENT)
-		SKIP(return, "no fault injection");
-	ASSERT_LE(0, nth_fd);
-	for (nth = 1; nth <= 4; nth++) {
-		id = give_ioasid(_metadata, &self->ch[0], self->fd);
-		start_stream(_metadata, &self->ch[0], 4096, 50, 1);
-		ASSERT_EQ(0, fail_nth_begin(nth_fd, nth));
-		EXPECT_EQ(0, ioasid_free(self->fd, 1, &id));
-		fail_nth_end(nth_fd);
-		expect_blocked(&self->ch[0]);
-
-		owner = ioasid_open();
-		ASSERT_LE(0, owner);
-		give_ioasid(_metadata, &self->ch[0], owner);
-		start_stream(_metadata, &self->ch[0], 4096, 50, 1);
-		ASSERT_EQ(0, fail_nth_begin(nth_fd, nth));
-		EXPECT_EQ(0, close(owner));
-		fail_nth_end(nth_fd);
-		expect_blocked(&self->ch[0]);
-	}
-}
-
 /* A stream of the channel that no driver has checked must stay blocked */
 static void expect_still_blocked(struct __test_metadata *_metadata,
 				 struct engine *engine, struct channel *ch,

@@ -1,0 +1,799 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Every allocation of every operation fails once: the errno is one that is
+ * documented, everything is as before, and the next try works. What must not
+ * fail is also done with all allocations failing.
+ *
+ * An operation is an entry of a table. prepare() makes the state before call(),
+ * during which allocations fail, and undo() leads back from the state after a
+ * call that has succeeded to the one before prepare(). What is compared is all
+ * that user space is told of IOASIDs: see snapshot().
+ */
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "../kselftest_harness.h"
+#include "cgroup_utils.h"
+#include "ioasid_attach.h"
+#include "ioasid_channel.h"
+#include "ioasid_utils.h"
+#include "kvm_utils.h"
+#include "pdma_utils.h"
+
+#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+
+/* Some batches of the allocation, whose objects fail one by one */
+#define SOME 40
+/* More than are flushed at once */
+#define MANY 600
+/* More than these need memory to be freed, as the documentation says */
+#define FREE_WITHOUT_MEMORY 16
+/* Far more than any operation has allocations */
+#define MAX_NTH 5000
+
+#define PERIOD_US 250
+
+struct world {
+	int fd;			/* of the set that is looked at, or -1 */
+	int owner;		/* another file of the same set */
+	__u32 ids[MANY];	/* of fd, or of owner where there is one */
+	__u32 other;
+	__u32 round;
+	struct engine engine;
+	struct channel ch;
+	char node[PDMA_PATH_LEN];
+	int attach;
+	struct kvm_vm vm;
+	const char *group;	/* the cgroup that is charged, or NULL */
+	bool dma;		/* a stream goes on when the call begins */
+	bool mediated;		/* there is a device in ch */
+};
+
+struct op {
+	const char *missing;	/* why it is skipped when setup() is positive */
+	int (*setup)(struct world *w);
+	int (*prepare)(struct world *w);
+	int (*call)(struct world *w);
+	int (*undo)(struct world *w);
+	bool cannot_fail;
+	bool blocks_dma;	/* no write after it has returned */
+};
+
+/* What an operation may fail with. It is the same for all of them. */
+#define FAILURE (-ENOMEM)
+
+static int keep(int *where, int fd)
+{
+	*where = fd;
+	return fd < 0 ? fd : 0;
+}
+
+static int drop(int *fd)
+{
+	int ret = close(*fd) ? -errno : 0;
+
+	*fd = -1;
+	return ret;
+}
+
+/* The commands of /dev/ioasid */
+
+static int setup_file(struct world *w)
+{
+	return keep(&w->fd, ioasid_open());
+}
+
+static int call_get_info(struct world *w)
+{
+	struct ioasid_info info;
+
+	return ioasid_get_info(w->fd, &info);
+}
+
+static int call_alloc_one(struct world *w)
+{
+	return ioasid_alloc(w->fd, 0, 0, 1, w->ids);
+}
+
+static int call_free_one(struct world *w)
+{
+	return ioasid_free(w->fd, 1, w->ids);
+}
+
+static int call_alloc_some(struct world *w)
+{
+	return ioasid_alloc(w->fd, 0, 0, SOME, w->ids);
+}
+
+static int call_free_some(struct world *w)
+{
+	return ioasid_free(w->fd, SOME, w->ids);
+}
+
+static int call_alloc_many(struct world *w)
+{
+	return ioasid_alloc(w->fd, 0, 0, MANY, w->ids);
+}
+
+static int call_free_many(struct world *w)
+{
+	return ioasid_free(w->fd, MANY, w->ids);
+}
+
+/* Far from all other numbers: there is nothing yet that could hold them */
+static int call_alloc_far(struct world *w)
+{
+	const __u32 min = 0x80000 + (w->round << 13);
+
+	return ioasid_alloc(w->fd, min, min + 0xfff, SOME, w->ids);
+}
+
+static int prepare_free_few(struct world *w)
+{
+	return ioasid_alloc(w->fd, 0, 0, FREE_WITHOUT_MEMORY, w->ids);
+}
+
+static int call_free_few(struct world *w)
+{
+	return ioasid_free(w->fd, FREE_WITHOUT_MEMORY, w->ids);
+}
+
+static int call_query(struct world *w)
+{
+	struct ioasid_query query;
+
+	return ioasid_query(w->fd, w->ids[0], &query);
+}
+
+static int call_set_quota(struct world *w)
+{
+	return ioasid_set_quota(w->fd, 5000);
+}
+
+static int undo_set_quota(struct world *w)
+{
+	return ioasid_set_quota(w->fd, 4096);
+}
+
+static const struct op get_info = {
+	.setup = setup_file, .call = call_get_info, .cannot_fail = true,
+};
+static const struct op alloc_one = {
+	.setup = setup_file, .call = call_alloc_one, .undo = call_free_one,
+};
+static const struct op alloc_some = {
+	.setup = setup_file, .call = call_alloc_some, .undo = call_free_some,
+};
+static const struct op alloc_far = {
+	.setup = setup_file, .call = call_alloc_far, .undo = call_free_some,
+};
+static const struct op free_few = {
+	.setup = setup_file, .prepare = prepare_free_few,
+	.call = call_free_few, .cannot_fail = true,
+};
+static const struct op free_many = {
+	.setup = setup_file, .prepare = call_alloc_many,
+	.call = call_free_many,
+};
+static const struct op query = {
+	.setup = setup_file, .prepare = call_alloc_one, .call = call_query,
+	.undo = call_free_one, .cannot_fail = true,
+};
+static const struct op set_quota = {
+	.setup = setup_file, .call = call_set_quota, .undo = undo_set_quota,
+	.cannot_fail = true,
+};
+
+/* The file */
+
+static int setup_nothing(struct world *w)
+{
+	return access(IOASID_DEV, F_OK) ? -errno : 0;
+}
+
+static int call_open(struct world *w)
+{
+	return keep(&w->owner, ioasid_open());
+}
+
+static int undo_open(struct world *w)
+{
+	return drop(&w->owner);
+}
+
+/* Numbers that nobody else holds, more than fit into one batch */
+static int prepare_owner(struct world *w)
+{
+	int ret = call_open(w);
+
+	return ret ? ret : ioasid_alloc(w->owner, 0, 0, MANY, w->ids);
+}
+
+/* The file of /proc is made before: that is not ours */
+static int prepare_fdinfo(struct world *w)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", w->fd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	return keep(&w->owner, fd < 0 ? -errno : fd);
+}
+
+static int call_fdinfo(struct world *w)
+{
+	char buf[4096];
+
+	if (read(w->owner, buf, sizeof(buf) - 1) < 0)
+		return -errno;
+	return 0;
+}
+
+static const struct op first_open = {
+	.setup = setup_nothing, .call = call_open, .undo = undo_open,
+};
+static const struct op later_open = {
+	.setup = setup_file, .call = call_open, .undo = undo_open,
+};
+static const struct op close_of_many = {
+	.setup = setup_file, .prepare = prepare_owner, .call = undo_open,
+	.cannot_fail = true,
+};
+static const struct op fdinfo = {
+	.setup = setup_file, .prepare = prepare_fdinfo, .call = call_fdinfo,
+	.undo = undo_open,
+};
+
+/* A mediated device */
+
+static int setup_device(struct world *w, bool ats)
+{
+	int ret;
+
+	ret = setup_file(w);
+	if (ret)
+		return ret;
+	if (find_engine(&w->engine, ats))
+		return 1;
+	ret = pdma_create(w->engine.name, w->ch.uuid);
+	if (ret)
+		return ret;
+	w->mediated = true;
+	w->ch.len = BUF_LEN;
+	w->ch.buf = map_shared(BUF_LEN);
+	if (!w->ch.buf)
+		return -ENOMEM;
+	memset((void *)w->ch.buf, 0, BUF_LEN);
+	return 0;
+}
+
+static int setup_channel(struct world *w)
+{
+	int ret = setup_device(w, true);
+
+	return ret ? ret : channel_connect(&w->ch);
+}
+
+static int setup_two_numbers(struct world *w)
+{
+	int ret = setup_channel(w);
+
+	if (!ret)
+		ret = ioasid_alloc(w->fd, 0, 0, 2, w->ids);
+	w->other = w->ids[1];
+	return ret;
+}
+
+static int stream(struct world *w)
+{
+	__u64 min = counter(&w->ch) + 3;
+	int ret = pdma_stream(&w->ch.dev, IOVA, BUF_LEN, PERIOD_US, 1);
+
+	if (ret)
+		return ret;
+	w->dma = true;
+	return wait_until(counter(&w->ch) >= min) ? 0 : -ETIMEDOUT;
+}
+
+static int call_set(struct world *w)
+{
+	return pdma_set_ioasid(&w->ch.dev, w->fd, w->ids[0]);
+}
+
+static int undo_set(struct world *w)
+{
+	w->dma = false;
+	return pdma_drop_ioasid(&w->ch.dev);
+}
+
+static int prepare_stream(struct world *w)
+{
+	int ret = call_set(w);
+
+	return ret ? ret : stream(w);
+}
+
+static int call_replace(struct world *w)
+{
+	return pdma_set_ioasid(&w->ch.dev, w->fd, w->other);
+}
+
+static int call_drop(struct world *w)
+{
+	return pdma_drop_ioasid(&w->ch.dev);
+}
+
+/* Of a number that is parked already: the last reference goes */
+static int prepare_last_put(struct world *w)
+{
+	int ret = ioasid_alloc(w->fd, 0, 0, 1, w->ids);
+
+	if (!ret)
+		ret = prepare_stream(w);
+	return ret ? ret : ioasid_free(w->fd, 1, w->ids);
+}
+
+static int call_last_put(struct world *w)
+{
+	return pdma_drop_ioasid(&w->ch.dev);
+}
+
+/* The number of an owner that has nothing else */
+static int prepare_park(struct world *w)
+{
+	int ret = prepare_owner(w);
+
+	if (!ret)
+		ret = pdma_set_ioasid(&w->ch.dev, w->owner, w->ids[0]);
+	return ret ? ret : stream(w);
+}
+
+static int prepare_park_one(struct world *w)
+{
+	int ret = ioasid_alloc(w->fd, 0, 0, 1, w->ids);
+
+	return ret ? ret : prepare_stream(w);
+}
+
+/* Opened by hand: the search for its name is not what is to fail */
+static int setup_node(struct world *w)
+{
+	char path[PDMA_PATH_LEN];
+	struct dirent *entry;
+	DIR *dir;
+	int ret = setup_device(w, false);
+
+	if (ret)
+		return ret;
+	w->ch.dev.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	if (w->ch.dev.iommufd < 0)
+		return -errno;
+	pdma_mdev_path(w->ch.uuid, "vfio-dev", path);
+	dir = opendir(path);
+	if (!dir)
+		return -errno;
+	while ((entry = readdir(dir)))
+		if (!strncmp(entry->d_name, "vfio", 4))
+			snprintf(w->node, sizeof(w->node),
+				 "/dev/vfio/devices/%.64s", entry->d_name);
+	closedir(dir);
+	return 0;
+}
+
+static int call_open_device(struct world *w)
+{
+	struct vfio_device_bind_iommufd bind = {
+		.argsz = sizeof(bind), .iommufd = w->ch.dev.iommufd,
+	};
+	int ret;
+
+	w->ch.dev.device = open(w->node, O_RDWR | O_CLOEXEC);
+	if (w->ch.dev.device < 0)
+		return -errno;
+	if (!ioctl(w->ch.dev.device, VFIO_DEVICE_BIND_IOMMUFD, &bind))
+		return 0;
+	ret = -errno;
+	drop(&w->ch.dev.device);
+	return ret;
+}
+
+static int undo_open_device(struct world *w)
+{
+	return drop(&w->ch.dev.device);
+}
+
+static const struct op device_open = {
+	.setup = setup_node, .call = call_open_device,
+	.undo = undo_open_device,
+};
+static const struct op device_set = {
+	.setup = setup_two_numbers, .call = call_set, .undo = undo_set,
+};
+static const struct op device_replace = {
+	.setup = setup_two_numbers, .prepare = prepare_stream,
+	.call = call_replace, .undo = undo_set,
+};
+static const struct op device_drop = {
+	.setup = setup_two_numbers, .prepare = prepare_stream,
+	.call = call_drop, .cannot_fail = true,
+};
+static const struct op park_by_free = {
+	.setup = setup_channel, .prepare = prepare_park_one,
+	.call = call_free_one, .undo = undo_set,
+	.cannot_fail = true, .blocks_dma = true,
+};
+static const struct op park_by_close = {
+	.setup = setup_channel, .prepare = prepare_park,
+	.call = undo_open, .undo = undo_set,
+	.cannot_fail = true, .blocks_dma = true,
+};
+static const struct op last_put = {
+	.setup = setup_channel, .prepare = prepare_last_put,
+	.call = call_last_put, .cannot_fail = true,
+};
+
+/* More attachments than are flushed one by one */
+
+static int prepare_attachments(struct world *w)
+{
+	int ret = prepare_park(w);
+
+	if (!ret)
+		ret = keep(&w->attach, attach_open());
+	return ret ? ret : attach_ids(w->attach, w->engine.name, w->owner,
+				      MANY - 1, w->ids + 1, 8);
+}
+
+static int undo_attachments(struct world *w)
+{
+	int ret = drop(&w->attach);
+
+	return ret ? ret : undo_set(w);
+}
+
+static int setup_attachments(struct world *w)
+{
+	return access(ATTACH_FILE, F_OK) ? 1 : setup_channel(w);
+}
+
+static const struct op park_of_many = {
+	.missing = "no module ioasid_bench",
+	.setup = setup_attachments, .prepare = prepare_attachments,
+	.call = undo_open, .undo = undo_attachments,
+	.cannot_fail = true, .blocks_dma = true,
+};
+
+/* KVM */
+
+static int setup_vm(struct world *w)
+{
+	int ret = setup_file(w);
+
+	if (ret)
+		return ret;
+	if (access("/dev/kvm", F_OK))
+		return 1;
+	return ioasid_alloc(w->fd, 0, 0, 1, w->ids);
+}
+
+static int prepare_vm(struct world *w)
+{
+	return vm_open(&w->vm);
+}
+
+static int call_create(struct world *w)
+{
+	return keep(&w->vm.dev, kvm_ioasid_create(w->vm.vm));
+}
+
+static int undo_vm(struct world *w)
+{
+	vm_close(&w->vm);
+	return 0;
+}
+
+static int setup_map(struct world *w)
+{
+	int ret = setup_vm(w);
+
+	if (!ret)
+		ret = prepare_vm(w);
+	return ret ? ret : call_create(w);
+}
+
+/* Far from each other: what has to be allocated is not there yet */
+static __u32 guest_pasid(struct world *w)
+{
+	return (w->round & 0x7f) << 13;
+}
+
+static int call_add(struct world *w)
+{
+	return kvm_ioasid_add(w->vm.dev, w->fd, w->ids[0], guest_pasid(w));
+}
+
+static int call_del(struct world *w)
+{
+	return kvm_ioasid_del(w->vm.dev, guest_pasid(w));
+}
+
+static const struct op vm_create = {
+	.missing = "no KVM", .setup = setup_vm, .prepare = prepare_vm,
+	.call = call_create, .undo = undo_vm,
+};
+static const struct op vm_add = {
+	.missing = "no KVM", .setup = setup_map, .call = call_add,
+	.undo = call_del,
+};
+static const struct op vm_del = {
+	.missing = "no KVM", .setup = setup_map, .prepare = call_add,
+	.call = call_del, .cannot_fail = true,
+};
+
+/* Failures */
+
+#define FAIL_ATTR(_name) "/sys/kernel/debug/" _name "/"
+
+/* Memory of user space is left alone: that it is short is not our matter */
+static int set_failures(const char *probability, const char *times,
+			const char *task_filter)
+{
+	static const char *const dirs[] = {
+		FAIL_ATTR("failslab"), FAIL_ATTR("fail_page_alloc"),
+	};
+	const char *const settings[][2] = {
+		{ "verbose", "0" }, { "ignore-gfp-wait", "N" },
+		{ "interval", "1" }, { "space", "0" }, { "times", times },
+		{ "task-filter", task_filter }, { "probability", probability },
+	};
+	char path[96];
+	unsigned int i, k;
+	int ret;
+
+	ret = pdma_write_file(FAIL_ATTR("fail_page_alloc") "min-order", "0");
+	for (i = 0; !ret && i < ARRAY_LEN(dirs); i++) {
+		for (k = 0; !ret && k < ARRAY_LEN(settings); k++) {
+			snprintf(path, sizeof(path), "%s%s", dirs[i],
+				 settings[k][0]);
+			ret = pdma_write_file(path, settings[k][1]);
+		}
+	}
+	return ret;
+}
+
+/* Everything that user space is told */
+struct snapshot {
+	char text[512];
+};
+
+static int count_rows(void)
+{
+	static char buf[1 << 16];
+	int i, rows = 0, len = 0, n;
+	int fd = open("/sys/kernel/debug/ioasid/ioasids", O_RDONLY);
+
+	if (fd < 0)
+		return -errno;
+	while ((n = read(fd, buf, sizeof(buf))) > 0)
+		for (i = 0, len += n; i < n; i++)
+			rows += buf[i] == '\n';
+	close(fd);
+	return rows;
+}
+
+static void snapshot(struct world *w, struct snapshot *snap)
+{
+	struct ioasid_query query[2] = {};
+	struct ioasid_info info = {};
+	int ret[2] = {}, device = -1;
+	int i;
+
+	if (w->fd >= 0) {
+		ioasid_get_info(w->fd, &info);
+		for (i = 0; i < 2; i++)
+			ret[i] = ioasid_query(w->fd, w->ids[i], &query[i]);
+	}
+	if (w->mediated && w->ch.dev.device >= 0 && w->ch.regs)
+		device = pdma_get_ioasid(&w->ch.dev);
+	for (i = 0; i < 2; i++)
+		if (ret[i])
+			query[i] = (struct ioasid_query){};
+	snprintf(snap->text, sizeof(snap->text),
+		 "quota %u active %u parked %u, first %u %u %u, second %u %u %u, device %d, rows %d, cgroup %lld",
+		 info.quota, info.active, info.parked, query[0].state,
+		 query[0].users, query[0].attachments, query[1].state,
+		 query[1].users, query[1].attachments, device, count_rows(),
+		 w->group ? current_of(w->group) : -1);
+}
+
+FIXTURE(fail_nth)
+{
+	struct world *w;
+	int nth_fd;
+	int filter_fd;		/* make-it-fail of this thread */
+	char uuid[PDMA_UUID_LEN + 1];
+	char group[64];
+};
+
+FIXTURE_VARIANT(fail_nth)
+{
+	const struct op *op;
+};
+
+#define OP(_name) \
+	FIXTURE_VARIANT_ADD(fail_nth, _name) { .op = &_name }
+
+OP(get_info);
+OP(alloc_one);
+OP(alloc_some);
+OP(alloc_far);
+OP(free_few);
+OP(free_many);
+OP(query);
+OP(set_quota);
+OP(first_open);
+OP(later_open);
+OP(close_of_many);
+OP(fdinfo);
+OP(device_open);
+OP(device_set);
+OP(device_replace);
+OP(device_drop);
+OP(park_by_free);
+OP(park_by_close);
+OP(park_of_many);
+OP(last_put);
+OP(vm_create);
+OP(vm_add);
+OP(vm_del);
+
+FIXTURE_SETUP(fail_nth)
+{
+	const struct op *op = variant->op;
+	const char *why;
+	struct world *w;
+	int ret;
+
+	w = calloc(1, sizeof(*w));
+	ASSERT_NE(NULL, w);
+	self->w = w;
+	w->fd = -1;
+	w->owner = -1;
+	w->attach = -1;
+	pdma_init(&w->ch.dev);
+	vm_init(&w->vm);
+	self->nth_fd = fail_nth_open();
+	if (self->nth_fd == -ENOENT)
+		SKIP(return, "no fault injection");
+	ASSERT_LE(0, self->nth_fd);
+	ASSERT_EQ(0, set_failures("0", "-1", "Y"));
+	self->filter_fd = open("/proc/thread-self/make-it-fail",
+			       O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, self->filter_fd);
+	if (!find_controller(&why)) {
+		snprintf(self->group, sizeof(self->group),
+			 CGROUP_ROOT "/ioasid-fail-nth-%d", getpid());
+		ASSERT_EQ(0, mkdir(self->group, 0755));
+		ASSERT_EQ(0, enter(self->group));
+		w->group = self->group;
+	}
+
+	ret = op->setup(w);
+	memcpy(self->uuid, w->ch.uuid, sizeof(self->uuid));
+	if (ret == -ENOENT && w->fd < 0)
+		SKIP(return, "no " IOASID_DEV);
+	if (ret > 0)
+		SKIP(return, "%s", op->missing ?: "no PASID DMA engine");
+	ASSERT_EQ(0, ret);
+	/* Nothing is to be faulted in while allocations fail */
+	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
+}
+
+FIXTURE_TEARDOWN_PARENT(fail_nth)
+{
+	set_failures("0", "1", "N");
+	if (self->uuid[0])
+		EXPECT_EQ(0, pdma_remove(self->uuid));
+	/* Uncharged in the end, and left by the test */
+	if (self->group[0]) {
+		EXPECT_EQ(0, wait_current(self->group, 0));
+		EXPECT_TRUE(wait_until(!rmdir(self->group)));
+	}
+}
+
+/* Recycling is deferred */
+#define expect_as(_before) do {						\
+	struct snapshot __now;						\
+									\
+	wait_until((snapshot(w, &__now),				\
+		    !strcmp((_before)->text, __now.text)));		\
+	EXPECT_STREQ((_before)->text, __now.text);			\
+} while (0)
+
+/* The call has succeeded: back to the state before its prepare() */
+static void expect_success(struct __test_metadata *_metadata,
+			   const struct op *op, struct world *w,
+			   const struct snapshot *start)
+{
+	if (op->blocks_dma)
+		expect_blocked(&w->ch);
+	w->dma = false;
+	if (op->undo)
+		ASSERT_EQ(0, op->undo(w));
+	expect_as(start);
+}
+
+static void prepare(struct __test_metadata *_metadata, const struct op *op,
+		    struct world *w, struct snapshot *start,
+		    struct snapshot *before)
+{
+	w->round++;
+	snapshot(w, start);
+	if (op->prepare)
+		ASSERT_EQ(0, op->prepare(w));
+	snapshot(w, before);
+}
+
+TEST_F_TIMEOUT(fail_nth, failure_is_enomem_and_changes_nothing, 120)
+{
+	const struct op *op = variant->op;
+	struct snapshot start, before;
+	struct world *w = self->w;
+	unsigned int errors = 0;
+	bool failed = true;
+	int nth, ret;
+
+	for (nth = 1; failed && nth < MAX_NTH; nth++) {
+		prepare(_metadata, op, w, &start, &before);
+		ASSERT_EQ(0, fail_nth_begin(self->nth_fd, nth));
+		ret = op->call(w);
+		failed = fail_nth_end(self->nth_fd);
+		if (ret) {
+			errors++;
+			ASSERT_EQ(FAILURE, ret);
+			EXPECT_TRUE(failed);
+			EXPECT_FALSE(op->cannot_fail);
+			expect_as(&before);
+			if (w->dma)
+				expect_running(_metadata, &w->ch);
+			/* The next try works */
+			ASSERT_EQ(0, op->call(w));
+		}
+		/* What failed may also be something that can be done without */
+		expect_success(_metadata, op, w, &start);
+	}
+	EXPECT_FALSE(failed);
+	if (!op->cannot_fail)
+		EXPECT_LT(0, errors);
+	TH_LOG("%d rounds, %u errors", nth - 1, errors);
+}
+
+/* From the first one on, as long as the call takes */
+TEST_F_TIMEOUT(fail_nth, without_any_memory, 120)
+{
+	const struct op *op = variant->op;
+	struct snapshot start, before;
+	struct world *w = self->w;
+	int ret;
+
+	prepare(_metadata, op, w, &start, &before);
+	ASSERT_EQ(0, set_failures("100", "-1", "Y"));
+	ASSERT_EQ(1, pwrite(self->filter_fd, "1", 1, 0));
+	ret = op->call(w);
+	/* Allocates nothing itself */
+	while (pwrite(self->filter_fd, "0", 1, 0) != 1)
+		;
+	ASSERT_EQ(0, set_failures("0", "-1", "Y"));
+	if (op->cannot_fail) {
+		EXPECT_EQ(0, ret);
+	} else {
+		ASSERT_EQ(FAILURE, ret);
+		expect_as(&before);
+		if (w->dma)
+			expect_running(_metadata, &w->ch);
+		ASSERT_EQ(0, op->call(w));
+	}
+	expect_success(_metadata, op, w, &start);
+}
+
+TEST_HARNESS_MAIN
