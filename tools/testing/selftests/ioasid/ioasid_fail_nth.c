@@ -57,6 +57,7 @@ struct op {
 	int (*undo)(struct world *w);
 	bool cannot_fail;
 	bool blocks_dma;	/* no write after it has returned */
+	bool by_worker;		/* not only the allocations of this thread */
 };
 
 /* What an operation may fail with. It is the same for all of them. */
@@ -338,6 +339,16 @@ static int call_last_put(struct world *w)
 	return pdma_drop_ioasid(&w->ch.dev);
 }
 
+/* The worker has done its part */
+static int call_recycle(struct world *w)
+{
+	int ret = call_last_put(w);
+
+	if (ret)
+		return ret;
+	return ioasid_wait_recycled(w->fd, w->ids[0]) ? 0 : -ETIMEDOUT;
+}
+
 /* The number of an owner that has nothing else */
 static int prepare_park(struct world *w)
 {
@@ -430,6 +441,11 @@ static const struct op park_by_close = {
 static const struct op last_put = {
 	.setup = setup_channel, .prepare = prepare_last_put,
 	.call = call_last_put, .cannot_fail = true,
+};
+
+static const struct op recycle = {
+	.setup = setup_channel, .prepare = prepare_last_put,
+	.call = call_recycle, .cannot_fail = true, .by_worker = true,
 };
 
 /* More attachments than are flushed one by one */
@@ -532,28 +548,31 @@ static const struct op vm_del = {
 
 /* Failures */
 
-#define FAIL_ATTR(_name) "/sys/kernel/debug/" _name "/"
+static const char *const fail_attrs[] = {
+	"/sys/kernel/debug/failslab", "/sys/kernel/debug/fail_page_alloc",
+};
 
-/* Memory of user space is left alone: that it is short is not our matter */
-static int set_failures(const char *probability, const char *times,
-			const char *task_filter)
+/*
+ * What may fail, in all tasks or in those that ask for it; nothing does yet.
+ * Memory of user space is left alone: that it is short is not our matter.
+ */
+static int set_failures(const char *task_filter)
 {
-	static const char *const dirs[] = {
-		FAIL_ATTR("failslab"), FAIL_ATTR("fail_page_alloc"),
-	};
 	const char *const settings[][2] = {
-		{ "verbose", "0" }, { "ignore-gfp-wait", "N" },
-		{ "interval", "1" }, { "space", "0" }, { "times", times },
-		{ "task-filter", task_filter }, { "probability", probability },
+		{ "probability", "0" }, { "verbose", "0" },
+		{ "ignore-gfp-wait", "N" }, { "interval", "1" },
+		{ "space", "0" }, { "times", "-1" },
+		{ "task-filter", task_filter },
 	};
-	char path[96];
 	unsigned int i, k;
+	char path[96];
 	int ret;
 
-	ret = pdma_write_file(FAIL_ATTR("fail_page_alloc") "min-order", "0");
-	for (i = 0; !ret && i < ARRAY_LEN(dirs); i++) {
+	snprintf(path, sizeof(path), "%s/min-order", fail_attrs[1]);
+	ret = pdma_write_file(path, "0");
+	for (i = 0; i < ARRAY_LEN(fail_attrs); i++) {
 		for (k = 0; !ret && k < ARRAY_LEN(settings); k++) {
-			snprintf(path, sizeof(path), "%s%s", dirs[i],
+			snprintf(path, sizeof(path), "%s/%s", fail_attrs[i],
 				 settings[k][0]);
 			ret = pdma_write_file(path, settings[k][1]);
 		}
@@ -611,6 +630,7 @@ FIXTURE(fail_nth)
 	struct world *w;
 	int nth_fd;
 	int filter_fd;		/* make-it-fail of this thread */
+	int probability_fd[2];	/* of fail_attrs */
 	char uuid[PDMA_UUID_LEN + 1];
 	char group[64];
 };
@@ -620,8 +640,10 @@ FIXTURE_VARIANT(fail_nth)
 	const struct op *op;
 };
 
-#define OP(_name) \
-	FIXTURE_VARIANT_ADD(fail_nth, _name) { .op = &_name }
+#define OP(_name)							\
+	FIXTURE_VARIANT_ADD(fail_nth, _name) {				\
+		.op = &_name,						\
+	}
 
 OP(get_info);
 OP(alloc_one);
@@ -643,6 +665,7 @@ OP(park_by_free);
 OP(park_by_close);
 OP(park_of_many);
 OP(last_put);
+OP(recycle);
 OP(vm_create);
 OP(vm_add);
 OP(vm_del);
@@ -652,7 +675,8 @@ FIXTURE_SETUP(fail_nth)
 	const struct op *op = variant->op;
 	const char *why;
 	struct world *w;
-	int ret;
+	char path[96];
+	int i, ret;
 
 	w = calloc(1, sizeof(*w));
 	ASSERT_NE(NULL, w);
@@ -666,7 +690,12 @@ FIXTURE_SETUP(fail_nth)
 	if (self->nth_fd == -ENOENT)
 		SKIP(return, "no fault injection");
 	ASSERT_LE(0, self->nth_fd);
-	ASSERT_EQ(0, set_failures("0", "-1", "Y"));
+	ASSERT_EQ(0, set_failures(op->by_worker ? "N" : "Y"));
+	for (i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/probability", fail_attrs[i]);
+		self->probability_fd[i] = open(path, O_WRONLY | O_CLOEXEC);
+		ASSERT_LE(0, self->probability_fd[i]);
+	}
 	self->filter_fd = open("/proc/thread-self/make-it-fail",
 			       O_RDWR | O_CLOEXEC);
 	ASSERT_LE(0, self->filter_fd);
@@ -691,7 +720,7 @@ FIXTURE_SETUP(fail_nth)
 
 FIXTURE_TEARDOWN_PARENT(fail_nth)
 {
-	set_failures("0", "1", "N");
+	set_failures("Y");
 	if (self->uuid[0])
 		EXPECT_EQ(0, pdma_remove(self->uuid));
 	/* Uncharged in the end, and left by the test */
@@ -707,7 +736,7 @@ FIXTURE_TEARDOWN_PARENT(fail_nth)
 									\
 	wait_until((snapshot(w, &__now),				\
 		    !strcmp((_before)->text, __now.text)));		\
-	EXPECT_STREQ((_before)->text, __now.text);			\
+	ASSERT_STREQ((_before)->text, __now.text);			\
 } while (0)
 
 /* The call has succeeded: back to the state before its prepare() */
@@ -774,16 +803,19 @@ TEST_F_TIMEOUT(fail_nth, without_any_memory, 120)
 	const struct op *op = variant->op;
 	struct snapshot start, before;
 	struct world *w = self->w;
-	int ret;
+	int i, ret;
 
 	prepare(_metadata, op, w, &start, &before);
-	ASSERT_EQ(0, set_failures("100", "-1", "Y"));
 	ASSERT_EQ(1, pwrite(self->filter_fd, "1", 1, 0));
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(3, write(self->probability_fd[i], "100", 3));
 	ret = op->call(w);
 	/* Allocates nothing itself */
+	for (i = 0; i < 2; i++)
+		while (write(self->probability_fd[i], "0", 1) != 1)
+			;
 	while (pwrite(self->filter_fd, "0", 1, 0) != 1)
 		;
-	ASSERT_EQ(0, set_failures("0", "-1", "Y"));
 	if (op->cannot_fail) {
 		EXPECT_EQ(0, ret);
 	} else {

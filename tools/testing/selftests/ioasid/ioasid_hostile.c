@@ -35,6 +35,8 @@
 #include "ioasid_utils.h"
 #include "kvm_utils.h"
 
+#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+
 #define NOBODY 65534
 
 /* Of a call that anybody makes, and of the death of whoever is killed */
@@ -300,7 +302,7 @@ static void probe(struct __test_metadata *_metadata, __u32 taken, __u32 parked,
 	fd = hostile_open();
 	test_cmd_alloc(fd, 0, 0, 1, &pair[0]);
 	/* Even the bytes of the answer are the same */
-	for (i = 0; i < sizeof(ids) / sizeof(ids[0]); i++) {
+	for (i = 0; i < ARRAY_LEN(ids); i++) {
 		pair[1] = ids[i];
 		memset(&query, 0x5a, sizeof(query));
 		query.size = sizeof(query);
