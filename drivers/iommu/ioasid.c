@@ -203,15 +203,18 @@ static void ioasid_set_uncharge(struct ioasid_set *set, u32 count,
 static int ioasid_try_charge(struct ioasid_set *set, struct misc_cg *cg,
 			     u32 count)
 {
-	/* First: who is refused here does not get into the way of the set */
-	if (cg && misc_cg_try_charge(MISC_CG_RES_IOASID, cg, count))
-		return misc_cg_res_total_usage(MISC_CG_RES_IOASID) + count >
-		       IOASID_COUNT ? -ENOSPC : -EDQUOT;
-	if (ioasid_set_try_charge(set, count))
+	/*
+	 * First: what the quota refuses never counts in the cgroup, where others
+	 * would be refused meanwhile, up to the whole number space.
+	 */
+	if (!ioasid_set_try_charge(set, count))
+		return -EDQUOT;
+	if (!cg || !misc_cg_try_charge(MISC_CG_RES_IOASID, cg, count))
 		return 0;
 
-	misc_cg_uncharge(MISC_CG_RES_IOASID, cg, count);
-	return -EDQUOT;
+	ioasid_set_uncharge(set, count, 0);
+	return misc_cg_res_total_usage(MISC_CG_RES_IOASID) + count >
+	       IOASID_COUNT ? -ENOSPC : -EDQUOT;
 }
 
 /*

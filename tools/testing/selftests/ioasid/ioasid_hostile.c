@@ -193,14 +193,15 @@ static void *flood_fn(void *arg)
 	return NULL;
 }
 
-static void flood(struct shared *shared)
+/* @kind: of all threads, -1: each another */
+static void flood(struct shared *shared, int kind)
 {
 	struct flood floods[4];
 	int i, fd = hostile_open();
 	pthread_t thread;
 
 	for (i = 0; i < 4; i++) {
-		floods[i] = (struct flood){ shared, fd, i };
+		floods[i] = (struct flood){ shared, fd, kind < 0 ? i : kind };
 		if (pthread_create(&thread, NULL, flood_fn, &floods[i]))
 			_exit(3);
 	}
@@ -209,7 +210,8 @@ static void flood(struct shared *shared)
 	_exit(99);
 }
 
-TEST_F_TIMEOUT(hostile, endless_calls_hang_nobody_and_die_promptly, 120)
+static void expect_service_in_flood(struct __test_metadata *_metadata,
+				    FIXTURE_DATA(hostile) *self, int kind)
 {
 	struct shared *shared = self->shared;
 	pid_t pids[2];
@@ -220,7 +222,7 @@ TEST_F_TIMEOUT(hostile, endless_calls_hang_nobody_and_die_promptly, 120)
 		pids[i] = fork();
 		ASSERT_LE(0, pids[i]);
 		if (!pids[i])
-			flood(shared);
+			flood(shared, kind);
 		expect_step(1);
 	}
 	calls = load(&shared->calls);
@@ -231,7 +233,18 @@ TEST_F_TIMEOUT(hostile, endless_calls_hang_nobody_and_die_promptly, 120)
 	test_in_use(self->fd, 1, 0);
 }
 
+TEST_F_TIMEOUT(hostile, endless_calls_hang_nobody_and_die_promptly, 120)
+{
+	expect_service_in_flood(_metadata, self, -1);
+}
+
 /* It cannot starve other sets */
+
+/* More than the quota allows: not even for a moment does it count elsewhere */
+TEST_F_TIMEOUT(hostile, refused_requests_take_nothing_from_others, 120)
+{
+	expect_service_in_flood(_metadata, self, 1);
+}
 
 TEST_F(hostile, many_processes_have_what_their_cgroup_has)
 {
