@@ -196,13 +196,19 @@ static bool intel_park_by_pasid(const struct iommu_pasid_gather_entry *entry)
 }
 
 /*
- * A device that is gone never answers. While translation is off, device TLBs
- * are not to be invalidated (VT-d 4.3).
+ * Whether a device answers to hardware. One that is gone never does, and what is
+ * no PCI device has neither a device TLB nor page requests.
  */
+static bool intel_park_is_present(struct device *dev)
+{
+	return dev_is_pci(dev) && pci_device_is_present(to_pci_dev(dev));
+}
+
+/* While translation is off, device TLBs are not to be invalidated (VT-d 4.3). */
 static bool intel_has_devtlb(struct device_domain_info *info)
 {
 	return info->ats_enabled && (info->iommu->gcmd & DMA_GCMD_TE) &&
-	       pci_device_is_present(to_pci_dev(info->dev));
+	       intel_park_is_present(info->dev);
 }
 
 /* Submit descriptors and wait until hardware is through with them. */
@@ -435,7 +441,7 @@ static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
 {
 	KUNIT_STATIC_STUB_REDIRECT(intel_park_drain, entry);
 
-	if (pci_device_is_present(to_pci_dev(entry->dev)))
+	if (intel_park_is_present(entry->dev))
 		intel_iommu_drain_parked_prq(entry->dev, entry->pasid,
 					     entry->did);
 }

@@ -46,6 +46,7 @@ struct park_fixture {
 	struct pci_bus bus;
 	struct pci_ops bus_ops;
 	bool gone;		/* no device answers */
+	unsigned int config_reads;
 	struct park_device device[2];
 	struct dmar_domain domain;
 	struct iommu_domain_info domain_info;
@@ -121,6 +122,7 @@ static int park_bus_read(struct pci_bus *bus, unsigned int devfn, int where,
 {
 	struct park_fixture *fix = container_of(bus, struct park_fixture, bus);
 
+	fix->config_reads++;
 	*val = fix->gone ? ~0 : 0x12348086;
 	return PCIBIOS_SUCCESSFUL;
 }
@@ -148,6 +150,7 @@ static void park_init_device(struct kunit *test, struct park_fixture *fix,
 
 	d->dev = &d->pdev.dev;
 	d->pdev.bus = &fix->bus;
+	d->dev->bus = &pci_bus_type;
 	d->dev->iommu = &d->dev_iommu;
 	d->dev_iommu.priv = &d->info;
 	d->info.dev = d->dev;
@@ -470,6 +473,25 @@ static void no_device_tlb_flush_of_a_device_that_is_gone(struct kunit *test)
 	intel_pasid_park_sync(&fix->gather);
 	KUNIT_EXPECT_EQ(test, fix->submits, 2);
 	expect_words_cleared(test, park_entry(fix, 0, PASID));
+}
+
+/* Nothing of struct pci_dev is around it */
+static void device_that_is_not_pci_is_not_taken_for_one(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	unsigned int i;
+
+	kunit_deactivate_static_stub(test, intel_park_drain);
+	for (i = 0; i < 2; i++) {
+		fix->config_reads = 0;
+		park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+		park(fix, 0, PASID);
+		intel_pasid_park_sync(&fix->gather);
+		KUNIT_EXPECT_EQ(test, fix->config_reads > 0, i == 0);
+		expect_words_cleared(test, park_entry(fix, 0, PASID));
+		intel_pasid_unpark(fix->device[0].dev, PASID);
+		fix->device[0].dev->bus = NULL;
+	}
 }
 
 /*
@@ -1135,6 +1157,7 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(no_device_tlb_flush_without_ats),
 	KUNIT_CASE(no_device_tlb_flush_while_translation_is_off),
 	KUNIT_CASE(no_device_tlb_flush_of_a_device_that_is_gone),
+	KUNIT_CASE(device_that_is_not_pci_is_not_taken_for_one),
 	KUNIT_CASE_PARAM(many_pasids_take_few_descriptors,
 			 park_many_gen_params),
 	KUNIT_CASE(both_kinds_of_tags_are_flushed),
