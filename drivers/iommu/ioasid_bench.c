@@ -855,8 +855,10 @@ static const struct file_operations attach_fops = {
 
 /*
  * An IOMMU driver without hooks for park: the one that there is, of which the
- * hooks are hidden from the IOMMU core. Only while nobody has a PASID attached
- * behind the IOMMU.
+ * hooks are hidden from the IOMMU core. Not while a PASID is attached or parked:
+ * one that was parked by a hook is not unparked without. They may come back at
+ * any time, since they do nothing about what was parked without them. Until then
+ * this module stays, as the IOMMU core uses its copy of the operations.
  */
 static DEFINE_MUTEX(plain_lock);	/* all below */
 static struct iommu_ops plain_ops;
@@ -866,19 +868,26 @@ static struct iommu_device *plain_iommu;	/* whose hooks are hidden */
 static void plain_show(void)
 {
 	lockdep_assert_held(&plain_lock);
-	if (plain_iommu)
-		WRITE_ONCE(plain_iommu->ops, plain_real_ops);
+	if (!plain_iommu)
+		return;
+	WRITE_ONCE(plain_iommu->ops, plain_real_ops);
 	plain_iommu = NULL;
+	module_put(THIS_MODULE);
 }
 
 static int plain_hide(const char *name)
 {
-	struct pci_dev *pdev = attach_find_device(name);
+	struct pci_dev *pdev;
 
 	lockdep_assert_held(&plain_lock);
+	if (plain_iommu || ioasid_bench_in_use())
+		return -EBUSY;
+
+	pdev = attach_find_device(name);
 	if (!pdev)
 		return -ENODEV;
 
+	__module_get(THIS_MODULE);
 	plain_iommu = pdev->dev.iommu->iommu_dev;
 	pci_dev_put(pdev);
 	plain_real_ops = plain_iommu->ops;
@@ -904,9 +913,10 @@ static ssize_t plain_write(struct file *filp, const char __user *ubuf,
 	name[count] = 0;
 
 	guard(mutex)(&plain_lock);
-	plain_show();
 	if (strcmp(strim(name), "none"))
 		ret = plain_hide(strim(name));
+	else
+		plain_show();
 	return ret ?: count;
 }
 
@@ -941,8 +951,6 @@ module_init(bench_init);
 static void __exit bench_exit(void)
 {
 	debugfs_remove(bench_dir);
-	scoped_guard(mutex, &plain_lock)
-		plain_show();
 	kmem_cache_destroy(bench_cache);
 }
 module_exit(bench_exit);

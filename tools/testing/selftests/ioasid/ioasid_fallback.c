@@ -7,6 +7,7 @@
  * The driver is that of the machine, with real translation and real DMA: the
  * module ioasid_bench hides its hooks from the IOMMU core.
  */
+#include <sys/syscall.h>
 #include "../kselftest_harness.h"
 #include "ioasid_attach.h"
 #include "ioasid_channel.h"
@@ -181,6 +182,28 @@ TEST_F(fallback, others_of_the_device_go_on)
 	expect_running(_metadata, &ch[1]);
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id[0]));
 	EXPECT_EQ(0, refused(&ch[1]));
+}
+
+/* What the rest relies on: one that a hook has parked is not unparked without */
+TEST_F(fallback, hooks_are_hidden_only_while_nothing_is_attached)
+{
+	struct channel *ch = self->ch;
+	__u32 id;
+
+	EXPECT_EQ(-EBUSY, pdma_write_file(PLAIN_FILE, self->engine.name));
+	EXPECT_EQ(-1, syscall(SYS_delete_module, "ioasid_bench", O_NONBLOCK));
+	EXPECT_EQ(EWOULDBLOCK, errno);
+
+	/* The domain of a channel is that of the operations it was opened with */
+	channel_remove(_metadata, &ch[0], self->pid);
+	ASSERT_EQ(0, pdma_write_file(PLAIN_FILE, "none"));
+	channel_open(_metadata, &ch[0], self->engine.name);
+	id = give_ioasid(_metadata, &ch[0], self->fd);
+	EXPECT_EQ(-EBUSY, pdma_write_file(PLAIN_FILE, self->engine.name));
+	test_cmd_free(self->fd, 1, &id);
+	EXPECT_EQ(-EBUSY, pdma_write_file(PLAIN_FILE, self->engine.name));
+	ASSERT_EQ(0, pdma_drop_ioasid(&ch[0].dev));
+	EXPECT_EQ(0, pdma_write_file(PLAIN_FILE, self->engine.name));
 }
 
 TEST_HARNESS_MAIN
