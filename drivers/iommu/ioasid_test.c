@@ -55,6 +55,10 @@ static struct mock_iommu {
 	struct completion *in_sync;
 	struct completion *go_on;
 	int set_ret;
+	/* Page requests that reached a handler, and what was answered */
+	unsigned int faults;
+	unsigned int answers;
+	enum iommu_page_response_code answer;
 } mock;
 
 static void mock_log(char what)
@@ -201,6 +205,33 @@ static void mock_unpark_sync(void)
 	}
 }
 
+static void mock_page_response(struct device *dev, struct iopf_fault *evt,
+			       struct iommu_page_response *msg)
+{
+	mock.answers++;
+	mock.answer = msg->code;
+}
+
+static int mock_iopf_handler(struct iopf_group *group)
+{
+	mock.faults += group->fault_count;
+	iopf_group_response(group, IOMMU_PAGE_RESP_SUCCESS);
+	iopf_free_group(group);
+	return 0;
+}
+
+static int mock_page_request(struct device *dev, u32 pasid, u32 flags)
+{
+	struct iopf_fault evt = {
+		.fault.type = IOMMU_FAULT_PAGE_REQ,
+		.fault.prm.flags = IOMMU_FAULT_PAGE_REQUEST_PASID_VALID | flags,
+		.fault.prm.pasid = pasid,
+		.fault.prm.grpid = 1,
+	};
+
+	return iommu_report_device_fault(dev, &evt);
+}
+
 /* Not const: one test takes the hooks away */
 static struct iommu_ops mock_ops = {
 	.identity_domain = &mock_identity_domain,
@@ -212,6 +243,7 @@ static struct iommu_ops mock_ops = {
 	.park_sync = mock_park_sync,
 	.unpark_dev_pasid = mock_unpark_dev_pasid,
 	.unpark_sync = mock_unpark_sync,
+	.page_response = mock_page_response,
 	.default_domain_ops = &mock_domain_ops,
 };
 
@@ -338,6 +370,8 @@ static int ioasid_test_init(struct kunit *test)
 	atomic_set(&mock.logged, 0);
 	mock.syncs = 0;
 	mock.too_early = 0;
+	mock.faults = 0;
+	mock.answers = 0;
 	test->priv = fix;
 	return 0;
 }
@@ -1298,6 +1332,57 @@ static void replaced_domain_is_parked_like_the_first(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ret, 0);
 }
 
+/* Invariant 4: it is answered, as long as the device goes on */
+static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
+{
+	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
+	struct ioasid_fixture *fix = test->priv;
+	struct iommu_fault_param *param;
+	struct iommu_attach_handle handle[2] = {};
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct ioasid *b = ioasid_test_alloc(test, 10, 10);
+	struct iopf_queue *queue = iopf_queue_alloc("ioasid-mock");
+	struct device *dev = fix->dev[0];
+
+	KUNIT_ASSERT_NOT_NULL(test, queue);
+	KUNIT_ASSERT_EQ(test, iopf_queue_add_device(queue, dev), 0);
+	param = rcu_dereference_protected(dev->iommu->fault_param, true);
+	mock_domain.iopf_handler = mock_iopf_handler;
+	ioasid_get(a);
+	KUNIT_EXPECT_EQ(test, ioasid_attach_device(a, &mock_domain, dev,
+						   &handle[0]), 0);
+	KUNIT_EXPECT_EQ(test, ioasid_attach_device(b, &mock_domain, dev,
+						   &handle[1]), 0);
+	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 9, 0), 0);
+	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 9, last), 0);
+	KUNIT_EXPECT_EQ(test, mock.faults, 2);
+	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_SUCCESS);
+
+	/* Parked in the middle of a group of requests */
+	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 9, 0), 0);
+	ioasid_free(a);
+	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 9, 0), 0);
+	KUNIT_EXPECT_EQ(test, mock.answers, 1);
+	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 9, last), 0);
+	KUNIT_EXPECT_EQ(test, mock.faults, 2);
+	KUNIT_EXPECT_EQ(test, mock.answers, 2);
+	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_INVALID);
+	KUNIT_EXPECT_TRUE(test, list_empty(&param->partial));
+
+	/* Those of others are handled */
+	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 10, last), 0);
+	KUNIT_EXPECT_EQ(test, mock.faults, 3);
+	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_SUCCESS);
+
+	ioasid_detach_device(a, &mock_domain, dev);
+	ioasid_put(a);
+	ioasid_detach_device(b, &mock_domain, dev);
+	ioasid_free(b);
+	mock_domain.iopf_handler = NULL;
+	iopf_queue_remove_device(queue, dev);
+	iopf_queue_free(queue);
+}
+
 /* A driver without the hooks: blocked by removal, and removed only once */
 static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 {
@@ -1526,6 +1611,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(many_share_a_flush),
 	KUNIT_CASE(group_of_two_is_flushed_under_its_mutex),
 	KUNIT_CASE(replaced_domain_is_parked_like_the_first),
+	KUNIT_CASE(page_request_of_a_parked_pasid_reaches_nobody),
 	KUNIT_CASE(driver_without_hooks_blocks_by_removal),
 	KUNIT_CASE(device_may_go_before_recycle),
 	KUNIT_CASE(kernel_numbers_are_of_the_same_space),

@@ -50,6 +50,20 @@ static struct pasid_entry *intel_pasid_find_entry(struct device *dev, u32 pasid)
 }
 
 /**
+ * intel_pasid_is_parked() - whether a PASID of a device is parked
+ * @dev: the device
+ * @pasid: the PASID
+ *
+ * Context: Any context in which @dev stays.
+ */
+bool intel_pasid_is_parked(struct device *dev, ioasid_t pasid)
+{
+	struct pasid_entry *pte = intel_pasid_find_entry(dev, pasid);
+
+	return pte && pasid_pte_is_parked(pte);
+}
+
+/**
  * intel_pasid_park() - block a PASID of a device
  * @dev: the device
  * @pasid: the PASID

@@ -45,6 +45,7 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 void intel_pasid_park_sync(struct iommu_pasid_gather *gather);
 void intel_pasid_unpark(struct device *dev, ioasid_t pasid);
 void intel_pasid_unpark_sync(void);
+bool intel_pasid_is_parked(struct device *dev, ioasid_t pasid);
 #else
 static inline int intel_park_init(struct intel_iommu *iommu)
 {
@@ -53,6 +54,11 @@ static inline int intel_park_init(struct intel_iommu *iommu)
 
 static inline void intel_park_exit(struct intel_iommu *iommu)
 {
+}
+
+static inline bool intel_pasid_is_parked(struct device *dev, ioasid_t pasid)
+{
+	return false;
 }
 
 #define intel_pasid_park	NULL

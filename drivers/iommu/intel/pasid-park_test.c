@@ -352,6 +352,23 @@ static void blocked_entry_is_flushed_and_drained(struct kunit *test)
 	expect_words_cleared(test, pte);
 }
 
+static void parked_is_what_has_the_mark(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct device *dev = fix->device[0].dev;
+
+	KUNIT_EXPECT_FALSE(test, intel_pasid_is_parked(dev, NO_TABLE_PASID));
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	KUNIT_EXPECT_FALSE(test, intel_pasid_is_parked(dev, PASID));
+	park(fix, 0, PASID);
+	KUNIT_EXPECT_TRUE(test, intel_pasid_is_parked(dev, PASID));
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_EXPECT_TRUE(test, intel_pasid_is_parked(dev, PASID));
+	KUNIT_EXPECT_FALSE(test, intel_pasid_is_parked(dev, PASID + 1));
+	intel_pasid_unpark(dev, PASID);
+	KUNIT_EXPECT_FALSE(test, intel_pasid_is_parked(dev, PASID));
+}
+
 static void second_park_does_nothing(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -1150,6 +1167,7 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(words_stay_until_the_flush_is_done),
 	KUNIT_CASE(absent_entry_is_marked_without_a_flush),
 	KUNIT_CASE(blocked_entry_is_flushed_and_drained),
+	KUNIT_CASE(parked_is_what_has_the_mark),
 	KUNIT_CASE(second_park_does_nothing),
 	KUNIT_CASE(pasid_without_a_table_is_left_alone),
 	KUNIT_CASE_PARAM(flush_follows_the_order_of_the_specification,
