@@ -895,6 +895,20 @@ static void drain_waits_for_what_is_queued(struct kunit *test)
 	*head = 96;
 	complete(&iommu->prq_complete);
 	flush_work(&drain.work);
+
+	/* The queue goes all the way round at once: the head has not moved */
+	*tail = 128;
+	reinit_completion(&drain.done);
+	schedule_work(&drain.work);
+	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&drain.done, HZ / 5),
+			0);
+	*tail = 96;
+	complete(&iommu->prq_complete);
+	KUNIT_EXPECT_NE(test, wait_for_completion_timeout(&drain.done, 10 * HZ),
+			0);
+	*head = 96 + 32;
+	complete(&iommu->prq_complete);
+	flush_work(&drain.work);
 	destroy_work_on_stack(&drain.work);
 	iopf_queue_free(handlers.queue);
 }
