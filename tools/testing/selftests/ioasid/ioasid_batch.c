@@ -70,7 +70,6 @@ BATCH_VARIANT(plain_one, false, 1);
 BATCH_VARIANT(plain_batch_less_one, false, BATCH - 1);
 BATCH_VARIANT(plain_batch, false, BATCH);
 BATCH_VARIANT(plain_batch_and_one, false, BATCH + 1);
-BATCH_VARIANT(plain_selective_less_one, false, SELECTIVE_MAX - 1);
 BATCH_VARIANT(plain_selective, false, SELECTIVE_MAX);
 BATCH_VARIANT(plain_global, false, SELECTIVE_MAX + 1);
 BATCH_VARIANT(ats_batch, true, BATCH);
@@ -78,7 +77,6 @@ BATCH_VARIANT(ats_batch_and_one, true, BATCH + 1);
 BATCH_VARIANT(ats_queue_less_one, true, QUEUE - 1);
 BATCH_VARIANT(ats_queue, true, QUEUE);
 BATCH_VARIANT(ats_queue_and_one, true, QUEUE + 1);
-BATCH_VARIANT(ats_selective, true, SELECTIVE_MAX);
 BATCH_VARIANT(ats_global, true, SELECTIVE_MAX + 1);
 
 /* Position of the number of a channel */
