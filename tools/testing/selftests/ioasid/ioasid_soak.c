@@ -1,0 +1,1526 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Random operations of several processes, and a model that tells every answer
+ *
+ *   ioasid_soak [--ops N] [--seed S] [--seconds T]
+ *   ioasid_soak --replay FILE
+ *
+ * One process drives the others ("actors") by sockets, one operation at a time,
+ * so that the model knows each errno, each state and each counter. Operations
+ * come in sequences. Each starts with nothing and must end with nothing. The
+ * same seed gives the same sequences: an operation names slots, not what the
+ * kernel has put there, and one that makes no sense at its place is left out.
+ * For the same reason any part of a sequence is a sequence: one that fails is
+ * replayed with parts removed until nothing more can be, and written down, one
+ * operation a line, for --replay.
+ */
+#define _GNU_SOURCE
+#include <getopt.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "../kselftest.h"
+#include "cgroup_utils.h"
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "kvm_utils.h"
+#include "pdma_utils.h"
+
+#define NR_PROCS	4
+#define NR_FILES	6
+#define NR_NUMS		24
+#define NR_CHANS	4
+#define NR_VMS		2
+#define NR_GUEST	3
+#define NR_GROUPS	2
+#define NR_SETS		(NR_PROCS + NR_FILES + NR_NUMS + 1)
+
+/* Numbers that are asked for by range, few enough to run out of them */
+#define WINDOW		5000
+#define WINDOW_LEN	8
+
+#define SEQ_LEN		400
+#define CHECK_EVERY	50
+#define MAX_BATCH	4
+#define DEFAULT_QUOTA	4096
+#define NO_LIMIT	1000
+
+#define IOVA		0x100000ULL
+#define BUF_LEN		0x4000
+#define STREAM_LEN	0x1000
+#define COPY_SRC	0x1000
+#define COPY_DST	0x2000
+#define COPY_LEN	64
+#define POISON		0x5a
+#define REPLY_MS	60000
+
+/* Descriptors that every actor has */
+#define FD_MEM		90
+#define FD_SOCK		100
+#define BAD_FD		900
+
+enum code {
+	OP_START, OP_FORK, OP_EXEC, OP_EXIT, OP_KILL,
+	OP_OPEN, OP_CLOSE, OP_DUP, OP_PASS,
+	OP_ALLOC, OP_FREE, OP_QUERY, OP_INFO, OP_QUOTA,
+	OP_DEV_OPEN, OP_DEV_CLOSE, OP_SET, OP_DROP, OP_COPY, OP_STREAM, OP_STOP,
+	OP_VM_OPEN, OP_VM_CLOSE, OP_ADD, OP_DEL,
+	OP_LIMIT, OP_MOVE, OP_RESET, OP_RECLAIM,
+	NR_OPS,
+	/* Not in a sequence: what fork and passing take besides */
+	MSG_RECEIVE = NR_OPS,
+};
+
+/* Names of the operations and of what they are given: p is the actor */
+static const struct {
+	const char *name;
+	unsigned int weight;
+} ops[NR_OPS] = {
+	[OP_START] = { "start", 6 },
+	[OP_FORK] = { "fork", 2 },		/* q */
+	[OP_EXEC] = { "exec", 1 },
+	[OP_EXIT] = { "exit", 1 },
+	[OP_KILL] = { "kill", 1 },
+	[OP_OPEN] = { "open", 20 },		/* file */
+	[OP_CLOSE] = { "close", 10 },		/* file */
+	[OP_DUP] = { "dup", 6 },		/* file */
+	[OP_PASS] = { "pass", 10 },		/* file, q */
+	[OP_ALLOC] = { "alloc", 90 },		/* file, range, count */
+	[OP_FREE] = { "free", 50 },		/* file, number, twice? */
+	[OP_QUERY] = { "query", 80 },		/* file, number */
+	[OP_INFO] = { "info", 40 },		/* file */
+	[OP_QUOTA] = { "quota", 8 },		/* file, quota */
+	[OP_DEV_OPEN] = { "dev_open", 6 },	/* channel */
+	[OP_DEV_CLOSE] = { "dev_close", 2 },	/* channel */
+	[OP_SET] = { "set", 50 },		/* channel, file, number */
+	[OP_DROP] = { "drop", 8 },		/* channel */
+	[OP_COPY] = { "copy", 20 },		/* channel */
+	[OP_STREAM] = { "stream", 20 },		/* channel */
+	[OP_STOP] = { "stop", 5 },		/* channel */
+	[OP_VM_OPEN] = { "vm_open", 4 },	/* vm */
+	[OP_VM_CLOSE] = { "vm_close", 1 },	/* vm */
+	[OP_ADD] = { "add", 30 },		/* vm, guest, file, number */
+	[OP_DEL] = { "del", 6 },		/* vm, guest */
+	[OP_LIMIT] = { "limit", 4 },		/* -, group, limit */
+	[OP_MOVE] = { "move", 4 },		/* group */
+	[OP_RESET] = { "reset", 1 },		/* -, engine */
+	[OP_RECLAIM] = { "reclaim", 1 },	/* - */
+};
+
+struct op {
+	__u32 code;
+	__u32 p;
+	__u32 arg[4];
+};
+
+struct msg {
+	__u32 code;
+	__u32 arg[8];
+};
+
+struct reply {
+	int ret;
+	__u32 val[8];
+};
+
+/* In the memory that all processes share */
+struct shared {
+	char uuid[NR_CHANS][PDMA_UUID_LEN + 1];
+};
+
+static char *mem;
+#define shared ((struct shared *)mem)
+#define chan_buf(c) (mem + 0x1000 + (c) * BUF_LEN)
+#define MEM_LEN (0x1000 + NR_CHANS * BUF_LEN)
+
+/* The actors */
+
+static struct {
+	unsigned int nr;
+	int anchor;	/* keeps the set of this process */
+	int file[NR_FILES];
+	struct pdma_dev dev[NR_CHANS];
+	int vm[NR_VMS];
+	int vm_dev[NR_VMS];
+} self;
+
+static int file_fd(__u32 f)
+{
+	return self.file[f] < 0 ? BAD_FD : self.file[f];
+}
+
+static void actor_close_users(void)
+{
+	int i;
+
+	for (i = 0; i < NR_CHANS; i++)
+		pdma_close(&self.dev[i]);
+	for (i = 0; i < NR_VMS; i++) {
+		close(self.vm_dev[i]);
+		close(self.vm[i]);
+		self.vm[i] = -1;
+		self.vm_dev[i] = -1;
+	}
+}
+
+static void actor_init(unsigned int nr)
+{
+	int i;
+
+	memset(&self, 0xff, sizeof(self));
+	self.nr = nr;
+	for (i = 0; i < NR_CHANS; i++)
+		pdma_init(&self.dev[i]);
+	mem = mmap(NULL, MEM_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, FD_MEM,
+		   0);
+	if (mem == MAP_FAILED)
+		_exit(1);
+}
+
+/* A process that has just begun has a set of its own */
+static int actor_begin(void)
+{
+	self.anchor = ioasid_open();
+	return self.anchor < 0 ? self.anchor : 0;
+}
+
+static void actor_loop(void);
+
+/* Siblings, not children: so that one process can wait for all of them */
+static int actor_fork(__u32 nr, __u32 *pid)
+{
+	long ret = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+	struct reply reply = {};
+
+	if (ret < 0)
+		return -errno;
+	if (ret) {
+		*pid = ret;
+		return 0;
+	}
+	self.nr = nr;
+	actor_close_users();
+	close(self.anchor);
+	reply.ret = actor_begin();
+	if (write(FD_SOCK + nr, &reply, sizeof(reply)) != sizeof(reply))
+		_exit(1);
+	actor_loop();
+	_exit(1);
+}
+
+static void actor_exec(void)
+{
+	char nr[16], files[NR_FILES * 16] = "";
+	int i, n = 0;
+
+	for (i = 0; i < NR_FILES; i++) {
+		n += snprintf(files + n, sizeof(files) - n, "%d,", self.file[i]);
+		if (self.file[i] >= 0)
+			fcntl(self.file[i], F_SETFD, 0);
+	}
+	snprintf(nr, sizeof(nr), "%u", self.nr);
+	execl("/proc/self/exe", "ioasid_soak", "--actor", nr, files, NULL);
+	_exit(1);
+}
+
+static int actor_dup(__u32 f)
+{
+	int fd = fcntl(self.file[f], F_DUPFD_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -errno;
+	close(self.file[f]);
+	self.file[f] = fd;
+	return 0;
+}
+
+static int actor_copy(__u32 c)
+{
+	char *buf = chan_buf(c);
+	int ret;
+
+	memset(buf + COPY_SRC, 0xa5, COPY_LEN);
+	memset(buf + COPY_DST, 0, COPY_LEN);
+	ret = pdma_copy_wait(&self.dev[c], IOVA + COPY_DST, IOVA + COPY_SRC,
+			     COPY_LEN);
+	if (!ret && memcmp(buf + COPY_SRC, buf + COPY_DST, COPY_LEN))
+		return -EILSEQ;
+	return ret;
+}
+
+static int actor_vm_open(__u32 v)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int ret;
+
+	if (kvm < 0)
+		return -errno;
+	self.vm[v] = ioctl(kvm, KVM_CREATE_VM, 0);
+	ret = self.vm[v] < 0 ? -errno : kvm_ioasid_create(self.vm[v]);
+	close(kvm);
+	if (ret < 0)
+		return ret;
+	self.vm_dev[v] = ret;
+	return 0;
+}
+
+static int actor_info(int fd, __u32 *val)
+{
+	struct ioasid_info info;
+	int ret = ioasid_get_info(fd, &info);
+
+	val[0] = info.quota;
+	val[1] = info.active;
+	val[2] = info.parked;
+	return ret;
+}
+
+static int actor_query(int fd, __u32 id, __u32 *val)
+{
+	struct ioasid_query query;
+	int ret = ioasid_query(fd, id, &query);
+
+	val[0] = query.state;
+	val[1] = query.users;
+	val[2] = query.attachments;
+	return ret;
+}
+
+static int actor_do(const struct msg *m, __u32 *val)
+{
+	const __u32 *a = m->arg;
+	__u32 twice[2];
+	int ret;
+
+	switch (m->code) {
+	case OP_FORK:
+		return actor_fork(a[0], val);
+	case OP_EXEC:
+		actor_exec();
+		return -EINVAL;
+	case OP_EXIT:
+		_exit(0);
+	case OP_OPEN:
+		self.file[a[0]] = ioasid_open();
+		return self.file[a[0]] < 0 ? self.file[a[0]] : 0;
+	case OP_CLOSE:
+		ret = close(self.file[a[0]]) ? -errno : 0;
+		self.file[a[0]] = -1;
+		return ret;
+	case OP_DUP:
+		return actor_dup(a[0]);
+	case OP_PASS:
+		return send_fd(FD_SOCK + self.nr, self.file[a[0]]);
+	case MSG_RECEIVE:
+		self.file[a[0]] = receive_fd(FD_SOCK + self.nr);
+		return self.file[a[0]] < 0 ? self.file[a[0]] : 0;
+	case OP_ALLOC:
+		return ioasid_alloc(file_fd(a[0]), a[1], a[2], a[3], val);
+	case OP_FREE:
+		twice[0] = a[1];
+		twice[1] = a[1];
+		return ioasid_free(file_fd(a[0]), a[2] ? 2 : 1, twice);
+	case OP_QUERY:
+		return actor_query(file_fd(a[0]), a[1], val);
+	case OP_INFO:
+		return actor_info(file_fd(a[0]), val);
+	case OP_QUOTA:
+		return ioasid_set_quota(file_fd(a[0]), a[1]);
+	case OP_DEV_OPEN:
+		ret = pdma_open_cdev(&self.dev[a[0]], shared->uuid[a[0]], NULL);
+		return ret ? ret : pdma_map(&self.dev[a[0]], chan_buf(a[0]),
+					    IOVA, BUF_LEN);
+	case OP_DEV_CLOSE:
+		pdma_close(&self.dev[a[0]]);
+		return 0;
+	case OP_SET:
+		return pdma_set_ioasid(&self.dev[a[0]], file_fd(a[1]), a[2]);
+	case OP_DROP:
+		return pdma_drop_ioasid(&self.dev[a[0]]);
+	case OP_COPY:
+		return actor_copy(a[0]);
+	case OP_STREAM:
+		ret = pdma_stream(&self.dev[a[0]], IOVA, STREAM_LEN, 0, 0);
+		return ret ? ret : pdma_wait_counter(&self.dev[a[0]], 1);
+	case OP_STOP:
+		return pdma_stop(&self.dev[a[0]]);
+	case OP_VM_OPEN:
+		return actor_vm_open(a[0]);
+	case OP_VM_CLOSE:
+		close(self.vm_dev[a[0]]);
+		ret = close(self.vm[a[0]]) ? -errno : 0;
+		self.vm[a[0]] = -1;
+		self.vm_dev[a[0]] = -1;
+		return ret;
+	case OP_ADD:
+		return kvm_ioasid_add(self.vm_dev[a[0]], file_fd(a[2]), a[3],
+				      a[1]);
+	case OP_DEL:
+		return kvm_ioasid_del(self.vm_dev[a[0]], a[1]);
+	default:
+		return -ENOSYS;
+	}
+}
+
+static void actor_loop(void)
+{
+	struct msg m;
+
+	while (read(FD_SOCK + self.nr, &m, sizeof(m)) == sizeof(m)) {
+		struct reply reply = {};
+
+		reply.ret = actor_do(&m, reply.val);
+		if (write(FD_SOCK + self.nr, &reply, sizeof(reply)) !=
+		    sizeof(reply))
+			break;
+	}
+}
+
+/* After exec */
+static int actor_main(const char *nr, char *files)
+{
+	struct reply reply = {};
+	int i;
+
+	actor_init(atoi(nr));
+	for (i = 0; i < NR_FILES; i++)
+		self.file[i] = strtol(files, &files, 10), files++;
+	reply.ret = actor_begin();
+	if (write(FD_SOCK + self.nr, &reply, sizeof(reply)) != sizeof(reply))
+		return 1;
+	actor_loop();
+	return 1;
+}
+
+/* The model */
+
+struct num {
+	int state;	/* 0: nobody holds it, else enum ioasid_state */
+	__u32 id;	/* stays when it is recycled */
+	int file;	/* -1: closed */
+	int set;
+	int group;
+};
+
+static struct {
+	struct {
+		pid_t pid;	/* 0: there is none */
+		int set;
+		int group;
+	} proc[NR_PROCS];
+	struct {
+		unsigned int procs;	/* who has a descriptor, a bit for each */
+		int set;
+	} file[NR_FILES];
+	struct num num[NR_NUMS];
+	struct {
+		int proc;	/* who has it open, -1: nobody */
+		int num;	/* -1: none */
+		bool streaming;
+		bool quiet;	/* nothing of the stream may arrive */
+	} chan[NR_CHANS];
+	struct {
+		int proc;
+		int num[NR_GUEST];
+	} vm[NR_VMS];
+	__u32 quota[NR_SETS];
+	__u32 limit[NR_GROUPS];
+} model;
+
+/* What does not change from one sequence to the next */
+static struct {
+	int sock[NR_PROCS];
+	char engine[2][NAME_MAX + 1];
+	struct pdma_bar bar[2];
+	unsigned int engines;
+	bool kvm;
+	bool cgroup;
+	char group[NR_GROUPS][64];
+} env;
+
+static char why[256];
+
+static bool fail(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	if (!why[0])
+		vsnprintf(why, sizeof(why), fmt, ap);
+	va_end(ap);
+	return false;
+}
+
+static void model_init(void)
+{
+	int i, j;
+
+	memset(&model, 0, sizeof(model));
+	for (i = 0; i < NR_CHANS; i++) {
+		model.chan[i].proc = -1;
+		model.chan[i].num = -1;
+	}
+	for (i = 0; i < NR_VMS; i++) {
+		model.vm[i].proc = -1;
+		for (j = 0; j < NR_GUEST; j++)
+			model.vm[i].num[j] = -1;
+	}
+	for (i = 0; i < NR_GROUPS; i++)
+		model.limit[i] = NO_LIMIT;
+}
+
+static bool has_file(int p, int f)
+{
+	return model.file[f].procs & (1 << p);
+}
+
+static int new_set(void)
+{
+	bool used[NR_SETS] = {};
+	int i;
+
+	for (i = 0; i < NR_PROCS; i++)
+		if (model.proc[i].pid)
+			used[model.proc[i].set] = true;
+	for (i = 0; i < NR_FILES; i++)
+		if (model.file[i].procs)
+			used[model.file[i].set] = true;
+	for (i = 0; i < NR_NUMS; i++)
+		if (model.num[i].state)
+			used[model.num[i].set] = true;
+	for (i = 0; used[i]; i++)
+		;
+	model.quota[i] = DEFAULT_QUOTA;
+	return i;
+}
+
+static unsigned int num_chans(int n)
+{
+	unsigned int i, count = 0;
+
+	for (i = 0; i < NR_CHANS; i++)
+		count += model.chan[i].num == n;
+	return count;
+}
+
+static unsigned int num_users(int n)
+{
+	unsigned int i, j, count = num_chans(n);
+
+	for (i = 0; i < NR_VMS; i++)
+		for (j = 0; j < NR_GUEST; j++)
+			count += model.vm[i].num[j] == n;
+	return count;
+}
+
+static unsigned int count_set(int set, int state)
+{
+	unsigned int i, count = 0;
+
+	for (i = 0; i < NR_NUMS; i++)
+		count += model.num[i].state && model.num[i].set == set &&
+			 (!state || model.num[i].state == state);
+	return count;
+}
+
+static unsigned int count_group(int group)
+{
+	unsigned int i, count = 0;
+
+	for (i = 0; i < NR_NUMS; i++)
+		count += model.num[i].state && model.num[i].group == group;
+	return count;
+}
+
+static unsigned int count_window(void)
+{
+	unsigned int i, count = 0;
+
+	for (i = 0; i < NR_NUMS; i++)
+		count += model.num[i].state && model.num[i].id >= WINDOW &&
+			 model.num[i].id < WINDOW + WINDOW_LEN;
+	return count;
+}
+
+/* The IOASID of file @f with the number that slot @n has, or had: or -1 */
+static int find_num(int f, int n)
+{
+	int i;
+
+	for (i = 0; i < NR_NUMS; i++)
+		if (model.num[i].state && model.num[i].file == f &&
+		    model.num[i].id == model.num[n].id)
+			return i;
+	return -1;
+}
+
+static void put_num(int n)
+{
+	if (n >= 0 && model.num[n].state == IOASID_STATE_PARKED &&
+	    !num_users(n))
+		model.num[n].state = 0;
+}
+
+/* The call has returned: from now on nothing arrives */
+static void park_num(int n)
+{
+	int i;
+
+	model.num[n].state = IOASID_STATE_PARKED;
+	for (i = 0; i < NR_CHANS; i++) {
+		if (model.chan[i].num != n || !model.chan[i].streaming)
+			continue;
+		memset(chan_buf(i), POISON, STREAM_LEN);
+		model.chan[i].quiet = true;
+	}
+	put_num(n);
+}
+
+static void end_stream(int c)
+{
+	model.chan[c].streaming = false;
+	model.chan[c].quiet = false;
+}
+
+static void set_chan(int c, int n)
+{
+	int old = model.chan[c].num;
+
+	end_stream(c);
+	model.chan[c].num = n;
+	put_num(old);
+}
+
+static void close_chan(int c)
+{
+	set_chan(c, -1);
+	model.chan[c].proc = -1;
+}
+
+static void set_guest(int v, int g, int n)
+{
+	int old = model.vm[v].num[g];
+
+	model.vm[v].num[g] = n;
+	put_num(old);
+}
+
+static void close_vm(int v)
+{
+	int g;
+
+	for (g = 0; g < NR_GUEST; g++)
+		set_guest(v, g, -1);
+	model.vm[v].proc = -1;
+}
+
+static void close_file(int p, int f)
+{
+	int n;
+
+	model.file[f].procs &= ~(1 << p);
+	if (model.file[f].procs)
+		return;
+	for (n = 0; n < NR_NUMS; n++) {
+		if (!model.num[n].state || model.num[n].file != f)
+			continue;
+		model.num[n].file = -1;
+		if (model.num[n].state == IOASID_STATE_ACTIVE)
+			park_num(n);
+	}
+}
+
+/* What close-on-exec takes away; exit takes the files, too */
+static void drop_users(int p)
+{
+	int i;
+
+	for (i = 0; i < NR_CHANS; i++)
+		if (model.chan[i].proc == p)
+			close_chan(i);
+	for (i = 0; i < NR_VMS; i++)
+		if (model.vm[i].proc == p)
+			close_vm(i);
+}
+
+static void drop_proc(int p)
+{
+	int i;
+
+	for (i = 0; i < NR_FILES; i++)
+		if (has_file(p, i))
+			close_file(p, i);
+	drop_users(p);
+	model.proc[p].pid = 0;
+}
+
+/* The driver */
+
+static bool receive(int p, struct reply *reply)
+{
+	struct pollfd pfd = { .fd = env.sock[p], .events = POLLIN };
+
+	if (poll(&pfd, 1, REPLY_MS) != 1)
+		return fail("actor %d does not answer", p);
+	if (read(env.sock[p], reply, sizeof(*reply)) != sizeof(*reply))
+		return fail("actor %d is gone", p);
+	return true;
+}
+
+static bool ask(int p, struct reply *reply, __u32 code, __u32 a, __u32 b,
+		__u32 c, __u32 d)
+{
+	struct msg m = { .code = code, .arg = { a, b, c, d } };
+
+	if (write(env.sock[p], &m, sizeof(m)) != sizeof(m))
+		return fail("actor %d takes no message", p);
+	return receive(p, reply);
+}
+
+static bool expect(int wanted, const struct reply *reply)
+{
+	if (reply->ret != wanted)
+		return fail("answered %d, the model says %d", reply->ret,
+			    wanted);
+	return true;
+}
+
+static bool do_simple(int p, int wanted, __u32 code, __u32 a, __u32 b, __u32 c,
+		      __u32 d)
+{
+	struct reply reply;
+
+	return ask(p, &reply, code, a, b, c, d) && expect(wanted, &reply);
+}
+
+static bool enter_group(pid_t pid, int g)
+{
+	char val[16];
+
+	if (!env.cgroup)
+		return true;
+	snprintf(val, sizeof(val), "%d", pid);
+	if (group_write(env.group[g], "cgroup.procs", val))
+		return fail("cannot move a process");
+	return true;
+}
+
+static bool do_start(int p)
+{
+	struct reply reply;
+	pid_t pid = fork();
+
+	if (pid < 0)
+		return fail("no process");
+	if (!pid) {
+		actor_init(p);
+		reply = (struct reply){ .ret = actor_begin() };
+		if (write(FD_SOCK + p, &reply, sizeof(reply)) == sizeof(reply))
+			actor_loop();
+		_exit(1);
+	}
+	model.proc[p].set = new_set();
+	model.proc[p].pid = pid;
+	model.proc[p].group = p % NR_GROUPS;
+	return receive(p, &reply) && expect(0, &reply) &&
+	       enter_group(pid, model.proc[p].group);
+}
+
+static bool do_fork(int p, int q)
+{
+	struct reply reply, begun;
+	int i;
+
+	if (!ask(p, &reply, OP_FORK, q, 0, 0, 0) || !expect(0, &reply))
+		return false;
+	model.proc[q].set = new_set();
+	model.proc[q].pid = reply.val[0];
+	model.proc[q].group = model.proc[p].group;
+	for (i = 0; i < NR_FILES; i++)
+		if (has_file(p, i))
+			model.file[i].procs |= 1 << q;
+	return receive(q, &begun) && expect(0, &begun);
+}
+
+static bool do_end(int p, bool kill_it)
+{
+	struct msg m = { .code = OP_EXIT };
+	pid_t pid = model.proc[p].pid;
+
+	if (kill_it)
+		kill(pid, SIGKILL);
+	else if (write(env.sock[p], &m, sizeof(m)) != sizeof(m))
+		return fail("actor %d takes no message", p);
+	if (waitpid(pid, NULL, 0) != pid)
+		return fail("actor %d does not end", p);
+	drop_proc(p);
+	return true;
+}
+
+static bool do_exec(int p)
+{
+	if (!do_simple(p, 0, OP_EXEC, 0, 0, 0, 0))
+		return false;
+	drop_users(p);
+	model.proc[p].set = new_set();
+	return true;
+}
+
+/* The driver passes it on and keeps nothing */
+static bool do_pass(int p, int f, int q)
+{
+	struct msg m = { .code = OP_PASS, .arg = { f } };
+	struct reply reply;
+	int fd, ret;
+
+	if (write(env.sock[p], &m, sizeof(m)) != sizeof(m))
+		return fail("actor %d takes no message", p);
+	fd = receive_fd(env.sock[p]);
+	if (fd < 0 || !receive(p, &reply) || !expect(0, &reply))
+		return fail("actor %d passes nothing", p);
+	m.code = MSG_RECEIVE;
+	ret = write(env.sock[q], &m, sizeof(m)) == sizeof(m) ?
+		      send_fd(env.sock[q], fd) : -EIO;
+	close(fd);
+	if (ret || !receive(q, &reply) || !expect(0, &reply))
+		return fail("actor %d receives nothing", q);
+	model.file[f].procs |= 1 << q;
+	return true;
+}
+
+static int alloc_errno(int p, int f, __u32 min, __u32 max, __u32 count)
+{
+	int group = model.proc[p].group;
+
+	if (!has_file(p, f))
+		return -EBADF;
+	if (min > max || max > 0xfffff || !count ||
+	    (max && count > max - min + 1))
+		return -EINVAL;
+	if (count_set(model.file[f].set, 0) + count >
+	    model.quota[model.file[f].set])
+		return -EDQUOT;
+	if (env.cgroup && count_group(group) + count > model.limit[group])
+		return -EDQUOT;
+	if (max && count_window() + count > WINDOW_LEN)
+		return -ENOSPC;
+	return 0;
+}
+
+static bool take_num(int p, int f, __u32 id, __u32 min, __u32 max)
+{
+	int i, n = -1;
+
+	if (!id || id > 0xfffff || (max && (id < min || id > max)))
+		return fail("number %u is out of range", id);
+	for (i = 0; i < NR_NUMS; i++) {
+		if (!model.num[i].state)
+			n = n < 0 ? i : n;
+		else if (model.num[i].id == id)
+			return fail("number %u has a holder already", id);
+	}
+	model.num[n] = (struct num){
+		.state = IOASID_STATE_ACTIVE, .id = id, .file = f,
+		.set = model.file[f].set, .group = model.proc[p].group,
+	};
+	return true;
+}
+
+static bool do_alloc(int p, int f, __u32 range, __u32 count)
+{
+	__u32 min = 0, max = 0, i, room = 0;
+	struct reply reply;
+	int wanted;
+
+	if (range % 3 == 1) {
+		min = WINDOW;
+		max = WINDOW + WINDOW_LEN - 1;
+	} else if (range == 5) {
+		min = WINDOW + 1;
+		max = WINDOW;
+	} else if (range == 8) {
+		min = WINDOW;
+		max = 0x100000;
+	}
+	for (i = 0; i < NR_NUMS; i++)
+		room += !model.num[i].state;
+	if (room < count)
+		return true;
+	wanted = alloc_errno(p, f, min, max, count);
+	if (!ask(p, &reply, OP_ALLOC, f, min, max, count) ||
+	    !expect(wanted, &reply))
+		return false;
+	for (i = 0; !wanted && i < count; i++)
+		if (!take_num(p, f, reply.val[i], min, max))
+			return false;
+	return true;
+}
+
+static bool do_free(int p, int f, int n, bool twice)
+{
+	int found = find_num(f, n), wanted = 0;
+
+	if (!has_file(p, f))
+		wanted = -EBADF;
+	else if (twice || found < 0 ||
+		 model.num[found].state != IOASID_STATE_ACTIVE)
+		wanted = -ENOENT;
+	if (!do_simple(p, wanted, OP_FREE, f, model.num[n].id, twice, 0))
+		return false;
+	if (!wanted)
+		park_num(found);
+	return true;
+}
+
+static bool do_query(int p, int f, int n)
+{
+	int found = find_num(f, n);
+	struct reply reply;
+
+	if (!has_file(p, f))
+		return do_simple(p, -EBADF, OP_QUERY, f, model.num[n].id, 0, 0);
+	/* Recycling takes a while */
+	if (found < 0) {
+		if (!wait_until(!ask(p, &reply, OP_QUERY, f, model.num[n].id, 0,
+				     0) || reply.ret == -ENOENT))
+			return fail("number %u is not recycled",
+				    model.num[n].id);
+		return !why[0];
+	}
+	if (!ask(p, &reply, OP_QUERY, f, model.num[n].id, 0, 0) ||
+	    !expect(0, &reply))
+		return false;
+	if (reply.val[0] != model.num[found].state ||
+	    reply.val[1] != num_users(found) ||
+	    reply.val[2] != num_chans(found))
+		return fail("number %u: state, users, attachments %u %u %u, the model says %u %u %u",
+			    model.num[n].id, reply.val[0], reply.val[1],
+			    reply.val[2], model.num[found].state,
+			    num_users(found), num_chans(found));
+	return true;
+}
+
+static bool do_info(int p, int f)
+{
+	int set = model.file[f].set;
+	struct reply reply;
+	__u32 active, parked;
+
+	if (!has_file(p, f))
+		return do_simple(p, -EBADF, OP_INFO, f, 0, 0, 0);
+	active = count_set(set, IOASID_STATE_ACTIVE);
+	parked = count_set(set, IOASID_STATE_PARKED);
+	wait_until(!ask(p, &reply, OP_INFO, f, 0, 0, 0) || reply.ret ||
+		   reply.val[2] == parked);
+	if (why[0] || !expect(0, &reply))
+		return false;
+	if (reply.val[0] != model.quota[set] || reply.val[1] != active ||
+	    reply.val[2] != parked)
+		return fail("set: quota, active, parked %u %u %u, the model says %u %u %u",
+			    reply.val[0], reply.val[1], reply.val[2],
+			    model.quota[set], active, parked);
+	return true;
+}
+
+/* What a user is told that is shown file @f and slot @n. @found: or -1 */
+static int user_errno(int p, int f, int n, int *found)
+{
+	*found = find_num(f, n);
+	if (!has_file(p, f))
+		return -EBADF;
+	if (*found < 0)
+		return -ENOENT;
+	return model.num[*found].state == IOASID_STATE_ACTIVE ? 0 : -ESHUTDOWN;
+}
+
+/* A number that is about to be recycled is still PARKED for a moment */
+static bool expect_user(int wanted, const struct reply *reply)
+{
+	if (wanted == -ENOENT && reply->ret == -ESHUTDOWN)
+		return true;
+	return expect(wanted, reply);
+}
+
+static bool do_set(int p, int c, int f, int n)
+{
+	struct reply reply;
+	int i, found, wanted = user_errno(p, f, n, &found);
+
+	for (i = 0; !wanted && i < NR_CHANS; i++)
+		if (i != c && i % 2 == c % 2 && model.chan[i].num == found)
+			wanted = -EBUSY;
+	if (!ask(p, &reply, OP_SET, c, f, model.num[n].id, 0) ||
+	    !expect_user(wanted, &reply))
+		return false;
+	if (!wanted && model.chan[c].num != found)
+		set_chan(c, found);
+	return true;
+}
+
+static int start_errno(int c)
+{
+	int n = model.chan[c].num;
+
+	if (n < 0)
+		return -ENXIO;
+	if (model.num[n].state != IOASID_STATE_ACTIVE)
+		return -ESHUTDOWN;
+	return model.chan[c].streaming ? -EBUSY : 0;
+}
+
+static bool do_add(int p, int v, int g, int f, int n)
+{
+	struct reply reply;
+	int found, wanted = user_errno(p, f, n, &found);
+
+	if (!wanted && model.vm[v].num[g] >= 0)
+		wanted = -EEXIST;
+	if (!ask(p, &reply, OP_ADD, v, g, f, model.num[n].id) ||
+	    !expect_user(wanted, &reply))
+		return false;
+	if (!wanted)
+		set_guest(v, g, found);
+	return true;
+}
+
+static bool do_limit(int g, __u32 limit)
+{
+	char val[32];
+
+	snprintf(val, sizeof(val), "ioasid %u", limit);
+	if (group_write(env.group[g], "misc.max", val))
+		return fail("cannot set the limit of a group");
+	model.limit[g] = limit;
+	return true;
+}
+
+static bool do_reset(int e)
+{
+	int c;
+
+	if (pci_reset(env.engine[e]))
+		return fail("cannot reset %s", env.engine[e]);
+	for (c = e; c < NR_CHANS; c += 2)
+		end_stream(c);
+	return true;
+}
+
+static bool do_dev(const struct op *op, int p, int c)
+{
+	int wanted = 0;
+
+	if (op->code == OP_DEV_OPEN ? model.chan[c].proc >= 0 :
+				      model.chan[c].proc != p)
+		return true;
+	if (op->code == OP_SET)
+		return do_set(p, c, op->arg[1] % NR_FILES,
+			      op->arg[2] % NR_NUMS);
+	if (op->code == OP_COPY || op->code == OP_STREAM)
+		wanted = start_errno(c);
+	if (!do_simple(p, wanted, op->code, c, 0, 0, 0))
+		return false;
+	if (op->code == OP_DEV_OPEN)
+		model.chan[c].proc = p;
+	else if (op->code == OP_DEV_CLOSE)
+		close_chan(c);
+	else if (op->code == OP_DROP)
+		set_chan(c, -1);
+	else if (op->code == OP_STOP)
+		end_stream(c);
+	else if (op->code == OP_STREAM && !wanted)
+		model.chan[c].streaming = true;
+	return true;
+}
+
+static bool do_vm(const struct op *op, int p, int v)
+{
+	int g = op->arg[1] % NR_GUEST, wanted = 0;
+
+	if (op->code == OP_VM_OPEN ? model.vm[v].proc >= 0 :
+				     model.vm[v].proc != p)
+		return true;
+	if (op->code == OP_ADD)
+		return do_add(p, v, g, op->arg[2] % NR_FILES,
+			      op->arg[3] % NR_NUMS);
+	if (op->code == OP_DEL && model.vm[v].num[g] < 0)
+		wanted = -ENOENT;
+	if (!do_simple(p, wanted, op->code, v, g, 0, 0))
+		return false;
+	if (op->code == OP_VM_OPEN)
+		model.vm[v].proc = p;
+	else if (op->code == OP_VM_CLOSE)
+		close_vm(v);
+	else if (!wanted)
+		set_guest(v, g, -1);
+	return true;
+}
+
+static bool do_op(const struct op *op)
+{
+	int p = op->p % NR_PROCS, f = op->arg[0] % NR_FILES;
+	int q = op->arg[0] % NR_PROCS, g = op->arg[0] % NR_GROUPS;
+
+	switch (op->code) {
+	case OP_START:
+		return model.proc[p].pid ? true : do_start(p);
+	case OP_LIMIT:
+		return env.cgroup ? do_limit(g, op->arg[1]) : true;
+	case OP_RESET:
+		return g < env.engines ? do_reset(g) : true;
+	case OP_RECLAIM:
+		pdma_write_file("/proc/sys/vm/drop_caches", "3");
+		pdma_write_file("/proc/sys/vm/compact_memory", "1");
+		return true;
+	}
+	if (!model.proc[p].pid)
+		return true;
+	switch (op->code) {
+	case OP_FORK:
+		return model.proc[q].pid ? true : do_fork(p, q);
+	case OP_EXEC:
+		return do_exec(p);
+	case OP_EXIT:
+	case OP_KILL:
+		return do_end(p, op->code == OP_KILL);
+	case OP_MOVE:
+		model.proc[p].group = g;
+		return enter_group(model.proc[p].pid, g);
+	case OP_OPEN:
+		if (model.file[f].procs)
+			return true;
+		model.file[f].procs = 1 << p;
+		model.file[f].set = model.proc[p].set;
+		return do_simple(p, 0, OP_OPEN, f, 0, 0, 0);
+	case OP_CLOSE:
+		if (!has_file(p, f))
+			return true;
+		if (!do_simple(p, 0, OP_CLOSE, f, 0, 0, 0))
+			return false;
+		close_file(p, f);
+		return true;
+	case OP_DUP:
+		return has_file(p, f) ?
+			       do_simple(p, 0, OP_DUP, f, 0, 0, 0) : true;
+	case OP_PASS:
+		q = op->arg[1] % NR_PROCS;
+		if (!has_file(p, f) || !model.proc[q].pid || has_file(q, f))
+			return true;
+		return do_pass(p, f, q);
+	case OP_ALLOC:
+		return do_alloc(p, f, op->arg[1] % 9,
+				op->arg[2] % (MAX_BATCH + 1));
+	case OP_FREE:
+		return do_free(p, f, op->arg[1] % NR_NUMS,
+			       !(op->arg[2] % 16));
+	case OP_QUERY:
+		return do_query(p, f, op->arg[1] % NR_NUMS);
+	case OP_INFO:
+		return do_info(p, f);
+	case OP_QUOTA:
+		if (!do_simple(p, has_file(p, f) ? 0 : -EBADF, OP_QUOTA, f,
+			       op->arg[1], 0, 0))
+			return false;
+		if (has_file(p, f))
+			model.quota[model.file[f].set] = op->arg[1];
+		return true;
+	case OP_DEV_OPEN ... OP_STOP:
+		f = op->arg[0] % NR_CHANS;
+		return (unsigned int)f % 2 < env.engines ? do_dev(op, p, f) :
+							   true;
+	case OP_VM_OPEN ... OP_DEL:
+		return env.kvm ? do_vm(op, p, op->arg[0] % NR_VMS) : true;
+	default:
+		return fail("unknown operation");
+	}
+}
+
+static bool check_quiet(void)
+{
+	unsigned int i;
+	int c;
+
+	for (c = 0; c < NR_CHANS; c++)
+		for (i = 0; model.chan[c].quiet && i < STREAM_LEN; i++)
+			if (chan_buf(c)[i] != POISON)
+				return fail("channel %d: DMA of a PARKED IOASID arrived", c);
+	return true;
+}
+
+static bool check_groups(void)
+{
+	long long got;
+	int g;
+
+	for (g = 0; env.cgroup && g < NR_GROUPS; g++) {
+		got = wait_current(env.group[g], count_group(g));
+		if (got != count_group(g))
+			return fail("group %d: %lld are charged, the model says %u",
+				    g, got, count_group(g));
+	}
+	return true;
+}
+
+/* All that can be asked of everything */
+static bool check_all(void)
+{
+	int p, f, n;
+
+	for (f = 0; f < NR_FILES; f++) {
+		if (!model.file[f].procs)
+			continue;
+		p = __builtin_ctz(model.file[f].procs);
+		if (!do_info(p, f))
+			return false;
+		for (n = 0; n < NR_NUMS; n++)
+			if (model.num[n].state && model.num[n].file == f &&
+			    !do_query(p, f, n))
+				return false;
+	}
+	return check_groups();
+}
+
+static bool check_end(void)
+{
+	int p, n;
+
+	for (p = 0; p < NR_PROCS; p++)
+		if (model.proc[p].pid && !do_end(p, false))
+			return false;
+	for (n = 0; n < NR_NUMS; n++)
+		if (model.num[n].state)
+			return fail("the model holds number %u for ever",
+				    model.num[n].id);
+	return check_groups();
+}
+
+/* Actors of a sequence that has failed; the limits of the groups */
+static void clean_up(void)
+{
+	struct reply drain;
+	int i;
+
+	for (i = 0; i < NR_PROCS; i++) {
+		if (model.proc[i].pid) {
+			kill(model.proc[i].pid, SIGKILL);
+			waitpid(model.proc[i].pid, NULL, 0);
+		}
+		while (recv(env.sock[i], &drain, sizeof(drain),
+			    MSG_DONTWAIT) > 0)
+			;
+		while (recv(FD_SOCK + i, &drain, sizeof(drain),
+			    MSG_DONTWAIT) > 0)
+			;
+	}
+	model_init();
+	for (i = 0; env.cgroup && i < NR_GROUPS; i++)
+		do_limit(i, NO_LIMIT);
+}
+
+/* The index of the operation that failed, @count: the end; or -1, and why */
+static int run_sequence(const struct op *seq, int count)
+{
+	__u64 recorded[2] = {};
+	bool ok = true;
+	int i, e;
+
+	why[0] = 0;
+	clean_up();
+	for (e = 0; e < (int)env.engines; e++)
+		recorded[e] = bar_recorded(&env.bar[e]);
+	for (i = 0; ok && i < count; i++) {
+		ok = do_op(&seq[i]) && check_quiet();
+		if (ok && i % CHECK_EVERY == CHECK_EVERY - 1)
+			ok = check_all();
+		if (!ok)
+			break;
+	}
+	ok = ok && check_all() && check_quiet() && check_end();
+	for (e = 0; ok && e < (int)env.engines; e++)
+		if (bar_recorded(&env.bar[e]) != recorded[e])
+			ok = fail("engine %d: a fault was reported", e);
+	return ok ? -1 : i;
+}
+
+/* Random sequences */
+
+static __u64 rng;
+
+static __u32 rnd(void)
+{
+	__u64 z = rng += 0x9e3779b97f4a7c15ULL;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ULL;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebULL;
+	return (z ^ z >> 31) >> 32;
+}
+
+static void make_op(struct op *op)
+{
+	unsigned int code, sum = 0, pick;
+	int i;
+
+	for (code = 0; code < NR_OPS; code++)
+		sum += ops[code].weight;
+	pick = rnd() % sum;
+	for (code = 0; pick >= ops[code].weight; code++)
+		pick -= ops[code].weight;
+	*op = (struct op){ .code = code, .p = rnd() % NR_PROCS };
+	for (i = 0; i < 4; i++)
+		op->arg[i] = rnd() % 1024;
+	/* What is enough most of the time, and what is not */
+	if (code == OP_QUOTA || code == OP_LIMIT)
+		op->arg[1] = rnd() % 4 ? NO_LIMIT : rnd() % 12;
+}
+
+static void print_op(const struct op *op)
+{
+	printf("# op %s %u %u %u %u %u\n", ops[op->code].name, op->p,
+	       op->arg[0], op->arg[1], op->arg[2], op->arg[3]);
+}
+
+/* Lines of a log that begin with "# op" or are an operation; others do not matter */
+static int read_ops(const char *path, struct op *seq, int max)
+{
+	char line[256], name[32];
+	int code, count = 0;
+	struct op op;
+	FILE *f = fopen(path, "r");
+
+	if (!f)
+		return -errno;
+	while (count < max && fgets(line, sizeof(line), f)) {
+		const char *text = strncmp(line, "# op ", 5) ? line : line + 5;
+
+		if (sscanf(text, "%31s %u %u %u %u %u", name, &op.p,
+			   &op.arg[0], &op.arg[1], &op.arg[2],
+			   &op.arg[3]) != 6)
+			continue;
+		for (code = 0; code < NR_OPS; code++)
+			if (!strcmp(name, ops[code].name))
+				break;
+		if (code == NR_OPS)
+			continue;
+		op.code = code;
+		seq[count++] = op;
+	}
+	fclose(f);
+	return count;
+}
+
+/* Delta debugging: leave out ever smaller parts as long as it still fails */
+static int shrink(struct op *seq, int count)
+{
+	struct op *less = calloc(count, sizeof(*less));
+	int part, at, len, at_op;
+
+	for (part = count / 2; less && part; part /= 2) {
+		for (at = 0; at < count; ) {
+			len = part < count - at ? part : count - at;
+			memcpy(less, seq, at * sizeof(*seq));
+			memcpy(less + at, seq + at + len,
+			       (count - at - len) * sizeof(*seq));
+			at_op = run_sequence(less, count - len);
+			if (at_op < 0) {
+				at += len;
+				continue;
+			}
+			/* What comes after the failure does not matter */
+			count = at_op < count - len ? at_op + 1 : count - len;
+			memcpy(seq, less, count * sizeof(*seq));
+		}
+	}
+	free(less);
+	return count;
+}
+
+static void report_failure(struct op *seq, int count, int at)
+{
+	int i;
+
+	ksft_print_msg("operation %d: %s\n", at, why);
+	if (at < count)
+		count = at + 1;
+	count = shrink(seq, count);
+	at = run_sequence(seq, count);
+	ksft_print_msg("shrunk to %d operations, the last replay: %s\n", count,
+		       at < 0 ? "did not fail" : why);
+	for (i = 0; i < count; i++)
+		print_op(&seq[i]);
+}
+
+/* What all sequences use */
+
+static void setup_cgroup(void)
+{
+	int i;
+
+	if (access(CGROUP_ROOT "/cgroup.controllers", F_OK) &&
+	    mount("cgroup2", CGROUP_ROOT, "cgroup2", 0, NULL))
+		return;
+	if (group_write(CGROUP_ROOT, "cgroup.subtree_control", "+misc") ||
+	    group_read(CGROUP_ROOT, "misc.capacity", "ioasid") < 0)
+		return;
+	for (i = 0; i < NR_GROUPS; i++) {
+		snprintf(env.group[i], sizeof(env.group[i]),
+			 CGROUP_ROOT "/ioasid-soak-%d-%d", getpid(), i);
+		if (mkdir(env.group[i], 0755))
+			return;
+	}
+	env.cgroup = true;
+}
+
+static void setup_engines(void)
+{
+	unsigned int c;
+
+	for (; env.engines < 2; env.engines++) {
+		if (pdma_find_parent(env.engines, env.engine[env.engines]) ||
+		    bar_map(&env.bar[env.engines], env.engine[env.engines]))
+			break;
+	}
+	for (c = 0; c < NR_CHANS; c++)
+		if (c % 2 < env.engines &&
+		    pdma_create(env.engine[c % 2], shared->uuid[c]))
+			ksft_exit_fail_msg("cannot create a mediated device\n");
+}
+
+static void setup(void)
+{
+	int i, sock[2], fd = memfd_create("ioasid_soak", 0);
+
+	if (fd < 0 || ftruncate(fd, MEM_LEN) || dup2(fd, FD_MEM) < 0)
+		ksft_exit_fail_msg("no memory\n");
+	close(fd);
+	mem = mmap(NULL, MEM_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, FD_MEM,
+		   0);
+	if (mem == MAP_FAILED)
+		ksft_exit_fail_msg("no memory\n");
+	for (i = 0; i < NR_PROCS; i++) {
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sock) ||
+		    dup2(sock[1], FD_SOCK + i) < 0)
+			ksft_exit_fail_msg("no sockets\n");
+		close(sock[1]);
+		fcntl(sock[0], F_SETFD, FD_CLOEXEC);
+		env.sock[i] = sock[0];
+	}
+	env.kvm = !access("/dev/kvm", R_OK | W_OK);
+	setup_cgroup();
+	setup_engines();
+	model_init();
+}
+
+static bool tear_down(void)
+{
+	bool ok = true;
+	int i;
+
+	clean_up();
+	for (i = 0; i < NR_CHANS; i++)
+		if (shared->uuid[i][0] && pdma_remove(shared->uuid[i]))
+			ok = false;
+	for (i = 0; env.cgroup && i < NR_GROUPS; i++)
+		if (rmdir(env.group[i]))
+			ok = false;
+	return ok;
+}
+
+static bool soak(__u64 seed, unsigned long total, unsigned long seconds)
+{
+	uint64_t start = now_us(), told = start;
+	struct op seq[SEQ_LEN];
+	unsigned long done;
+	int i, at;
+
+	for (done = 0; done < total; done += SEQ_LEN) {
+		if (seconds && now_us() - start > seconds * 1000000ull)
+			break;
+		/* A sequence can be had again without those before it */
+		rng = seed + done;
+		for (i = 0; i < SEQ_LEN; i++)
+			make_op(&seq[i]);
+		at = run_sequence(seq, SEQ_LEN);
+		if (at >= 0) {
+			ksft_print_msg("seed %llu fails\n", seed + done);
+			report_failure(seq, SEQ_LEN, at);
+			return false;
+		}
+		if (now_us() - told > 30000000) {
+			told = now_us();
+			ksft_print_msg("%lu operations, %llu s\n",
+				       done + SEQ_LEN,
+				       (told - start) / 1000000ull);
+		}
+	}
+	ksft_print_msg("soak: %lu operations, seed %llu, %llu s\n", done, seed,
+		       (now_us() - start) / 1000000ull);
+	return true;
+}
+
+static bool replay(const char *path)
+{
+	static struct op seq[100 * SEQ_LEN];
+	int count = read_ops(path, seq, 100 * SEQ_LEN);
+	int at;
+
+	if (count <= 0)
+		ksft_exit_fail_msg("no operations in %s\n", path);
+	at = run_sequence(seq, count);
+	if (at >= 0)
+		ksft_print_msg("operation %d: %s\n", at, why);
+	return at < 0;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "ops", required_argument, NULL, 'n' },
+		{ "seed", required_argument, NULL, 's' },
+		{ "seconds", required_argument, NULL, 't' },
+		{ "replay", required_argument, NULL, 'r' },
+		{}
+	};
+	const char *file = NULL;
+	unsigned long total = 20000, seconds = 0;
+	__u64 seed = 1;
+	int c;
+
+	if (argc == 4 && !strcmp(argv[1], "--actor"))
+		return actor_main(argv[2], argv[3]);
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (c) {
+		case 'n':
+			total = strtoul(optarg, NULL, 0);
+			break;
+		case 's':
+			seed = strtoull(optarg, NULL, 0);
+			break;
+		case 't':
+			seconds = strtoul(optarg, NULL, 0);
+			break;
+		case 'r':
+			file = optarg;
+			break;
+		default:
+			return KSFT_FAIL;
+		}
+	}
+
+	ksft_print_header();
+	if (access(IOASID_DEV, R_OK | W_OK))
+		ksft_exit_skip("no " IOASID_DEV "\n");
+	ksft_set_plan(2);
+	setup();
+	ksft_print_msg("seed %llu, %lu operations; %u engines, %s KVM, %s cgroup\n",
+		       seed, total, env.engines, env.kvm ? "with" : "no",
+		       env.cgroup ? "with" : "no");
+	ksft_test_result(file ? replay(file) : soak(seed, total, seconds),
+			 "every_answer_is_that_of_the_model\n");
+	ksft_test_result(tear_down(), "nothing_is_left\n");
+	ksft_finished();
+}
