@@ -4,14 +4,15 @@
 
 BASE ?= 6.12
 BUILD ?= build
-export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T V SIGNOFF
+export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T V SIGNOFF OPS SEED SECONDS_MAX
 
 .NOTPARALLEL:
-.PHONY: help setup qemu tree refresh series bisect kernel boot run test models mutants check bench deb kunit selftests clean
+.PHONY: help setup qemu tree refresh series bisect kernel boot run test soak models mutants check bench deb kunit selftests clean
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
 	@echo "make test       run all tests; T=NAME runs one kselftest program or KUnit suite"
+	@echo "make soak       random operations for long; OPS=N, SEED=S, SECONDS_MAX=T"
 	@echo "make models     check the models of the life cycle, all of them"
 	@echo "make mutants    break the code, see which test notices; M=NAME tries one"
 	@echo "make check      run the kernel's checkers on our code; T=NAME runs one"
@@ -70,6 +71,11 @@ run: qemu tree
 test:
 	@rig/setup coccinelle
 	@rig/test
+
+soak: qemu tree
+	@rig/kernel test
+	@rig/selftests test
+	@rig/soak
 
 models: tree
 	@rig/setup spin

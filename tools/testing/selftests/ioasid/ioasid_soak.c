@@ -5,6 +5,8 @@
  *   ioasid_soak [--ops N] [--seed S] [--seconds T]
  *   ioasid_soak --replay FILE
  *
+ * The defaults of the three come from SOAK_OPS, SOAK_SEED and SOAK_SECONDS.
+ *
  * One process drives the others ("actors") by sockets, one operation at a time,
  * so that the model knows each errno, each state and each counter. Operations
  * come in sequences. Each starts with nothing and must end with nothing. The
@@ -59,6 +61,8 @@
 #define COPY_LEN	64
 #define POISON		0x5a
 #define REPLY_MS	60000
+/* Ten periods of a stream */
+#define SETTLE_US	1000
 
 /* Descriptors that every actor has */
 #define FD_MEM		90
@@ -96,7 +100,7 @@ static const struct {
 	[OP_QUERY] = { "query", 80 },		/* file, number */
 	[OP_INFO] = { "info", 40 },		/* file */
 	[OP_QUOTA] = { "quota", 8 },		/* file, quota */
-	[OP_DEV_OPEN] = { "dev_open", 6 },	/* channel */
+	[OP_DEV_OPEN] = { "dev_open", 12 },	/* channel */
 	[OP_DEV_CLOSE] = { "dev_close", 2 },	/* channel */
 	[OP_SET] = { "set", 50 },		/* channel, file, number */
 	[OP_DROP] = { "drop", 8 },		/* channel */
@@ -446,6 +450,11 @@ static struct {
 
 static char why[256];
 
+/* Answers other than an error, and streams that were cut off by a park */
+static unsigned long succeeded, cut_off;
+/* One was just now: give it the time for what must not happen */
+static bool settle;
+
 static bool fail(const char *fmt, ...)
 {
 	va_list ap;
@@ -578,6 +587,8 @@ static void park_num(int n)
 			continue;
 		memset(chan_buf(i), POISON, STREAM_LEN);
 		model.chan[i].quiet = true;
+		cut_off++;
+		settle = true;
 	}
 	put_num(n);
 }
@@ -685,6 +696,7 @@ static bool ask(int p, struct reply *reply, __u32 code, __u32 a, __u32 b,
 
 static bool expect(int wanted, const struct reply *reply)
 {
+	succeeded += !wanted;
 	if (reply->ret != wanted)
 		return fail("answered %d, the model says %d", reply->ret,
 			    wanted);
@@ -1061,11 +1073,90 @@ static bool do_vm(const struct op *op, int p, int v)
 	return true;
 }
 
-static bool do_op(const struct op *op)
-{
-	int p = op->p % NR_PROCS, f = op->arg[0] % NR_FILES;
-	int q = op->arg[0] % NR_PROCS, g = op->arg[0] % NR_GROUPS;
+/* Most of the time, what an operation names is to exist. 0: it need not */
+#define SOMETIMES(arg) ((arg) / 32 % 8)
 
+/* Slot @arg of those with a number of a file that @p has, and that file */
+static void aim_num(int p, __u32 *f, __u32 *n)
+{
+	int i, count = 0, slot[NR_NUMS];
+
+	for (i = 0; i < NR_NUMS; i++)
+		if (model.num[i].state && model.num[i].file >= 0 &&
+		    has_file(p, model.num[i].file))
+			slot[count++] = i;
+	if (!count || !SOMETIMES(*n))
+		return;
+	*n = slot[*n % count];
+	*f = model.num[*n].file;
+}
+
+static void aim_file(int p, __u32 *f)
+{
+	int i, count = 0, slot[NR_FILES];
+
+	for (i = 0; i < NR_FILES; i++)
+		if (has_file(p, i))
+			slot[count++] = i;
+	if (count && SOMETIMES(*f))
+		*f = slot[*f % count];
+}
+
+static void aim_proc(__u32 *p)
+{
+	int i, count = 0, slot[NR_PROCS];
+
+	for (i = 0; i < NR_PROCS; i++)
+		if (model.proc[i].pid)
+			slot[count++] = i;
+	if (count)
+		*p = slot[*p % count];
+}
+
+/* Depends on nothing but the operations before this one */
+static void aim(struct op *op)
+{
+	int owner = -1;
+
+	if (op->code == OP_START)
+		return;
+	aim_proc(&op->p);
+	if (op->code > OP_DEV_OPEN && op->code <= OP_STOP)
+		owner = model.chan[op->arg[0] % NR_CHANS].proc;
+	else if (op->code > OP_VM_OPEN && op->code <= OP_DEL)
+		owner = model.vm[op->arg[0] % NR_VMS].proc;
+	if (owner >= 0)
+		op->p = owner;
+
+	switch (op->code) {
+	case OP_FREE:
+	case OP_QUERY:
+		aim_num(op->p % NR_PROCS, &op->arg[0], &op->arg[1]);
+		break;
+	case OP_SET:
+		aim_num(op->p % NR_PROCS, &op->arg[1], &op->arg[2]);
+		break;
+	case OP_ADD:
+		aim_num(op->p % NR_PROCS, &op->arg[2], &op->arg[3]);
+		break;
+	case OP_CLOSE ... OP_ALLOC:
+	case OP_INFO:
+	case OP_QUOTA:
+		aim_file(op->p % NR_PROCS, &op->arg[0]);
+		break;
+	}
+}
+
+static bool do_op(const struct op *drawn)
+{
+	struct op aimed = *drawn, *op = &aimed;
+	int p, f, q, g;
+
+	aim(op);
+	p = op->p % NR_PROCS;
+	f = op->arg[0] % NR_FILES;
+	q = op->arg[0] % NR_PROCS;
+	g = op->arg[0] % NR_GROUPS;
 	switch (op->code) {
 	case OP_START:
 		return model.proc[p].pid ? true : do_start(p);
@@ -1145,6 +1236,9 @@ static bool check_quiet(void)
 	unsigned int i;
 	int c;
 
+	if (settle)
+		usleep(SETTLE_US);
+	settle = false;
 	for (c = 0; c < NR_CHANS; c++)
 		for (i = 0; model.chan[c].quiet && i < STREAM_LEN; i++)
 			if (chan_buf(c)[i] != POISON)
@@ -1270,7 +1364,7 @@ static void make_op(struct op *op)
 	pick = rnd() % sum;
 	for (code = 0; pick >= ops[code].weight; code++)
 		pick -= ops[code].weight;
-	*op = (struct op){ .code = code, .p = rnd() % NR_PROCS };
+	*op = (struct op){ .code = code, .p = rnd() % 1024 };
 	for (i = 0; i < 4; i++)
 		op->arg[i] = rnd() % 1024;
 	/* What is enough most of the time, and what is not */
@@ -1317,9 +1411,10 @@ static int read_ops(const char *path, struct op *seq, int max)
 static int shrink(struct op *seq, int count)
 {
 	struct op *less = calloc(count, sizeof(*less));
-	int part, at, len, at_op;
+	int part, at, len, at_op, before;
 
-	for (part = count / 2; less && part; part /= 2) {
+	for (part = count / 2; less && part; ) {
+		before = count;
 		for (at = 0; at < count; ) {
 			len = part < count - at ? part : count - at;
 			memcpy(less, seq, at * sizeof(*seq));
@@ -1334,6 +1429,9 @@ static int shrink(struct op *seq, int count)
 			count = at_op < count - len ? at_op + 1 : count - len;
 			memcpy(seq, less, count * sizeof(*seq));
 		}
+		/* Once more, one by one, until none can be left out */
+		if (part > 1 || count == before)
+			part /= 2;
 	}
 	free(less);
 	return count;
@@ -1457,6 +1555,8 @@ static bool soak(__u64 seed, unsigned long total, unsigned long seconds)
 				       (told - start) / 1000000ull);
 		}
 	}
+	ksft_print_msg("%lu answers were no error, %lu streams were cut off\n",
+		       succeeded, cut_off);
 	ksft_print_msg("soak: %lu operations, seed %llu, %llu s\n", done, seed,
 		       (now_us() - start) / 1000000ull);
 	return true;
@@ -1476,6 +1576,13 @@ static bool replay(const char *path)
 	return at < 0;
 }
 
+static unsigned long long setting(const char *name, unsigned long long value)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoull(text, NULL, 0) : value;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -1486,8 +1593,9 @@ int main(int argc, char **argv)
 		{}
 	};
 	const char *file = NULL;
-	unsigned long total = 20000, seconds = 0;
-	__u64 seed = 1;
+	unsigned long total = setting("SOAK_OPS", 20000);
+	unsigned long seconds = setting("SOAK_SECONDS", 0);
+	__u64 seed = setting("SOAK_SEED", 1);
 	int c;
 
 	if (argc == 4 && !strcmp(argv[1], "--actor"))
