@@ -368,7 +368,7 @@ static int actor_do(const struct msg *m, __u32 *val)
 	case OP_DEL:
 		return kvm_ioasid_del(self.vm_dev[a[0]], a[1]);
 	default:
-		return -ENOSYS;
+		return -ENOTTY;
 	}
 }
 
@@ -911,7 +911,7 @@ static bool do_query(int p, int f, int n)
 	if (reply.val[0] != model.num[found].state ||
 	    reply.val[1] != num_users(found) ||
 	    reply.val[2] != num_chans(found))
-		return fail("number %u: state, users, attachments %u %u %u, the model says %u %u %u",
+		return fail("number %u: state, users, attachments %u %u %u, not %u %u %u",
 			    model.num[n].id, reply.val[0], reply.val[1],
 			    reply.val[2], model.num[found].state,
 			    num_users(found), num_chans(found));
@@ -1528,9 +1528,9 @@ static bool tear_down(void)
 	return ok;
 }
 
-static bool soak(__u64 seed, unsigned long total, unsigned long seconds)
+static bool run_random(__u64 seed, unsigned long total, unsigned long seconds)
 {
-	uint64_t start = now_us(), told = start;
+	__u64 start = now_us(), told = start;
 	struct op seq[SEQ_LEN];
 	unsigned long done;
 	int i, at;
@@ -1627,7 +1627,8 @@ int main(int argc, char **argv)
 	ksft_print_msg("seed %llu, %lu operations; %u engines, %s KVM, %s cgroup\n",
 		       seed, total, env.engines, env.kvm ? "with" : "no",
 		       env.cgroup ? "with" : "no");
-	ksft_test_result(file ? replay(file) : soak(seed, total, seconds),
+	ksft_test_result(file ? replay(file) :
+				run_random(seed, total, seconds),
 			 "every_answer_is_that_of_the_model\n");
 	ksft_test_result(tear_down(), "nothing_is_left\n");
 	ksft_finished();
