@@ -7,7 +7,7 @@ BUILD ?= build
 export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T V SIGNOFF OPS SEED SECONDS_MAX
 
 .NOTPARALLEL:
-.PHONY: help setup qemu tree refresh series bisect kernel boot run test soak models mutants check bench deb kunit selftests clean
+.PHONY: help setup qemu tree refresh series bisect kernel boot run test soak models mutants coverage check bench deb kunit selftests clean
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
@@ -15,6 +15,7 @@ help:
 	@echo "make soak       random operations for long; OPS=N, SEED=S, SECONDS_MAX=T"
 	@echo "make models     check the models of the life cycle, all of them"
 	@echo "make mutants    break the code, see which test notices; M=NAME tries one"
+	@echo "make coverage   what of our kernel code the tests reach, by gcov"
 	@echo "make check      run the kernel's checkers on our code; T=NAME runs one"
 	@echo
 	@echo "make setup      install the Debian packages that are missing"
@@ -83,6 +84,9 @@ models: tree
 
 mutants: qemu tree
 	@rig/mutants $(M)
+
+coverage: qemu tree
+	@rig/coverage
 
 check: tree
 	@rig/check
