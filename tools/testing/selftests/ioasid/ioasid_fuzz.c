@@ -1,0 +1,1379 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Calls that nobody would make, and a search for more of them
+ *
+ *   ioasid_fuzz [--execs N] [--seconds T] [--seed S]
+ *   ioasid_fuzz --replay FILE
+ *
+ * The defaults of the three come from FUZZ_EXECS, FUZZ_SECONDS and FUZZ_SEED.
+ *
+ * An input is a sequence of calls: commands of /dev/ioasid, of a KVM device, of
+ * mediated devices, with structs of words that need not make sense, at places
+ * that may not be accessible, of descriptors that may be of another kind. Inputs
+ * which take an edge in the kernel that none took before are kept, and others
+ * are made of them (CONFIG_KCOV, with which objects is the kernel's choice).
+ * Without kcov, inputs are random.
+ *
+ * What is expected: the errno that <linux/ioasid.h> says, where it says one;
+ * nothing has changed when a call failed; nothing is left of a sequence. An
+ * input that fails is made shorter, and printed for --replay: one call a line,
+ * see call_print().
+ */
+#define _GNU_SOURCE
+#include <getopt.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <linux/kcov.h>
+#include <linux/kvm.h>
+
+#include "../kselftest.h"
+#include "cgroup_utils.h"
+#include "ioasid_utils.h"
+#include "pdma_utils.h"
+
+#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+
+/* What a descriptor is of. The first three are opened by the input. */
+enum object {
+	OBJ_FILE, OBJ_FILES = 3,
+	OBJ_VM = OBJ_FILES, OBJ_KVM_DEV,
+	OBJ_MDEV, OBJ_MDEV2, OBJ_PATH, OBJ_EVENT, OBJ_CLOSED,
+	NR_OBJECTS,
+};
+
+#define BAD_FD		900
+#define MAX_CALLS	24
+#define MAX_WORDS	12
+#define MAX_PAYLOAD	8
+#define MAX_IDS		64
+#define MAX_CORPUS	1024
+#define MAX_COUNT	0xfffff
+#define DEFAULT_QUOTA	4096
+
+enum command {
+	CMD_OPEN, CMD_CLOSE, CMD_DUP, CMD_VM, CMD_FDINFO, CMD_DEBUGFS,
+	CMD_INFO, CMD_ALLOC, CMD_FREE, CMD_QUERY, CMD_QUOTA, CMD_UNKNOWN,
+	CMD_FEATURE, CMD_CREATE, CMD_SET, CMD_HAS, CMD_GET,
+	NR_COMMANDS,
+};
+
+static const struct {
+	const char *name;
+	unsigned long nr;
+	unsigned int weight;
+} commands[NR_COMMANDS] = {
+	[CMD_OPEN] = { "open", 0, 8 },
+	[CMD_CLOSE] = { "close", 0, 5 },
+	[CMD_DUP] = { "dup", 0, 2 },
+	[CMD_VM] = { "vm", 0, 3 },
+	[CMD_FDINFO] = { "fdinfo", 0, 2 },
+	[CMD_DEBUGFS] = { "debugfs", 0, 1 },
+	[CMD_INFO] = { "info", IOASID_GET_INFO, 5 },
+	[CMD_ALLOC] = { "alloc", IOASID_ALLOC, 16 },
+	[CMD_FREE] = { "free", IOASID_FREE, 12 },
+	[CMD_QUERY] = { "query", IOASID_QUERY, 8 },
+	[CMD_QUOTA] = { "quota", IOASID_SET_QUOTA, 3 },
+	/* The number is the first word */
+	[CMD_UNKNOWN] = { "ioctl", 0, 2 },
+	[CMD_FEATURE] = { "feature", VFIO_DEVICE_FEATURE, 12 },
+	[CMD_CREATE] = { "create", KVM_CREATE_DEVICE, 5 },
+	[CMD_SET] = { "set", KVM_SET_DEVICE_ATTR, 12 },
+	[CMD_HAS] = { "has", KVM_HAS_DEVICE_ATTR, 1 },
+	[CMD_GET] = { "get", KVM_GET_DEVICE_ATTR, 1 },
+};
+
+/*
+ * A word of a struct, and how it is printed: a number, as that; the nth number
+ * that the input has allocated; a descriptor; all others are pointers, and take
+ * the place of two words.
+ */
+enum kind {
+	KIND_VALUE,		/* hexadecimal */
+	KIND_ID,		/* i */
+	KIND_FD,		/* o, of that object */
+	KIND_PAYLOAD,		/* p: to the payload, readable and writable */
+	KIND_CUT,		/* s: the same, but only val bytes of it */
+	KIND_READ_ONLY,		/* r: the same, all of it, and no writes */
+	KIND_KERNEL,		/* k: to the kernel */
+	NR_KINDS,
+};
+
+/* No hexadecimal digit among them */
+static const char kind_names[] = "xiopsrk";
+
+struct word {
+	__u8 kind;
+	__u32 val;
+};
+
+/* @place: where the struct is, one of the pointers among the kinds */
+struct call {
+	__u8 cmd;
+	__u8 target;
+	__u8 nr_words;
+	__u8 nr_payload;
+	struct word place;
+	struct word words[MAX_WORDS];
+	struct word payload[MAX_PAYLOAD];
+};
+
+struct input {
+	unsigned int len;
+	struct call calls[MAX_CALLS];
+};
+
+/* Two pages, of which the second cannot be accessed, and one to be read only */
+struct area {
+	char *page;
+	char *rdonly;
+};
+
+static struct {
+	struct area arg, payload;
+	long page_size;
+	int watch;		/* a file of the set that nothing is done with */
+	int base_fd;		/* what the input opens is not below */
+	int fds[NR_OBJECTS];
+	bool kvm_ioasid;	/* OBJ_KVM_DEV is of that type */
+	struct pdma_dev dev[2];
+	char uuid[2][PDMA_UUID_LEN + 1];
+	bool cgroup;
+	char group[64];
+	__u32 ids[MAX_IDS];
+	unsigned int nr_ids;
+	__u64 rnd;
+	char why[256];		/* the input has failed */
+} env;
+
+/* kcov */
+
+#define COVER_LEN	(64 << 10)
+#define EDGES		(1 << 17)
+
+static struct {
+	int fd;
+	unsigned long *area;
+	__u8 seen[EDGES];
+	unsigned int edges;
+} cover = { .fd = -1 };
+
+static bool cover_start(void)
+{
+	cover.fd = open("/sys/kernel/debug/kcov", O_RDWR | O_CLOEXEC);
+	if (cover.fd < 0)
+		return false;
+	if (ioctl(cover.fd, KCOV_INIT_TRACE, COVER_LEN))
+		return false;
+	cover.area = mmap(NULL, COVER_LEN * sizeof(*cover.area),
+			  PROT_READ | PROT_WRITE, MAP_SHARED, cover.fd, 0);
+	if (cover.area == MAP_FAILED ||
+	    ioctl(cover.fd, KCOV_ENABLE, KCOV_TRACE_PC)) {
+		cover.area = NULL;
+		return false;
+	}
+	return true;
+}
+
+static void cover_begin(void)
+{
+	if (cover.area)
+		__atomic_store_n(&cover.area[0], 0, __ATOMIC_RELAXED);
+}
+
+/* How many edges are new since cover_begin() */
+static unsigned int cover_end(void)
+{
+	unsigned long i, n, pc, last = 0, hash;
+	unsigned int new = 0;
+
+	if (!cover.area)
+		return 0;
+	n = __atomic_load_n(&cover.area[0], __ATOMIC_RELAXED);
+	for (i = 1; i <= n; i++) {
+		pc = cover.area[i];
+		hash = (pc * 0x9e3779b97f4a7c15ull) >> 32;
+		if (!cover.seen[(hash ^ (last >> 1)) % EDGES]) {
+			cover.seen[(hash ^ (last >> 1)) % EDGES] = 1;
+			new++;
+		}
+		last = hash;
+	}
+	cover.edges += new;
+	return new;
+}
+
+/* Random numbers: the same for the same seed */
+
+static __u64 rnd(void)
+{
+	__u64 x = (env.rnd += 0x9e3779b97f4a7c15ull);
+
+	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+	x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+	return x ^ (x >> 31);
+}
+
+static unsigned int below(unsigned int n)
+{
+	return rnd() % n;
+}
+
+static bool one_in(unsigned int n)
+{
+	return !below(n);
+}
+
+/* Inputs as text */
+
+static void word_print(char *buf, size_t len, const struct word *word)
+{
+	if (word->kind == KIND_VALUE)
+		snprintf(buf, len, " %x", word->val);
+	else
+		snprintf(buf, len, " %c%u", kind_names[word->kind], word->val);
+}
+
+/*
+ * A call, its descriptor, where the struct is, its words; after a bar, those of
+ * what it points to: "free 0 p0 18 0 2 0 p0 | i0 i1"
+ */
+static void call_print(char *buf, size_t len, const struct call *call)
+{
+	char *end = buf + len;
+	int i;
+
+	buf += snprintf(buf, len, "%s %u", commands[call->cmd].name,
+			call->target);
+	word_print(buf, end - buf, &call->place);
+	for (i = 0; i < call->nr_words; i++) {
+		buf += strlen(buf);
+		word_print(buf, end - buf, &call->words[i]);
+	}
+	buf += strlen(buf);
+	if (call->nr_payload)
+		buf += snprintf(buf, end - buf, " |");
+	for (i = 0; i < call->nr_payload; i++) {
+		word_print(buf, end - buf, &call->payload[i]);
+		buf += strlen(buf);
+	}
+}
+
+static bool word_parse(const char *text, struct word *word)
+{
+	const char *kind = strchr(kind_names + 1, *text);
+	char *end;
+
+	word->kind = kind ? kind - kind_names : KIND_VALUE;
+	if (kind)
+		word->val = strtoul(++text, &end, 10);
+	else
+		word->val = strtoul(text, &end, 16);
+	return end != text && !*end;
+}
+
+static bool call_parse(char *text, struct call *call)
+{
+	struct word *words = call->words;
+	__u8 *nr = &call->nr_words;
+	unsigned int max = MAX_WORDS;
+	char *word;
+
+	memset(call, 0, sizeof(*call));
+	word = strtok(text, " \n");
+	while (call->cmd < NR_COMMANDS && strcmp(commands[call->cmd].name, word))
+		call->cmd++;
+	word = strtok(NULL, " \n");
+	if (call->cmd == NR_COMMANDS || !word)
+		return false;
+	call->target = atoi(word) % NR_OBJECTS;
+	word = strtok(NULL, " \n");
+	if (!word || !word_parse(word, &call->place) ||
+	    call->place.kind < KIND_PAYLOAD)
+		return false;
+	while ((word = strtok(NULL, " \n"))) {
+		if (!strcmp(word, "|")) {
+			words = call->payload;
+			nr = &call->nr_payload;
+			max = MAX_PAYLOAD;
+		} else if (*nr == max || !word_parse(word, &words[(*nr)++])) {
+			return false;
+		}
+	}
+	return true;
+}
+
+static void input_print(const struct input *input)
+{
+	char line[512];
+	unsigned int i;
+
+	for (i = 0; i < input->len; i++) {
+		call_print(line, sizeof(line), &input->calls[i]);
+		ksft_print_msg("  %s\n", line);
+	}
+}
+
+/* Of what input_print() has written, or the same without "#" */
+static bool input_read(const char *file, struct input *input)
+{
+	char line[512], *text;
+	FILE *f = fopen(file, "r");
+
+	if (!f)
+		return false;
+	input->len = 0;
+	while (fgets(line, sizeof(line), f)) {
+		text = line + strspn(line, "# \t\n");
+		if (!*text)
+			continue;
+		if (input->len == MAX_CALLS ||
+		    !call_parse(text, &input->calls[input->len++]))
+			break;
+	}
+	text = feof(f) ? line : NULL;
+	fclose(f);
+	return text && input->len;
+}
+
+/* Running an input */
+
+__attribute__((format(printf, 1, 2)))
+static void fail(const char *format, ...)
+{
+	va_list args;
+
+	/* The first is what counts */
+	if (env.why[0])
+		return;
+	va_start(args, format);
+	vsnprintf(env.why, sizeof(env.why), format, args);
+	va_end(args);
+}
+
+static int object_fd(unsigned int object)
+{
+	int fd = env.fds[object % NR_OBJECTS];
+
+	return fd < 0 ? BAD_FD : fd;
+}
+
+static void *pointer(const struct area *area, const struct word *word)
+{
+	switch (word->kind) {
+	case KIND_CUT:
+		return area->page + env.page_size - word->val % env.page_size;
+	case KIND_READ_ONLY:
+		return area->rdonly;
+	case KIND_KERNEL:
+		return (void *)-4096L;
+	default:
+		return area->page;
+	}
+}
+
+/* What all of the words are, in @buf of one page */
+static void write_words(char *buf, const struct word *words, unsigned int n)
+{
+	unsigned int i;
+	__u64 ptr;
+	__u32 val;
+
+	memset(buf, 0, env.page_size);
+	for (i = 0; i < n; i++) {
+		val = words[i].val;
+		switch (words[i].kind) {
+		case KIND_VALUE:
+			/* As a pointer, it is not one into this program */
+			if (val > MAX_COUNT + 1 && val < INT_MAX)
+				val |= 1U << 31;
+			break;
+		case KIND_ID:
+			val = env.nr_ids ? env.ids[val % env.nr_ids] : 1;
+			break;
+		case KIND_FD:
+			val = object_fd(val);
+			break;
+		default:
+			ptr = (uintptr_t)pointer(&env.payload, &words[i]);
+			memcpy(buf, &ptr, sizeof(ptr));
+			buf += sizeof(ptr);
+			continue;
+		}
+		memcpy(buf, &val, sizeof(val));
+		buf += sizeof(val);
+	}
+}
+
+/* The same, at where @place tells: as much of it as can be written */
+static void *write_area(struct area *area, const struct word *place,
+			const struct word *words, unsigned int n)
+{
+	static char buf[1 << 16];
+	char *ptr = pointer(area, place);
+
+	write_words(buf, words, n);
+	if (place->kind == KIND_CUT) {
+		memcpy(ptr, buf, place->val % env.page_size);
+	} else if (place->kind == KIND_READ_ONLY) {
+		mprotect(ptr, env.page_size, PROT_READ | PROT_WRITE);
+		memcpy(ptr, buf, env.page_size);
+		mprotect(ptr, env.page_size, PROT_READ);
+	} else if (place->kind != KIND_KERNEL) {
+		memcpy(ptr, buf, env.page_size);
+	}
+	return ptr;
+}
+
+static const struct word whole = { .kind = KIND_PAYLOAD };
+
+/* The payload is where the struct says that it is, or at the usual place */
+static void write_payload(const struct call *call)
+{
+	const struct word *place = &whole;
+	int i;
+
+	for (i = 0; i < call->nr_words; i++)
+		if (call->words[i].kind >= KIND_PAYLOAD)
+			place = &call->words[i];
+	write_area(&env.payload, place, call->payload, call->nr_payload);
+}
+
+static bool is_file(const struct call *call)
+{
+	return call->target < OBJ_FILES && env.fds[call->target] >= 0;
+}
+
+static bool zeroes(const char *buf, size_t len)
+{
+	while (len && !*buf) {
+		buf++;
+		len--;
+	}
+	return !len;
+}
+
+/*
+ * The errno that a command of /dev/ioasid must end with, whatever else is the
+ * matter, 0: that depends. As <linux/ioasid.h> has it, in that order.
+ */
+static int expect_file(const struct call *call, const char *arg)
+{
+	static const unsigned int sizes[NR_COMMANDS] = {
+		[CMD_INFO] = 32, [CMD_ALLOC] = 32, [CMD_FREE] = 24,
+		[CMD_QUERY] = 24, [CMD_QUOTA] = 16,
+	};
+	unsigned int known = sizes[call->cmd];
+	__u32 word[8];
+
+	memcpy(word, arg, sizeof(word));
+	if (word[0] < known)
+		return EINVAL;
+	if (word[0] > 4096 || !zeroes(arg + known, word[0] - known))
+		return E2BIG;
+	if (word[1])
+		return EOPNOTSUPP;
+	switch (call->cmd) {
+	case CMD_INFO:
+		return word[7] ? EOPNOTSUPP : 0;
+	case CMD_ALLOC:
+		if (word[5])
+			return EOPNOTSUPP;
+		if (!word[2] && !word[3])
+			return word[4] && word[4] <= MAX_COUNT ? 0 : EINVAL;
+		return word[2] && word[3] <= MAX_COUNT && word[2] <= word[3] &&
+		       word[4] && word[4] <= word[3] - word[2] + 1 ? 0 : EINVAL;
+	case CMD_FREE:
+		if (word[3])
+			return EOPNOTSUPP;
+		return word[2] && word[2] <= MAX_COUNT ? 0 : EINVAL;
+	case CMD_QUOTA:
+		return word[3] ? EOPNOTSUPP : 0;
+	default:
+		return 0;
+	}
+}
+
+/* The same for adding and deleting a mapping of KVM */
+static int expect_kvm(const struct call *call, const char *arg)
+{
+	struct kvm_device_attr attr;
+	struct kvm_ioasid_map map;
+
+	memcpy(&attr, arg, sizeof(attr));
+	if (attr.group != KVM_DEV_IOASID_MAP ||
+	    (attr.attr != KVM_DEV_IOASID_MAP_ADD &&
+	     attr.attr != KVM_DEV_IOASID_MAP_DEL))
+		return attr.flags ? 0 : ENXIO;
+	if (call->cmd != CMD_SET || attr.attr != KVM_DEV_IOASID_MAP_ADD ||
+	    attr.addr != (uintptr_t)env.payload.page)
+		return 0;
+	memcpy(&map, env.payload.page, sizeof(map));
+	if (map.__reserved)
+		return EOPNOTSUPP;
+	return map.guest_pasid > 0xfffff ? EINVAL : 0;
+}
+
+static int expect(const struct call *call, unsigned long nr, const char *arg)
+{
+	bool file = is_file(call);
+
+	if (env.fds[call->target] < 0 || call->target == OBJ_PATH)
+		return EBADF;
+	if (file && call->cmd == CMD_UNKNOWN) {
+		/* One of ours may be among them */
+		return nr < IOASID_GET_INFO || nr > IOASID_SET_QUOTA ? ENOTTY :
+								       0;
+	}
+	if (file && (call->cmd < CMD_INFO || call->cmd > CMD_QUOTA))
+		return ENOTTY;
+	if (call->place.kind == KIND_KERNEL)
+		return file ? EFAULT : 0;
+	if (call->place.kind == KIND_CUT)
+		return 0;
+	if (file)
+		return expect_file(call, arg);
+	if (call->target == OBJ_KVM_DEV && env.kvm_ioasid &&
+	    (call->cmd == CMD_SET || call->cmd == CMD_HAS))
+		return expect_kvm(call, arg);
+	return 0;
+}
+
+/* Whatever it is, it is one of those that are documented */
+static bool documented(const struct call *call, int error)
+{
+	switch (error) {
+	case EINVAL: case E2BIG: case EOPNOTSUPP: case EFAULT: case ENOMEM:
+		return true;
+	case EBADF:
+		return !is_file(call);
+	case ENOTTY:
+		return !is_file(call) || call->cmd < CMD_INFO ||
+		       call->cmd > CMD_QUOTA;
+	case ENOSPC: case EDQUOT:
+		return call->cmd == CMD_ALLOC || call->cmd == CMD_UNKNOWN;
+	case ENOENT:
+		return call->cmd != CMD_INFO && call->cmd != CMD_ALLOC &&
+		       call->cmd != CMD_QUOTA;
+	case ESHUTDOWN:
+		return call->cmd == CMD_FEATURE || call->cmd == CMD_SET;
+	default:
+		/* Of KVM and VFIO */
+		return !is_file(call);
+	}
+}
+
+static void remember(const __u32 *ids, unsigned int count)
+{
+	while (count-- && env.nr_ids < MAX_IDS)
+		env.ids[env.nr_ids++] = *ids++;
+}
+
+/* @count of what was allocated to where the struct says */
+static void check_numbers(const char *arg, unsigned int count)
+{
+	struct ioasid_alloc alloc;
+	const __u32 *ids;
+	unsigned int i;
+
+	memcpy(&alloc, arg, sizeof(alloc));
+	if (!alloc.min && !alloc.max) {
+		alloc.min = 1;
+		alloc.max = MAX_COUNT;
+	}
+	ids = (const __u32 *)(uintptr_t)alloc.ids;
+	for (i = 0; i < count; i++)
+		if (ids[i] < alloc.min || ids[i] > alloc.max)
+			fail("%u is not in %u..%u", ids[i], alloc.min,
+			     alloc.max);
+	remember(ids, count);
+}
+
+/* What the set has, as the call may change it */
+static void check_counts(const struct call *call, int error, const char *arg,
+			 const struct ioasid_info *before)
+{
+	struct ioasid_info after;
+	__u32 count, active = before->active, quota = before->quota;
+
+	if (ioasid_get_info(env.watch, &after)) {
+		fail("GET_INFO: %s", strerror(errno));
+		return;
+	}
+	memcpy(&count, arg + (call->cmd == CMD_ALLOC ? 16 : 8), sizeof(count));
+	if (!error && is_file(call)) {
+		switch (call->cmd) {
+		case CMD_ALLOC:
+			active += count;
+			break;
+		case CMD_FREE:
+			active -= count;
+			break;
+		case CMD_QUOTA:
+			quota = count;
+			break;
+		}
+	}
+	if (after.active != active)
+		fail("%u are active, not %u", after.active, active);
+	if (after.quota != quota)
+		fail("the quota is %u, not %u", after.quota, quota);
+}
+
+static void run_ioctl(const struct call *call)
+{
+	static char before[1 << 16];
+	unsigned int skip = call->cmd == CMD_UNKNOWN && call->nr_words;
+	unsigned long nr = skip ? call->words[0].val : commands[call->cmd].nr;
+	struct word place = call->place;
+	struct ioasid_info info;
+	int error, expected;
+	char *arg;
+
+	/* A descriptor that is not told could not be closed */
+	if (call->cmd == CMD_CREATE)
+		place = whole;
+	write_payload(call);
+	arg = write_area(&env.arg, &place, call->words + skip,
+			 call->nr_words - skip);
+	if (place.kind == KIND_PAYLOAD || place.kind == KIND_READ_ONLY)
+		memcpy(before, arg, env.page_size);
+	expected = expect(call, nr, arg);
+	if (ioasid_get_info(env.watch, &info))
+		fail("GET_INFO: %s", strerror(errno));
+
+	error = ioctl(object_fd(call->target), nr, arg) < 0 ? errno : 0;
+
+	if (expected && error != expected)
+		fail("%s instead of %s", error ? strerror(error) : "success",
+		     strerror(expected));
+	if (error && !documented(call, error))
+		fail("%s is not documented", strerror(error));
+	if (place.kind == KIND_PAYLOAD && error && is_file(call) &&
+	    memcmp(before, arg, env.page_size))
+		fail("the struct was written to");
+	if (!error && call->cmd == CMD_CREATE && call->target == OBJ_VM) {
+		struct kvm_create_device *create = (void *)arg;
+
+		if (!(create->flags & KVM_CREATE_DEVICE_TEST)) {
+			env.fds[OBJ_KVM_DEV] = create->fd;
+			env.kvm_ioasid = create->type == KVM_DEV_TYPE_IOASID;
+		}
+	}
+	if (call->cmd == CMD_UNKNOWN || place.kind == KIND_CUT ||
+	    place.kind == KIND_KERNEL)
+		arg = before;
+	/* A struct that is cut fails, or is that of a shorter one: both tell */
+	if (!error && call->cmd == CMD_ALLOC && is_file(call) && arg != before)
+		check_numbers(arg, ((struct ioasid_alloc *)arg)->count);
+	if (error || arg != before)
+		check_counts(call, error, arg, &info);
+}
+
+static void read_all(const char *path)
+{
+	char buf[4096];
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	while (read(fd, buf, sizeof(buf)) > 0)
+		;
+	close(fd);
+}
+
+static void run_call(const struct call *call)
+{
+	unsigned int file = call->target % OBJ_FILES;
+	unsigned int target = call->target % NR_OBJECTS;
+	int *fd = &env.fds[target];
+	char path[64];
+	int kvm;
+
+	switch (call->cmd) {
+	case CMD_OPEN:
+		if (env.fds[file] < 0)
+			env.fds[file] = ioasid_open();
+		break;
+	case CMD_DUP:
+		if (env.fds[file] < 0)
+			env.fds[file] = dup(object_fd(call->words[0].val %
+						      OBJ_FILES));
+		break;
+	case CMD_CLOSE:
+		if (target > OBJ_KVM_DEV || *fd < 0)
+			break;
+		close(*fd);
+		*fd = -1;
+		break;
+	case CMD_VM:
+		kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+		if (kvm < 0)
+			break;
+		if (env.fds[OBJ_VM] < 0)
+			env.fds[OBJ_VM] = ioctl(kvm, KVM_CREATE_VM, 0);
+		close(kvm);
+		break;
+	case CMD_FDINFO:
+		snprintf(path, sizeof(path), "/proc/self/fdinfo/%d",
+			 object_fd(target));
+		read_all(path);
+		break;
+	case CMD_DEBUGFS:
+		read_all("/sys/kernel/debug/ioasid/ioasids");
+		read_all("/sys/kernel/debug/ioasid/refs");
+		break;
+	default:
+		run_ioctl(call);
+	}
+}
+
+static long number_in(const char *path)
+{
+	char buf[32];
+
+	return pdma_read_file(path, buf, sizeof(buf)) ? -1 : atol(buf);
+}
+
+/* Lines of it: IOASIDs of the whole machine */
+static unsigned int count_ioasids(void)
+{
+	FILE *f = fopen("/sys/kernel/debug/ioasid/ioasids", "r");
+	unsigned int lines = 0;
+	int c;
+
+	if (!f)
+		return 0;
+	while ((c = fgetc(f)) != EOF)
+		lines += c == '\n';
+	fclose(f);
+	return lines;
+}
+
+struct state {
+	struct ioasid_info info;
+	unsigned int ioasids;
+	long long charged;
+	long taint;		/* a complaint of the kernel sets a bit */
+};
+
+static void get_state(struct state *state)
+{
+	*state = (struct state){
+		.ioasids = count_ioasids(),
+		.taint = number_in("/proc/sys/kernel/tainted"),
+		.charged = env.cgroup ? current_of(env.group) : 0,
+	};
+	if (ioasid_get_info(env.watch, &state->info))
+		fail("GET_INFO: %s", strerror(errno));
+}
+
+static void check_free(void)
+{
+	unsigned int i;
+	__u32 id;
+
+	for (i = 0; i < env.nr_ids; i++) {
+		if (ioasid_alloc(env.watch, env.ids[i], env.ids[i], 1, &id)) {
+			fail("the number %u is lost", env.ids[i]);
+			continue;
+		}
+		ioasid_free(env.watch, 1, &id);
+	}
+}
+
+static void check_left(const struct state *before)
+{
+	struct state after;
+	bool same;
+
+	same = wait_until_ms(({
+		get_state(&after);
+		after.info.active == before->info.active &&
+		after.info.parked == before->info.parked &&
+		after.ioasids == before->ioasids &&
+		after.charged == before->charged;
+	}), 5000);
+	if (!same)
+		fail("left: %d active, %d parked, %d in debugfs, %lld in the cgroup",
+		     after.info.active - before->info.active,
+		     after.info.parked - before->info.parked,
+		     after.ioasids - before->ioasids,
+		     after.charged - before->charged);
+	else
+		check_free();
+	if (after.taint != before->taint)
+		fail("the kernel complains, see its log");
+}
+
+/* True: nothing is wrong, else env.why tells */
+static bool input_run(const struct input *input, unsigned int *new)
+{
+	struct state before;
+	unsigned int i;
+
+	env.why[0] = 0;
+	env.nr_ids = 0;
+	env.kvm_ioasid = false;
+	for (i = 0; i <= OBJ_KVM_DEV; i++)
+		env.fds[i] = -1;
+	get_state(&before);
+
+	*new = 0;
+	for (i = 0; i < input->len && !env.why[0]; i++) {
+		cover_begin();
+		run_call(&input->calls[i]);
+		*new += cover_end();
+	}
+	cover_begin();
+	for (i = 0; i < 2; i++)
+		if (env.dev[i].device >= 0)
+			pdma_drop_ioasid(&env.dev[i]);
+	syscall(SYS_close_range, env.base_fd, ~0U, 0);
+	*new += cover_end();
+	ioasid_set_quota(env.watch, DEFAULT_QUOTA);
+	check_left(&before);
+	return !env.why[0];
+}
+
+/* Making inputs */
+
+static const __u32 interesting[] = {
+	0, 1, 2, 3, 7, 8, 15, 16, 17, 24, 31, 32, 33, 40, 64, 100, 0x3ff, 0x400,
+	4095, 4096, 4097, 0xffff, 0xffffe, 0xfffff, 0x100000, 0x7fffffff,
+	0x80000000, 0xfffffffe, 0xffffffff,
+};
+
+static __u32 any_value(void)
+{
+	return one_in(8) ? rnd() :
+			   interesting[below(ARRAY_LEN(interesting))];
+}
+
+static struct word any_pointer(void)
+{
+	static const __u32 cuts[] = { 0, 1, 3, 4, 8, 16, 20, 23, 24, 31, 32 };
+
+	return (struct word){
+		.kind = KIND_PAYLOAD + below(NR_KINDS - KIND_PAYLOAD),
+		.val = cuts[below(ARRAY_LEN(cuts))],
+	};
+}
+
+static struct word any_word(void)
+{
+	switch (below(8)) {
+	case 0:
+		return (struct word){ KIND_ID, below(MAX_IDS) };
+	case 1:
+		return (struct word){ KIND_FD, below(NR_OBJECTS) };
+	default:
+		return (struct word){ KIND_VALUE, any_value() };
+	}
+}
+
+#define V(_val)	((struct word){ KIND_VALUE, _val })
+#define ID()	((struct word){ KIND_ID, below(MAX_IDS) })
+#define FD(_obj) ((struct word){ KIND_FD, _obj })
+#define PTR()	(one_in(8) ? any_pointer() : whole)
+
+static void add_word(struct call *call, struct word word)
+{
+	call->words[call->nr_words++] = word;
+}
+
+static void add_payload(struct call *call, struct word word)
+{
+	call->payload[call->nr_payload++] = word;
+}
+
+static void make_alloc(struct call *call)
+{
+	__u32 count = one_in(4) ? any_value() : 1 + below(20);
+	__u32 min = one_in(2) ? 0 : 1 + below(40);
+
+	add_word(call, V(32));
+	add_word(call, V(0));
+	add_word(call, V(min));
+	add_word(call, V(min ? min + below(40) : 0));
+	/* More than a page of them would not be written to the payload */
+	add_word(call, V(count > 1000 ? any_value() : count));
+	add_word(call, V(0));
+	add_word(call, PTR());
+}
+
+static void make_free(struct call *call)
+{
+	unsigned int i, n = 1 + below(MAX_PAYLOAD);
+
+	add_word(call, V(24));
+	add_word(call, V(0));
+	add_word(call, V(one_in(16) ? 20 : n));
+	add_word(call, V(0));
+	add_word(call, PTR());
+	for (i = 0; i < n; i++)
+		add_payload(call, one_in(16) ? any_word() :
+			    (struct word){ KIND_ID, i + below(3) });
+}
+
+static void make_feature(struct call *call)
+{
+	static const __u32 ops[] = {
+		VFIO_DEVICE_FEATURE_SET, VFIO_DEVICE_FEATURE_SET,
+		VFIO_DEVICE_FEATURE_SET, VFIO_DEVICE_FEATURE_GET,
+		VFIO_DEVICE_FEATURE_PROBE, 0,
+	};
+
+	call->target = OBJ_MDEV + below(2);
+	add_word(call, V(sizeof(struct pdma_feature)));
+	add_word(call, V(VFIO_DEVICE_FEATURE_IOASID | ops[below(6)]));
+	if (one_in(8)) {
+		add_word(call, V(-1));
+		add_word(call, V(0));
+	} else {
+		add_word(call, FD(below(OBJ_FILES)));
+		add_word(call, ID());
+	}
+}
+
+static void make_attr(struct call *call)
+{
+	bool add = !one_in(3);
+
+	call->target = OBJ_KVM_DEV;
+	add_word(call, V(0));
+	add_word(call, V(KVM_DEV_IOASID_MAP));
+	add_word(call, V(add ? KVM_DEV_IOASID_MAP_ADD :
+			       KVM_DEV_IOASID_MAP_DEL));
+	add_word(call, V(0));
+	add_word(call, PTR());
+	if (add) {
+		add_payload(call, FD(below(OBJ_FILES)));
+		add_payload(call, ID());
+	}
+	add_payload(call, V(below(4)));
+	if (add)
+		add_payload(call, V(0));
+}
+
+/* One that makes sense, mostly */
+static void make_call(struct call *call, enum command cmd)
+{
+	*call = (struct call){
+		.cmd = cmd,
+		.target = below(OBJ_FILES),
+		.place = PTR(),
+	};
+	switch (cmd) {
+	case CMD_DUP:
+		add_word(call, V(below(OBJ_FILES)));
+		break;
+	case CMD_CLOSE:
+	case CMD_FDINFO:
+		call->target = below(OBJ_KVM_DEV + 1);
+		break;
+	case CMD_INFO:
+		add_word(call, V(32));
+		break;
+	case CMD_ALLOC:
+		make_alloc(call);
+		break;
+	case CMD_FREE:
+		make_free(call);
+		break;
+	case CMD_QUERY:
+		add_word(call, V(24));
+		add_word(call, V(0));
+		add_word(call, ID());
+		break;
+	case CMD_QUOTA:
+		add_word(call, V(16));
+		add_word(call, V(0));
+		add_word(call, V(any_value()));
+		break;
+	case CMD_UNKNOWN:
+		/* With a size and a direction, or a number that is not used */
+		add_word(call, V(IOASID_GET_INFO + below(9) +
+				 (one_in(2) ? 0xc0200000 : 0)));
+		add_word(call, V(32));
+		break;
+	case CMD_FEATURE:
+		make_feature(call);
+		break;
+	case CMD_CREATE:
+		call->target = OBJ_VM;
+		add_word(call, V(one_in(8) ? below(40) : KVM_DEV_TYPE_IOASID));
+		add_word(call, V(-1));
+		add_word(call, V(one_in(8)));
+		break;
+	case CMD_SET:
+	case CMD_HAS:
+	case CMD_GET:
+		make_attr(call);
+		break;
+	default:
+		break;
+	}
+}
+
+static enum command any_command(void)
+{
+	unsigned int i, sum = 0;
+
+	for (i = 0; i < NR_COMMANDS; i++)
+		sum += commands[i].weight;
+	sum = below(sum);
+	for (i = 0; sum >= commands[i].weight; i++)
+		sum -= commands[i].weight;
+	return i;
+}
+
+/* Begins with something to work with */
+static void make_input(struct input *input)
+{
+	static const enum command first[] = {
+		CMD_OPEN, CMD_ALLOC, CMD_VM, CMD_CREATE,
+	};
+	unsigned int i, n = 4 + below(12);
+
+	for (i = 0; i < n; i++)
+		make_call(&input->calls[i],
+			  i < ARRAY_LEN(first) && !one_in(8) ? first[i] :
+							       any_command());
+	input->len = n;
+}
+
+static void mutate_words(struct word *words, __u8 *nr, unsigned int max)
+{
+	unsigned int at = *nr ? below(*nr) : 0;
+
+	switch (below(8)) {
+	case 0:
+		if (*nr == max)
+			break;
+		memmove(words + at + 1, words + at,
+			(*nr - at) * sizeof(*words));
+		(*nr)++;
+		words[at] = any_word();
+		break;
+	case 1:
+		if (!*nr)
+			break;
+		(*nr)--;
+		memmove(words + at, words + at + 1,
+			(*nr - at) * sizeof(*words));
+		break;
+	case 2:
+		if (*nr < max)
+			words[(*nr)++] = any_word();
+		break;
+	default:
+		if (!*nr)
+			break;
+		if (words[at].kind >= KIND_PAYLOAD)
+			words[at] = any_pointer();
+		else if (words[at].kind == KIND_VALUE && one_in(2))
+			words[at].val += 1 - 2 * below(2);
+		else if (words[at].kind == KIND_VALUE && one_in(3))
+			words[at].val ^= 1U << below(32);
+		else
+			words[at] = any_word();
+	}
+}
+
+static void mutate_call(struct call *call)
+{
+	switch (below(8)) {
+	case 0:
+		call->target = below(NR_OBJECTS);
+		break;
+	case 1:
+		call->place = any_pointer();
+		break;
+	case 2:
+	case 3:
+		mutate_words(call->payload, &call->nr_payload, MAX_PAYLOAD);
+		break;
+	default:
+		mutate_words(call->words, &call->nr_words, MAX_WORDS);
+	}
+}
+
+static void delete_call(struct input *input, unsigned int at)
+{
+	input->len--;
+	memmove(&input->calls[at], &input->calls[at + 1],
+		(input->len - at) * sizeof(input->calls[0]));
+}
+
+/* Part of @other at a random place */
+static void splice_calls(struct input *input, const struct input *other)
+{
+	unsigned int from = below(other->len), at = below(input->len + 1);
+	unsigned int n = 1 + below(other->len - from);
+
+	if (n > MAX_CALLS - at)
+		n = MAX_CALLS - at;
+	memcpy(&input->calls[at], &other->calls[from],
+	       n * sizeof(input->calls[0]));
+	if (input->len < at + n)
+		input->len = at + n;
+}
+
+static void mutate(struct input *input, const struct input *other)
+{
+	unsigned int at, i, n = 1 + below(4);
+
+	for (i = 0; i < n; i++) {
+		at = below(input->len);
+		switch (below(8)) {
+		case 0:
+			if (input->len > 1)
+				delete_call(input, at);
+			break;
+		case 1:
+			splice_calls(input, other);
+			break;
+		case 2:
+			if (input->len < MAX_CALLS)
+				make_call(&input->calls[input->len++],
+					  any_command());
+			break;
+		default:
+			mutate_call(&input->calls[at]);
+		}
+	}
+}
+
+/*
+ * Leave out what it fails without. What it has left in the kernel is no news the
+ * second time, so that it can happen that it does not fail again.
+ */
+static void shrink(struct input *input)
+{
+	char why[sizeof(env.why)];
+	struct input less;
+	unsigned int i, new;
+
+	strcpy(why, env.why);
+	for (i = input->len; i-- && input->len > 1;) {
+		less = *input;
+		delete_call(&less, i);
+		if (!input_run(&less, &new)) {
+			*input = less;
+			strcpy(why, env.why);
+		}
+	}
+	strcpy(env.why, why);
+}
+
+static bool search(unsigned long execs, unsigned long seconds,
+		   struct input *input)
+{
+	static struct input corpus[MAX_CORPUS];
+	__u64 end = now_us() + seconds * 1000000ull, start = now_us();
+	__u64 told = start;
+	unsigned long done, kept = 0;
+	unsigned int new;
+
+	for (done = 0; done < execs; done++) {
+		if (seconds && now_us() > end)
+			break;
+		if (!kept || one_in(5)) {
+			make_input(input);
+		} else {
+			*input = corpus[below(kept)];
+			mutate(input, &corpus[below(kept)]);
+		}
+		if (!input_run(input, &new))
+			return false;
+		if (new && kept < MAX_CORPUS)
+			corpus[kept++] = *input;
+		if (now_us() - told > 30 * 1000000ull) {
+			told = now_us();
+			ksft_print_msg("%lu inputs, %u edges, %lu kept, %llu s\n",
+				       done, cover.edges, kept,
+				       (told - start) / 1000000);
+		}
+	}
+	ksft_print_msg("fuzz: %lu inputs, %u edges, %lu kept, %llu s\n", done,
+		       cover.edges, kept, (now_us() - start) / 1000000);
+	return true;
+}
+
+/* Setup */
+
+static bool map_area(struct area *area)
+{
+	area->page = mmap(NULL, 2 * env.page_size, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	area->rdonly = mmap(NULL, env.page_size, PROT_READ,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return area->page != MAP_FAILED && area->rdonly != MAP_FAILED &&
+	       !mprotect(area->page + env.page_size, env.page_size, PROT_NONE);
+}
+
+/* Two channels of one engine, as far as there are any */
+static unsigned int setup_devices(void)
+{
+	char parent[NAME_MAX + 1];
+	unsigned int i, n = 0;
+
+	for (i = 0; i < 2; i++)
+		pdma_init(&env.dev[i]);
+	if (pdma_find_parent(0, parent))
+		return 0;
+	for (i = 0; i < 2; i++) {
+		if (pdma_create(parent, env.uuid[i])) {
+			env.uuid[i][0] = 0;
+			continue;
+		}
+		n += !pdma_open_group(&env.dev[i], env.uuid[i], NULL);
+	}
+	return n;
+}
+
+static bool setup_cgroup(void)
+{
+	const char *why;
+
+	if (find_controller(&why))
+		return false;
+	snprintf(env.group, sizeof(env.group), CGROUP_ROOT "/ioasid-fuzz-%d",
+		 getpid());
+	return !mkdir(env.group, 0755) && !enter(env.group);
+}
+
+static bool tear_down(void)
+{
+	bool ok = true;
+	int i;
+
+	close(env.watch);
+	for (i = 0; i < 2; i++) {
+		pdma_close(&env.dev[i]);
+		if (env.uuid[i][0])
+			ok &= !pdma_remove(env.uuid[i]);
+	}
+	if (env.cgroup)
+		ok &= !enter(CGROUP_ROOT) && !wait_current(env.group, 0) &&
+		      wait_until(!rmdir(env.group));
+	return ok;
+}
+
+/* Every input can be printed and read back: else none could be replayed */
+static bool text_is_the_input(void)
+{
+	char text[512], again[512];
+	struct input input;
+	struct call call;
+	unsigned int i, j;
+
+	for (i = 0; i < 200; i++) {
+		make_input(&input);
+		mutate(&input, &input);
+		for (j = 0; j < input.len; j++) {
+			call_print(text, sizeof(text), &input.calls[j]);
+			strcpy(again, text);
+			if (!call_parse(again, &call))
+				return false;
+			call_print(again, sizeof(again), &call);
+			if (strcmp(text, again))
+				return false;
+		}
+	}
+	return true;
+}
+
+static unsigned long setting(const char *name, unsigned long value)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoul(text, NULL, 0) : value;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "execs", required_argument, NULL, 'n' },
+		{ "seconds", required_argument, NULL, 't' },
+		{ "seed", required_argument, NULL, 's' },
+		{ "replay", required_argument, NULL, 'r' },
+		{}
+	};
+	unsigned long seconds = setting("FUZZ_SECONDS", 60);
+	unsigned long execs = setting("FUZZ_EXECS", 2000);
+	unsigned long seed = setting("FUZZ_SEED", 1);
+	const char *file = NULL;
+	struct input input;
+	unsigned int new, devices;
+	bool ok, kcov;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (c) {
+		case 'n':
+			execs = strtoul(optarg, NULL, 0);
+			break;
+		case 't':
+			seconds = strtoul(optarg, NULL, 0);
+			break;
+		case 's':
+			seed = strtoul(optarg, NULL, 0);
+			break;
+		case 'r':
+			file = optarg;
+			break;
+		default:
+			return KSFT_FAIL;
+		}
+	}
+
+	ksft_print_header();
+	env.watch = ioasid_open();
+	if (env.watch < 0)
+		ksft_exit_skip("no " IOASID_DEV "\n");
+	env.page_size = sysconf(_SC_PAGESIZE);
+	if (!map_area(&env.arg) || !map_area(&env.payload))
+		ksft_exit_fail_msg("no memory\n");
+	ksft_set_plan(4);
+	env.rnd = seed;
+	env.cgroup = setup_cgroup();
+	devices = setup_devices();
+	for (c = 0; c < NR_OBJECTS; c++)
+		env.fds[c] = -1;
+	env.fds[OBJ_MDEV] = env.dev[0].device;
+	env.fds[OBJ_MDEV2] = env.dev[1].device;
+	env.fds[OBJ_PATH] = open(IOASID_DEV, O_PATH | O_CLOEXEC);
+	env.fds[OBJ_EVENT] = eventfd(0, EFD_CLOEXEC);
+	kcov = cover_start();
+	env.base_fd = dup(env.watch);
+	close(env.base_fd);
+	ksft_print_msg("seed %lu, %u devices, %s cgroup, %s kcov\n", seed,
+		       devices, env.cgroup ? "with" : "no",
+		       kcov ? "with" : "no");
+
+	ksft_test_result(text_is_the_input(), "every_input_can_be_replayed\n");
+	if (file) {
+		if (!input_read(file, &input))
+			ksft_exit_fail_msg("%s is no input\n", file);
+		ok = input_run(&input, &new);
+	} else {
+		ok = search(execs, seconds, &input);
+		if (!ok)
+			shrink(&input);
+	}
+	if (!ok) {
+		ksft_print_msg("failed: %s\n", env.why);
+		input_print(&input);
+	}
+	ksft_test_result(ok, "no_call_breaks_a_rule\n");
+	if (kcov && !file)
+		ksft_test_result(cover.edges > 100,
+				 "search_is_guided_by_coverage\n");
+	else
+		ksft_test_result_skip("search_is_guided_by_coverage\n");
+	ksft_test_result(tear_down(), "nothing_is_left\n");
+	ksft_finished();
+}
