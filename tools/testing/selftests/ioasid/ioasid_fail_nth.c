@@ -124,7 +124,7 @@ static int call_free_many(struct world *w)
 /* Far from all other numbers: there is nothing yet that could hold them */
 static int call_alloc_far(struct world *w)
 {
-	const __u32 min = 0x80000 + (w->round << 13);
+	const __u32 min = 0x80000 + ((w->round & 0x3f) << 13);
 
 	return ioasid_alloc(w->fd, min, min + 0xfff, SOME, w->ids);
 }
