@@ -925,6 +925,24 @@ static void cgroup_is_charged_until_recycle(struct kunit *test)
 	ioasid_free_global(id);
 }
 
+/* A device that has a few PASIDs only, and all of them are taken */
+static void kernel_gets_no_number_that_is_taken(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a;
+	u32 id;
+
+	a = ioasid_alloc(fix->set, IOASID_MIN, IOASID_MIN);
+	if (IS_ERR(a))
+		kunit_skip(test, "somebody has the first number");
+	KUNIT_EXPECT_EQ(test, ioasid_alloc_global(IOASID_MIN), 0);
+	ioasid_free(a);
+	ioasid_recycle_flush();
+	id = ioasid_alloc_global(IOASID_MIN);
+	KUNIT_EXPECT_EQ(test, id, IOASID_MIN);
+	ioasid_free_global(id);
+}
+
 struct put_irq_work {
 	struct irq_work work;
 	struct ioasid *ioasid;
@@ -1598,6 +1616,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(users_are_counted_by_kind),
 	KUNIT_CASE(stack_of_each_user_is_remembered),
 	KUNIT_CASE(cgroup_is_charged_until_recycle),
+	KUNIT_CASE(kernel_gets_no_number_that_is_taken),
 	KUNIT_CASE(last_put_works_in_any_context),
 	KUNIT_CASE(attach_sets_and_detach_removes),
 	KUNIT_CASE(second_attach_to_a_device_is_ebusy),
