@@ -7,7 +7,7 @@ BUILD ?= build
 export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T V SIGNOFF OPS SEED SECONDS_MAX
 
 .NOTPARALLEL:
-.PHONY: help setup qemu tree refresh series bisect kernel boot run test soak models mutants coverage kcsan check bench deb kunit selftests clean
+.PHONY: help setup qemu tree refresh series bisect kernel boot run test soak models mutants coverage kcsan fuzz check bench deb kunit selftests clean
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
@@ -17,6 +17,7 @@ help:
 	@echo "make mutants    break the code, see which test notices; M=NAME tries one"
 	@echo "make coverage   what of our kernel code the tests reach, by gcov"
 	@echo "make kcsan      run the tests in a kernel that looks for data races; T=NAME runs one"
+	@echo "make fuzz       make calls that nobody would make, guided by coverage"
 	@echo "make check      run the kernel's checkers on our code; T=NAME runs one"
 	@echo
 	@echo "make setup      install the Debian packages that are missing"
@@ -91,6 +92,9 @@ coverage: qemu tree
 
 kcsan:
 	@CONFIG=kcsan rig/test $(or $(T),guest)
+
+fuzz:
+	@CONFIG=fuzz rig/test ioasid_fuzz
 
 check: tree
 	@rig/check
