@@ -55,6 +55,7 @@ static struct pasid_entry *intel_pasid_find_entry(struct device *dev, u32 pasid)
  * @pasid: the PASID
  *
  * Context: Any context in which @dev stays.
+ * Return: true from intel_pasid_park() to intel_pasid_unpark().
  */
 bool intel_pasid_is_parked(struct device *dev, ioasid_t pasid)
 {
