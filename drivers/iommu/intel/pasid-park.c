@@ -96,9 +96,12 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 			   PASID_PTE_FPD | PASID_PTE_PARKED);
 	/*
 	 * Also when P is clear already: process exit with SVA may be about to
-	 * flush, and leaves page requests undrained.
+	 * flush, and leaves page requests undrained. In caching mode, hardware
+	 * may have an entry that was never set, too: with faults reported, and
+	 * tagged with domain ID 0, which is what such an entry says (VT-d 6.1).
 	 */
-	if (val && !(val & PASID_PTE_PARKED)) {
+	if ((val || cap_caching_mode(iommu->cap)) &&
+	    !(val & PASID_PTE_PARKED)) {
 		entry->did = pasid_get_domain_id(pte);
 		entry->pgtt = pasid_pte_get_pgtt(pte);
 		entry->table_entry = pte;

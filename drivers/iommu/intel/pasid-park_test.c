@@ -327,6 +327,27 @@ static void absent_entry_is_marked_without_a_flush(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, park_entry(fix, 0, PASID)->val[0], PARKED_WORD);
 }
 
+/* Hardware may have cached it: not present, and with its faults reported */
+static void absent_entry_is_flushed_in_caching_mode(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+
+	fix->iommu[0].cap |= BIT_ULL(7);
+	park(fix, 0, PASID);
+	KUNIT_ASSERT_EQ(test, gathered(fix), 1);
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_ASSERT_EQ(test, fix->submits, 3);
+	KUNIT_EXPECT_EQ(test, fix->submit[0].count, 1);
+	/* Under domain ID 0, VT-d 6.1 */
+	KUNIT_EXPECT_EQ(test, fix->submit[0].desc[0].qw0,
+			(u64)PASID << 32 | 1 << 4 | QI_PC_TYPE);
+	KUNIT_EXPECT_EQ(test, park_entry(fix, 0, PASID)->val[0], PARKED_WORD);
+
+	/* Once: hardware has it as parked now */
+	park(fix, 0, PASID);
+	KUNIT_EXPECT_EQ(test, gathered(fix), 0);
+}
+
 /* Who cleared P has not flushed yet, or has left the drain to others */
 static void blocked_entry_is_flushed_and_drained(struct kunit *test)
 {
@@ -1148,8 +1169,11 @@ static void unpark_of_many_flushes_once_in_caching_mode(struct kunit *test)
 	fix->iommu[0].cap |= BIT_ULL(7);
 	for (i = 0; i < 3; i++) {
 		park(fix, 0, PASID + i);
-		intel_pasid_unpark(fix->device[0].dev, PASID + i);
+		intel_pasid_park_sync(&fix->gather);
 	}
+	fix->submits = 0;
+	for (i = 0; i < 3; i++)
+		intel_pasid_unpark(fix->device[0].dev, PASID + i);
 	KUNIT_EXPECT_EQ(test, fix->submits, 0);
 	intel_park_flush_unparked(&fix->iommu[0]);
 	KUNIT_ASSERT_EQ(test, fix->submits, 1);
@@ -1180,6 +1204,7 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(park_touches_only_p_fpd_and_the_mark),
 	KUNIT_CASE(words_stay_until_the_flush_is_done),
 	KUNIT_CASE(absent_entry_is_marked_without_a_flush),
+	KUNIT_CASE(absent_entry_is_flushed_in_caching_mode),
 	KUNIT_CASE(blocked_entry_is_flushed_and_drained),
 	KUNIT_CASE(parked_is_what_has_the_mark),
 	KUNIT_CASE(second_park_does_nothing),
