@@ -19,6 +19,7 @@
 #include <linux/types.h>
 #include <uapi/linux/ioasid.h>
 
+struct iommu_group;
 struct seq_file;
 
 /* Numbers that can be allocated: 20 bits, and 0 means "without PASID" */
@@ -122,6 +123,7 @@ static_assert(offsetofend(struct ioasid, owner) <= 64);
 #ifdef CONFIG_IOASID
 u32 ioasid_alloc_global(u32 max);
 void ioasid_free_global(u32 id);
+bool ioasid_group_is_parked(struct iommu_group *group, u32 id);
 #else
 static inline u32 ioasid_alloc_global(u32 max)
 {
@@ -130,6 +132,11 @@ static inline u32 ioasid_alloc_global(u32 max)
 
 static inline void ioasid_free_global(u32 id)
 {
+}
+
+static inline bool ioasid_group_is_parked(struct iommu_group *group, u32 id)
+{
+	return false;
 }
 #endif
 

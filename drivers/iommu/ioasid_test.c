@@ -1420,15 +1420,55 @@ static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 	/* Still in the way of everybody else on the device */
 	KUNIT_EXPECT_EQ(test, iommu_attach_device_pasid(&mock_domain,
 							fix->dev[0], 9, NULL),
-			-EBUSY);
+			-ESHUTDOWN);
 	KUNIT_EXPECT_NE(test, iommu_replace_device_pasid(&mock_other_domain,
 							 fix->dev[0], 9,
 							 &handle), 0);
 	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	KUNIT_EXPECT_STREQ(test, mock.log, "SR");
+
+	/* The driver has forgotten it: only the core can tell, until recycle */
+	KUNIT_EXPECT_EQ(test, iommu_attach_device_pasid(&mock_domain,
+							fix->dev[0], 9, NULL),
+			-ESHUTDOWN);
+	KUNIT_EXPECT_STREQ(test, mock.log, "SR");
 	ioasid_put(a);
 	ioasid_recycle_flush();
-	KUNIT_EXPECT_STREQ(test, mock.log, "SR");
+	KUNIT_EXPECT_EQ(test, iommu_attach_device_pasid(&mock_domain,
+							fix->dev[0], 9, NULL),
+			0);
+	iommu_detach_device_pasid(&mock_domain, fix->dev[0], 9);
 	mock_ops = saved;
+}
+
+/* A number that somebody chose for a device of his own is none of ours */
+static void parked_is_of_the_groups_that_had_it(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	KUNIT_EXPECT_FALSE(test,
+			   ioasid_group_is_parked(fix->dev[0]->iommu_group, 9));
+	ioasid_free(a);
+	KUNIT_EXPECT_TRUE(test,
+			  ioasid_group_is_parked(fix->dev[0]->iommu_group, 9));
+	KUNIT_EXPECT_FALSE(test,
+			   ioasid_group_is_parked(fix->dev[0]->iommu_group, 8));
+	KUNIT_EXPECT_FALSE(test,
+			   ioasid_group_is_parked(fix->dev[1]->iommu_group, 9));
+	KUNIT_EXPECT_EQ(test, iommu_attach_device_pasid(&mock_domain,
+							fix->dev[1], 9, NULL),
+			0);
+	iommu_detach_device_pasid(&mock_domain, fix->dev[1], 9);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	KUNIT_EXPECT_TRUE(test,
+			  ioasid_group_is_parked(fix->dev[0]->iommu_group, 9));
+	ioasid_put(a);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_FALSE(test,
+			   ioasid_group_is_parked(fix->dev[0]->iommu_group, 9));
 }
 
 static void device_may_go_before_recycle(struct kunit *test)
@@ -1632,6 +1672,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(replaced_domain_is_parked_like_the_first),
 	KUNIT_CASE(page_request_of_a_parked_pasid_reaches_nobody),
 	KUNIT_CASE(driver_without_hooks_blocks_by_removal),
+	KUNIT_CASE(parked_is_of_the_groups_that_had_it),
 	KUNIT_CASE(device_may_go_before_recycle),
 	KUNIT_CASE(kernel_numbers_are_of_the_same_space),
 	KUNIT_CASE_SLOW(threads_never_share_a_number),
