@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include "../kselftest_harness.h"
+#include "ioasid_attach.h"
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
 #include "pdma_utils.h"
@@ -467,6 +468,69 @@ TEST_F(pci, free_and_reset_may_meet)
 		EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 		test_cmd_alloc(self->fd, self->id, self->id, 1, &self->id);
 	}
+	expect_silence();
+}
+
+/* To block all of these takes longer than a reset */
+#define MANY 8000
+
+struct free_many {
+	int fd;
+	__u32 *ids;
+	int ret;
+	bool done;
+};
+
+static void *free_many_fn(void *data)
+{
+	struct free_many *many = data;
+
+	many->ret = ioasid_free(many->fd, MANY, many->ids);
+	__atomic_store_n(&many->done, true, __ATOMIC_RELEASE);
+	return NULL;
+}
+
+/*
+ * A device TLB is not to be invalidated while its device is being reset. The
+ * first of many is blocked, and is flushed when all of them are blocked.
+ */
+TEST_F_TIMEOUT(pci, reset_waits_for_the_flush_of_a_park, 120)
+{
+	char plain[NAME_MAX + 1];
+	struct free_many many = { .fd = self->fd };
+	unsigned int nth = 0;
+	pthread_t thread;
+	int bench;
+
+	bench = attach_open();
+	if (bench == -ENOENT)
+		SKIP(return, "no module ioasid_bench");
+	ASSERT_LE(0, bench);
+	do {
+		ASSERT_EQ(0, pdma_find_parent(nth++, plain));
+	} while (pci_ats_enabled(plain));
+	test_cmd_set_quota(self->fd, MANY);
+	many.ids = calloc(MANY, sizeof(*many.ids));
+	ASSERT_NE(NULL, many.ids);
+	many.ids[0] = self->id;
+	test_cmd_alloc(self->fd, 0, 0, MANY - 1, many.ids + 1);
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, attach_ids(bench, plain, self->fd, MANY - 1, many.ids + 1,
+				0));
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, free_many_fn, &many));
+	EXPECT_TRUE(wait_until(attach(&self->dev, self->id, self->hwpt[0]) ==
+			       -ESHUTDOWN));
+	EXPECT_FALSE(__atomic_load_n(&many.done, __ATOMIC_ACQUIRE));
+	EXPECT_EQ(0, pdma_reset(&self->dev));
+	EXPECT_TRUE(__atomic_load_n(&many.done, __ATOMIC_ACQUIRE));
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(0, many.ret);
+	start(0, self->id);
+	expect_blocked(0);
+	bar_stop(&self->bar, 0);
+	close(bench);
 	expect_silence();
 }
 
