@@ -1,0 +1,1186 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Random operations of several processes and threads at once
+ *
+ *   ioasid_race [--ops N] [--seed S] [--seconds T]
+ *
+ * The defaults of the three come from RACE_OPS, RACE_SEED and RACE_SECONDS.
+ *
+ * ioasid_soak knows each answer, but does one thing at a time. Here nobody
+ * knows who is first. So each thread writes down in memory that all share what
+ * it has been given, and what it has been told is gone. An answer is wrong if
+ * that was so before the call, or is so after it, and the answer denies it.
+ *
+ * The work is done in rounds. In each of them something else happens meanwhile:
+ * a process is killed, an engine is reset, unbound or taken out, a CPU goes. At
+ * the end of a round all threads stop, and everything is counted: exactly, but
+ * for what a killed process was just doing.
+ */
+#define _GNU_SOURCE
+#include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "../kselftest.h"
+#include "cgroup_utils.h"
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "kvm_utils.h"
+#include "pdma_utils.h"
+
+#define NR_PROCS	3
+#define NR_THREADS	2
+#define NR_RACERS	(NR_PROCS * NR_THREADS)
+/* One that stays open to the end of the round, and one that need not */
+#define NR_FILES	(2 * NR_PROCS)
+#define KEPT(file)	(!((file) % 2))
+#define NR_CHANS	4
+#define NR_GUEST	2
+#define NR_GROUPS	2
+
+/*
+ * Numbers of a round, which everybody knows. Each is used once, so that what is
+ * told of a number that was freed cannot be told of its next life.
+ */
+#define NR_NUMS		400
+#define FIRST_ID	0x10000
+#define LAST_ID		0xf0000
+#define MAX_BATCH	3
+#define NONE		(-1)
+
+/* Numbers that are asked for by range, few enough to run out of them */
+#define WINDOW		5000
+#define WINDOW_LEN	8
+
+#define ROUND_OPS	2400
+#define ROUND_MS	60000
+#define ENOUGH		100000
+
+#define IOVA		0x100000ULL
+#define BUF_LEN		0x4000
+#define STREAM_LEN	0x1000
+#define COPY_SRC	0x1000
+#define COPY_DST	0x2000
+#define COPY_LEN	64
+#define POISON		0x5a
+/* Ten periods of a stream */
+#define SETTLE_US	1000
+
+#define DRIVER		"/sys/bus/pci/drivers/pdma"
+#define CPU1		"/sys/devices/system/cpu/cpu1/online"
+
+/* What happens during a round */
+enum event {
+	EV_NOTHING, EV_KILL, EV_RESET, EV_LIMIT, EV_MEMORY, EV_CPU, EV_UNBIND,
+	EV_REMOVE, NR_EVENTS
+};
+
+static const char *const event_name[NR_EVENTS] = {
+	"nothing", "kill", "reset", "limit", "memory", "cpu", "unbind",
+	"remove",
+};
+
+enum num_state { NUM_NEW, NUM_LIVE, NUM_FREED };
+
+struct num {
+	int state;
+	int file;
+	__u32 id;
+};
+
+/* What a thread holds, and what it is about to change */
+struct racer {
+	int chan_num;		/* NONE */
+	int guest_num[NR_GUEST];
+	bool streaming;
+	/* From before a call until what it did is written down */
+	int doing;		/* a number, or NONE */
+	bool done;
+};
+
+struct shared {
+	char uuid[NR_CHANS][PDMA_UUID_LEN + 1];
+	int stop;
+	int next_num;
+	__u32 first_id;
+	struct num num[NR_NUMS];
+	struct racer racer[NR_RACERS];
+	/* By process: the descriptor of that file is no more, or about to be */
+	bool closed[NR_PROCS][NR_FILES];
+	/* Who has a number of the window */
+	int window[WINDOW_LEN];
+	bool engine_gone;
+	unsigned long ops;
+	unsigned long freed;
+	unsigned long cut_off;
+	unsigned long good;
+	int failed;
+	char why[256];
+};
+
+static struct shared *shared;
+static char *chan_mem;
+
+static struct {
+	char engine[2][NAME_MAX + 1];
+	struct pdma_bar bar[2];
+	unsigned int engines;
+	bool kvm;
+	bool cgroup;
+	char group[NR_GROUPS][64];
+} env;
+
+static bool fail(const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!__atomic_exchange_n(&shared->failed, 1, __ATOMIC_SEQ_CST)) {
+		va_start(ap, fmt);
+		vsnprintf(shared->why, sizeof(shared->why), fmt, ap);
+		va_end(ap);
+	}
+	__atomic_store_n(&shared->stop, 1, __ATOMIC_SEQ_CST);
+	return false;
+}
+
+#define load(p)		__atomic_load_n(p, __ATOMIC_SEQ_CST)
+#define store(p, v)	__atomic_store_n(p, v, __ATOMIC_SEQ_CST)
+#define add(p, v)	__atomic_add_fetch(p, v, __ATOMIC_SEQ_CST)
+
+static __u32 next_random(__u64 *rng)
+{
+	__u64 z = *rng += 0x9e3779b97f4a7c15ULL;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ULL;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebULL;
+	return (z ^ z >> 31) >> 32;
+}
+
+/* The racers */
+
+struct thread {
+	int nr;
+	__u64 rng;
+	struct racer *me;
+	struct pdma_dev dev;
+	char *buf;
+	bool has_chan;
+};
+
+/* Of this process */
+static int proc;
+static int file[NR_FILES];
+static int vm = -1, vm_dev = -1;
+
+static __u32 rnd(struct thread *t, __u32 n)
+{
+	return next_random(&t->rng) % n;
+}
+
+/* Nobody can know what an answer of a file that is being closed will be */
+static bool file_is_open(int f)
+{
+	return !load(&shared->closed[proc][f]);
+}
+
+static int pick_num(struct thread *t)
+{
+	int count = load(&shared->next_num);
+
+	if (count > NR_NUMS)
+		count = NR_NUMS;
+	/* Those that are not old have more to tell */
+	if (count > 32 && rnd(t, 4))
+		return count - 1 - rnd(t, 32);
+	return count ? (int)rnd(t, count) : NONE;
+}
+
+/* Takes a number into account that the kernel has just given */
+static void note_num(int n, int f, __u32 id)
+{
+	struct num *num = &shared->num[n];
+
+	num->file = f;
+	num->id = id;
+	store(&num->state, NUM_LIVE);
+}
+
+static bool do_free_num(struct thread *t, int n)
+{
+	struct num *num = &shared->num[n];
+	int state = load(&num->state), f = num->file, ret;
+
+	if (state == NUM_NEW)
+		return true;
+	store(&t->me->doing, n);
+	ret = ioasid_free(file[f], 1, &num->id);
+	if (!ret) {
+		if (state == NUM_FREED ||
+		    __atomic_exchange_n(&num->state, NUM_FREED,
+					__ATOMIC_SEQ_CST) == NUM_FREED)
+			return fail("number %u was freed twice", num->id);
+		add(&shared->freed, 1);
+	} else if (file_is_open(f) && ret != -ENOENT) {
+		return fail("free: %d", ret);
+	}
+	store(&t->me->doing, NONE);
+	return true;
+}
+
+static bool alloc_error_is_known(int ret)
+{
+	return ret == -EDQUOT || ret == -ENOSPC;
+}
+
+static bool do_alloc(struct thread *t)
+{
+	int count = 1 + rnd(t, MAX_BATCH), f = rnd(t, NR_FILES), ret, i, first;
+	__u32 ids[MAX_BATCH], min;
+
+	first = __atomic_fetch_add(&shared->next_num, count, __ATOMIC_SEQ_CST);
+	if (first + count > NR_NUMS)
+		return true;
+	min = shared->first_id + first;
+	ret = ioasid_alloc(file[f], min, min + count - 1, count, ids);
+	if (ret) {
+		if (file_is_open(f) && ret != -EDQUOT)
+			return fail("alloc: %d", ret);
+		return true;
+	}
+	for (i = 0; i < count; i++) {
+		if (ids[i] < min || ids[i] >= min + count)
+			return fail("alloc: number %u", ids[i]);
+		note_num(ids[i] - shared->first_id, f, ids[i]);
+	}
+	add(&shared->good, 1);
+	return true;
+}
+
+/*
+ * A number that comes back at once, and that nobody else is told of. It is
+ * mine until this channel has let go of it, too.
+ */
+static bool do_window(struct thread *t)
+{
+	int f = 2 * rnd(t, NR_PROCS), i, ret, mine;
+	__u32 id, wanted = 0;
+
+	mine = t->nr + 1;
+	ret = ioasid_alloc(file[f], WINDOW, WINDOW + WINDOW_LEN - 1, 1, &id);
+	if (ret) {
+		if (alloc_error_is_known(ret))
+			return true;
+		return fail("alloc from a range: %d", ret);
+	}
+	i = id - WINDOW;
+	if (i < 0 || i >= WINDOW_LEN)
+		return fail("alloc from a range: number %u", id);
+	if (!__atomic_compare_exchange_n(&shared->window[i], &wanted, mine,
+					 false, __ATOMIC_SEQ_CST,
+					 __ATOMIC_SEQ_CST))
+		return fail("number %u is held twice, by %d and %d", id, mine,
+			    (int)wanted);
+	if (t->has_chan && rnd(t, 2) && t->me->chan_num == NONE &&
+	    !pdma_set_ioasid(&t->dev, file[f], id)) {
+		ret = ioasid_free(file[f], 1, &id);
+		if (ret)
+			return fail("free of what only I have: %d", ret);
+		ret = ioasid_state(file[f], id);
+		if (ret != IOASID_STATE_PARKED)
+			return fail("state of what I hold: %d", ret);
+		store(&shared->window[i], 0);
+		ret = pdma_drop_ioasid(&t->dev);
+		return ret && !load(&shared->engine_gone) ?
+			       fail("drop: %d", ret) : true;
+	}
+	store(&shared->window[i], 0);
+	ret = ioasid_free(file[f], 1, &id);
+	return ret ? fail("free of what only I have: %d", ret) : true;
+}
+
+static bool do_query(struct thread *t)
+{
+	struct ioasid_query query;
+	int n = pick_num(t), before, f, ret;
+	struct num *num;
+
+	if (n < 0)
+		return true;
+	num = &shared->num[n];
+	before = load(&num->state);
+	if (before == NUM_NEW)
+		return true;
+	f = num->file;
+	ret = ioasid_query(file[f], num->id, &query);
+	if (!file_is_open(f))
+		return true;
+	if (ret && ret != -ENOENT)
+		return fail("query: %d", ret);
+	if (!ret && query.state != IOASID_STATE_ACTIVE &&
+	    query.state != IOASID_STATE_PARKED)
+		return fail("query: state %u", query.state);
+	if (!ret && before == NUM_FREED && query.state == IOASID_STATE_ACTIVE)
+		return fail("number %u is ACTIVE after it was freed", num->id);
+	if (!ret && query.attachments > query.users)
+		return fail("number %u: %u attachments, %u users", num->id,
+			    query.attachments, query.users);
+	add(&shared->good, !ret);
+	return true;
+}
+
+static bool do_info(struct thread *t)
+{
+	int f = rnd(t, NR_FILES), ret;
+	struct ioasid_info info;
+
+	ret = ioasid_get_info(file[f], &info);
+	if (ret && file_is_open(f))
+		return fail("info: %d", ret);
+	return true;
+}
+
+static bool do_quota(struct thread *t)
+{
+	int f = 2 * rnd(t, NR_PROCS), ret;
+
+	ret = ioasid_set_quota(file[f], rnd(t, 3) ? ENOUGH : rnd(t, 40));
+	return ret ? fail("quota: %d", ret) : true;
+}
+
+/* An answer of somebody who was shown number @n, which was @before the call */
+static bool user_answer(const char *what, int n, int before, int ret)
+{
+	struct num *num = &shared->num[n];
+
+	if (!ret && before == NUM_FREED)
+		return fail("%s: takes number %u, which was freed", what,
+			    num->id);
+	if (ret && ret != -ENOENT && ret != -ESHUTDOWN)
+		return fail("%s: %d", what, ret);
+	return true;
+}
+
+static void end_stream(struct thread *t)
+{
+	if (t->me->streaming)
+		pdma_stop(&t->dev);
+	t->me->streaming = false;
+}
+
+static bool do_set(struct thread *t)
+{
+	int n = pick_num(t), before, f, ret;
+
+	if (n < 0 || !t->has_chan)
+		return true;
+	before = load(&shared->num[n].state);
+	if (before == NUM_NEW)
+		return true;
+	f = shared->num[n].file;
+	end_stream(t);
+	store(&t->me->doing, n);
+	ret = pdma_set_ioasid(&t->dev, file[f], shared->num[n].id);
+	if (!ret) {
+		store(&t->me->chan_num, n);
+		add(&shared->good, 1);
+	}
+	store(&t->me->doing, NONE);
+	/* Another channel of this engine has it */
+	if (ret == -EBUSY || load(&shared->engine_gone) || !file_is_open(f))
+		return true;
+	return user_answer("set", n, before, ret);
+}
+
+static bool do_drop(struct thread *t)
+{
+	int ret;
+
+	if (!t->has_chan)
+		return true;
+	end_stream(t);
+	ret = pdma_drop_ioasid(&t->dev);
+	if (!ret)
+		store(&t->me->chan_num, NONE);
+	return ret && !load(&shared->engine_gone) ? fail("drop: %d", ret) :
+						    true;
+}
+
+static bool do_copy(struct thread *t)
+{
+	int n = t->me->chan_num, before, ret, f;
+	char *buf = t->buf;
+
+	if (!t->has_chan || t->me->streaming)
+		return true;
+	before = n < 0 ? NUM_NEW : load(&shared->num[n].state);
+	memset(buf + COPY_SRC, 0xa5, COPY_LEN);
+	memset(buf + COPY_DST, 0, COPY_LEN);
+	ret = pdma_copy_wait(&t->dev, IOVA + COPY_DST, IOVA + COPY_SRC,
+			     COPY_LEN);
+	if (load(&shared->engine_gone))
+		return true;
+	if (n < 0)
+		return ret == -ENXIO ? true : fail("copy with nothing: %d", ret);
+	if (before == NUM_FREED)
+		return ret == -ESHUTDOWN ? true :
+			       fail("copy with what was freed: %d", ret);
+	f = shared->num[n].file;
+	if (!ret && memcmp(buf + COPY_SRC, buf + COPY_DST, COPY_LEN))
+		return fail("copy: nothing has arrived");
+	add(&shared->good, !ret);
+	return true;
+}
+
+/* Nothing may arrive any more of a stream whose number was freed */
+static bool check_stream(struct thread *t)
+{
+	unsigned int i;
+	int n = t->me->chan_num;
+
+	if (!t->me->streaming || n < 0 ||
+	    load(&shared->num[n].state) != NUM_FREED)
+		return true;
+	memset(t->buf, POISON, STREAM_LEN);
+	usleep(SETTLE_US);
+	for (i = 0; i < STREAM_LEN; i++)
+		if (t->buf[i] != POISON)
+			return fail("DMA of number %u arrives, which was freed",
+				    shared->num[n].id);
+	add(&shared->cut_off, 1);
+	end_stream(t);
+	return true;
+}
+
+static bool do_stream(struct thread *t)
+{
+	int n = t->me->chan_num, before, ret;
+
+	if (!t->has_chan || n < 0 || t->me->streaming)
+		return true;
+	before = load(&shared->num[n].state);
+	ret = pdma_stream(&t->dev, IOVA, STREAM_LEN, 0, 0);
+	if (ret)
+		return ret == -ESHUTDOWN || load(&shared->engine_gone) ?
+			       true : fail("stream: %d", ret);
+	if (before == NUM_FREED)
+		return fail("stream with what was freed");
+	t->me->streaming = true;
+	/* Most of the time, it is cut off by somebody: why not by me? */
+	return rnd(t, 2) ? true : do_free_num(t, n);
+}
+
+static bool do_guest(struct thread *t)
+{
+	int g = rnd(t, NR_GUEST), n = pick_num(t), before, ret;
+	__u32 pasid = t->nr % NR_THREADS * NR_GUEST + g;
+	int *held = &t->me->guest_num[g];
+
+	if (vm_dev < 0)
+		return true;
+	if (rnd(t, 3) == 0) {
+			ret = kvm_ioasid_del(vm_dev, pasid);
+		if (ret != (*held < 0 ? -ENOENT : 0))
+			return fail("KVM DEL: %d", ret);
+		store(held, NONE);
+			return true;
+	}
+	if (n < 0)
+		return true;
+	before = load(&shared->num[n].state);
+	if (before == NUM_NEW)
+		return true;
+	store(&t->me->doing, n);
+	ret = kvm_ioasid_add(vm_dev, file[shared->num[n].file],
+			     shared->num[n].id, pasid);
+	if (!ret && *held >= 0)
+		return fail("KVM ADD: a mapping was there");
+	if (!ret) {
+		store(held, n);
+		add(&shared->good, 1);
+	}
+	store(&t->me->doing, NONE);
+	if (!file_is_open(shared->num[n].file) ||
+	    (*held >= 0 && ret == -EEXIST))
+		return true;
+	return user_answer("KVM ADD", n, before, ret);
+}
+
+/* A file of its own, with numbers that go with it */
+static bool do_file(struct thread *t)
+{
+	int fd = ioasid_open(), ret;
+	__u32 ids[MAX_BATCH];
+
+	if (fd < 0)
+		return fail("open: %d", fd);
+	ret = ioasid_alloc(fd, 0, 0, MAX_BATCH, ids);
+	if (!ret && t->has_chan && t->me->chan_num < 0)
+		ret = pdma_set_ioasid(&t->dev, fd, ids[0]);
+	close(fd);
+	if (!ret && t->has_chan && t->me->chan_num < 0)
+		pdma_drop_ioasid(&t->dev);
+	if (ret && !alloc_error_is_known(ret) && !load(&shared->engine_gone))
+		return fail("a file of my own: %d", ret);
+	return true;
+}
+
+/* Another thread may be in the middle of a call: its descriptor stays valid */
+static bool do_close(struct thread *t)
+{
+	int f = 2 * rnd(t, NR_PROCS) + 1, null;
+
+	if (rnd(t, 40))
+		return true;
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	store(&shared->closed[proc][f], true);
+	if (null < 0 || dup2(null, file[f]) < 0)
+		return fail("close");
+	close(null);
+	return true;
+}
+
+static bool (*const op[])(struct thread *t) = {
+	do_alloc, do_alloc, do_window, do_window, do_query, do_query, do_query,
+	do_info, do_quota, do_set, do_set, do_set, do_drop, do_copy, do_stream,
+	do_stream, do_guest, do_guest, do_file, do_close,
+};
+
+static bool one_op(struct thread *t)
+{
+	unsigned int nr = rnd(t, sizeof(op) / sizeof(op[0]) + 2);
+	int n;
+
+	add(&shared->ops, 1);
+	if (nr < sizeof(op) / sizeof(op[0]))
+		return op[nr](t);
+	n = pick_num(t);
+	return n < 0 ? true : do_free_num(t, n);
+}
+
+static void *thread_main(void *arg)
+{
+	struct thread *t = arg;
+	int i;
+
+	for (i = 0; i < ROUND_OPS / NR_RACERS && !load(&shared->stop); i++)
+		if (!one_op(t) || !check_stream(t))
+			break;
+	/* Who has it open keeps the engine from going away */
+	if (t->has_chan && load(&shared->engine_gone)) {
+		store(&t->me->chan_num, NONE);
+		pdma_close(&t->dev);
+	}
+	store(&t->me->done, true);
+	return NULL;
+}
+
+static int open_vm(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+	if (kvm < 0)
+		return -errno;
+	vm = ioctl(kvm, KVM_CREATE_VM, 0);
+	close(kvm);
+	if (vm < 0)
+		return -errno;
+	vm_dev = kvm_ioasid_create(vm);
+	return vm_dev < 0 ? vm_dev : 0;
+}
+
+/* A process of racers. Ends when nobody is at the other end of @sock any more */
+static void process_main(int sock, __u64 seed)
+{
+	struct thread threads[NR_THREADS] = {};
+	pthread_t id[NR_THREADS];
+	int i, c, ret;
+	char byte;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (env.cgroup && enter(env.group[proc % NR_GROUPS]))
+		_exit(1);
+	for (i = 0; i < 2; i++) {
+		ret = ioasid_open();
+		if (ret < 0 || send_fd(sock, ret))
+			_exit(1);
+		close(ret);
+	}
+	for (i = 0; i < NR_FILES; i++) {
+		file[i] = receive_fd(sock);
+		if (file[i] < 0)
+			_exit(1);
+	}
+	if (env.kvm && open_vm())
+		fail("no virtual machine");
+	for (i = 0; i < NR_THREADS; i++) {
+		struct thread *t = &threads[i];
+
+		t->nr = proc * NR_THREADS + i;
+		t->rng = seed + t->nr;
+		t->me = &shared->racer[t->nr];
+		pdma_init(&t->dev);
+		c = i * NR_PROCS + proc;
+		if (c >= NR_CHANS || (unsigned int)c % 2 >= env.engines)
+			continue;
+		t->buf = chan_mem + c * BUF_LEN;
+		ret = pdma_open_cdev(&t->dev, shared->uuid[c], NULL);
+		if (!ret)
+			ret = pdma_map(&t->dev, t->buf, IOVA, BUF_LEN);
+		if (ret)
+			fail("no channel: %d", ret);
+		t->has_chan = !ret;
+	}
+	if (write(sock, "r", 1) != 1 || read(sock, &byte, 1) != 1)
+		_exit(1);
+	for (i = 0; i < NR_THREADS; i++)
+		if (pthread_create(&id[i], NULL, thread_main, &threads[i]))
+			_exit(1);
+	for (i = 0; i < NR_THREADS; i++)
+		pthread_join(id[i], NULL);
+	if (read(sock, &byte, 1))
+		_exit(1);
+	_exit(0);
+}
+
+/* A round */
+
+static struct {
+	__u64 rng;
+	pid_t pid[NR_PROCS];	/* 0: killed */
+	int sock[NR_PROCS];
+	int file[NR_FILES];	/* those that are kept */
+	int killed;		/* or NONE */
+	int engine;		/* taken away, or NONE */
+	pid_t helper;
+} this_round;
+
+static __u32 draw(__u32 n)
+{
+	return next_random(&this_round.rng) % n;
+}
+
+static void reset_shared(void)
+{
+	int i, j;
+
+	shared->stop = 0;
+	shared->next_num = 0;
+	shared->first_id += NR_NUMS;
+	if (shared->first_id < FIRST_ID || shared->first_id > LAST_ID)
+		shared->first_id = FIRST_ID;
+	shared->engine_gone = false;
+	memset(shared->num, 0, sizeof(shared->num));
+	memset(shared->closed, 0, sizeof(shared->closed));
+	memset(shared->window, 0, sizeof(shared->window));
+	memset(shared->racer, 0, sizeof(shared->racer));
+	for (i = 0; i < NR_RACERS; i++) {
+		shared->racer[i].chan_num = NONE;
+		shared->racer[i].doing = NONE;
+		for (j = 0; j < NR_GUEST; j++)
+			shared->racer[i].guest_num[j] = NONE;
+	}
+}
+
+static bool set_limit(int g, const char *limit)
+{
+	char val[32];
+
+	if (!env.cgroup)
+		return true;
+	snprintf(val, sizeof(val), "ioasid %s", limit);
+	return group_write(env.group[g], "misc.max", val) ?
+		       fail("cannot set the limit of a group") : true;
+}
+
+static bool begin_round(void)
+{
+	int i, f, all[NR_FILES], sock[2];
+	__u64 seed = this_round.rng;
+	char byte;
+
+	reset_shared();
+	this_round.killed = NONE;
+	this_round.engine = NONE;
+	for (i = 0; i < NR_PROCS; i++) {
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sock))
+			return fail("no socket");
+		this_round.sock[i] = sock[0];
+		this_round.pid[i] = fork();
+		if (this_round.pid[i] < 0)
+			return fail("no process");
+		if (!this_round.pid[i]) {
+			for (f = 0; f <= i; f++)
+				close(this_round.sock[f]);
+			for (f = 0; f < 2 * i; f++)
+				close(all[f]);
+			proc = i;
+			process_main(sock[1], seed);
+		}
+		close(sock[1]);
+		for (f = 2 * i; f < 2 * i + 2; f++) {
+			all[f] = receive_fd(sock[0]);
+			if (all[f] < 0)
+				return fail("process %d has no file", i);
+		}
+	}
+	for (i = 0; i < NR_PROCS; i++)
+		for (f = 0; f < NR_FILES; f++)
+			if (send_fd(this_round.sock[i], all[f]))
+				return fail("process %d takes no file", i);
+	for (f = 0; f < NR_FILES; f++) {
+		if (KEPT(f))
+			this_round.file[f] = all[f];
+		else
+			close(all[f]);
+	}
+	for (i = 0; i < NR_PROCS; i++)
+		if (read(this_round.sock[i], &byte, 1) != 1)
+			return fail("process %d is not ready", i);
+	for (i = 0; i < NR_PROCS; i++)
+		if (write(this_round.sock[i], "g", 1) != 1)
+			return fail("process %d does not start", i);
+	return true;
+}
+
+static bool racers_done(void)
+{
+	int i;
+
+	for (i = 0; i < NR_RACERS; i++)
+		if (this_round.pid[i / NR_THREADS] &&
+		    !load(&shared->racer[i].done))
+			return false;
+	return true;
+}
+
+static void use_memory(void)
+{
+	size_t len = 32 << 20;
+	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	if (p != MAP_FAILED)
+		munmap(p, len);
+	pdma_write_file("/proc/sys/vm/drop_caches", "3");
+	pdma_write_file("/proc/sys/vm/compact_memory", "1");
+}
+
+/* @go: or come back */
+static bool move_engine(enum event event, bool go)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+	int e = this_round.engine;
+
+	if (event == EV_UNBIND)
+		return !pdma_write_file(go ? DRIVER "/unbind" : DRIVER "/bind",
+					env.engine[e]);
+	if (!go)
+		return !pdma_write_file("/sys/bus/pci/rescan", "1");
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/remove", env.engine[e]);
+	return !pdma_write_file(path, "1");
+}
+
+/* Returns when all have let go of the engine: so in a process of its own */
+static bool take_engine(enum event event)
+{
+	int e = draw(env.engines), i;
+
+	store(&shared->engine_gone, true);
+	this_round.engine = e;
+	bar_unmap(&env.bar[e]);
+	this_round.helper = fork();
+	if (this_round.helper < 0)
+		return fail("no process");
+	if (!this_round.helper) {
+		for (i = 0; i < NR_PROCS; i++)
+			close(this_round.sock[i]);
+		for (i = 0; i < NR_FILES; i += 2)
+			close(this_round.file[i]);
+		_exit(!move_engine(event, true));
+	}
+	return true;
+}
+
+static bool engine_back(enum event event)
+{
+	int e = this_round.engine, status, c;
+	pid_t pid = this_round.helper;
+
+	if (!wait_until(waitpid(pid, &status, WNOHANG) == pid))
+		return fail("%s does not go away", env.engine[e]);
+	if (status)
+		return fail("%s cannot be taken away", env.engine[e]);
+	if (!move_engine(event, false) ||
+	    !wait_until(pdma_available(env.engine[e]) > 0) ||
+	    bar_map(&env.bar[e], env.engine[e]))
+		return fail("%s does not come back", env.engine[e]);
+	for (c = e; c < NR_CHANS; c += 2)
+		if (pdma_create(env.engine[e], shared->uuid[c]))
+			return fail("cannot create a mediated device");
+	return true;
+}
+
+static bool move_process(void)
+{
+	char val[16];
+	int p = draw(NR_PROCS);
+
+	if (!env.cgroup)
+		return true;
+	snprintf(val, sizeof(val), "%d", this_round.pid[p]);
+	return group_write(env.group[draw(NR_GROUPS)], "cgroup.procs", val) ?
+		       fail("cannot move a process") : true;
+}
+
+/* Again and again, until false: it is not to happen once more */
+static bool do_event(enum event event)
+{
+	unsigned int p = draw(NR_PROCS);
+
+	usleep(draw(20000));
+	switch (event) {
+	case EV_KILL:
+		kill(this_round.pid[p], SIGKILL);
+		waitpid(this_round.pid[p], NULL, 0);
+		this_round.pid[p] = 0;
+		this_round.killed = p;
+		return false;
+	case EV_RESET:
+		if (!env.engines)
+			return false;
+		if (pci_reset(env.engine[p % env.engines]))
+			return fail("cannot reset an engine");
+		return true;
+	case EV_LIMIT:
+		return set_limit(p % NR_GROUPS, draw(2) ? "10" : "max") &&
+		       move_process();
+	case EV_MEMORY:
+		use_memory();
+		return true;
+	case EV_CPU:
+		/* A machine of one CPU has no such file */
+		return !pdma_write_file(CPU1, "0") &&
+		       !pdma_write_file(CPU1, "1");
+	case EV_UNBIND:
+	case EV_REMOVE:
+		if (env.engines)
+			take_engine(event);
+		return false;
+	default:
+		return false;
+	}
+}
+
+/* What a killed process was just doing is not known */
+static bool is_known(int n)
+{
+	int i;
+
+	for (i = 0; i < NR_RACERS; i++)
+		if (!this_round.pid[i / NR_THREADS] &&
+		    shared->racer[i].doing == n)
+			return false;
+	return true;
+}
+
+static unsigned int users_of(int n, unsigned int *attachments)
+{
+	unsigned int users = 0;
+	int i, g;
+
+	*attachments = 0;
+	for (i = 0; i < NR_RACERS; i++) {
+		if (!this_round.pid[i / NR_THREADS])
+			continue;
+		*attachments += shared->racer[i].chan_num == n;
+		for (g = 0; g < NR_GUEST; g++)
+			users += shared->racer[i].guest_num[g] == n;
+	}
+	return users + *attachments;
+}
+
+static bool is_open(int f)
+{
+	int p;
+
+	for (p = 0; p < NR_PROCS; p++)
+		if (KEPT(f) || (this_round.pid[p] && !shared->closed[p][f]))
+			return true;
+	return false;
+}
+
+static bool check_num(int n, int state, unsigned int users,
+		      unsigned int attachments)
+{
+	struct num *num = &shared->num[n];
+	int fd = this_round.file[num->file];
+	struct ioasid_query query;
+
+	if (state == NUM_FREED && !users)
+		return ioasid_wait_recycled(fd, num->id) ?
+			       true : fail("number %u is not recycled", num->id);
+	if (ioasid_query(fd, num->id, &query))
+		return fail("number %u is gone", num->id);
+	if (query.state != (state == NUM_LIVE ? IOASID_STATE_ACTIVE :
+						IOASID_STATE_PARKED) ||
+	    query.users != users || query.attachments != attachments)
+		return fail("number %u: state, users, attachments %u %u %u; %s, %u %u were counted",
+			    num->id, query.state, query.users,
+			    query.attachments,
+			    state == NUM_LIVE ? "live" : "freed", users,
+			    attachments);
+	return true;
+}
+
+/* All threads have stopped and hold what they hold */
+static bool check_set(int p)
+{
+	unsigned int active = 0, parked = 0, slack = 0, users, attachments;
+	struct ioasid_info info;
+	int n, f, count, state;
+
+	count = shared->next_num < NR_NUMS ? shared->next_num : NR_NUMS;
+	for (n = 0; n < count; n++) {
+		f = shared->num[n].file;
+		state = shared->num[n].state;
+		if (state == NUM_NEW || f / 2 != p)
+			continue;
+		users = users_of(n, &attachments);
+		/* The end of its file has freed it */
+		if (!is_open(f))
+			state = NUM_FREED;
+		active += state == NUM_LIVE;
+		parked += state == NUM_FREED && users;
+		if (KEPT(f) && is_known(n) &&
+		    !check_num(n, state, users, attachments))
+			return false;
+	}
+	/* What it was given in its last moment, and what it had of the window */
+	if (this_round.killed >= 0)
+		slack = NR_THREADS * (MAX_BATCH + 1);
+	wait_until(!ioasid_get_info(this_round.file[2 * p], &info) &&
+		   info.parked <= parked + slack);
+	if (info.active + slack < active || info.active > active + slack ||
+	    info.parked + slack < parked || info.parked > parked + slack)
+		return fail("set %d: active, parked %u %u; %u %u were counted (%u more or less)",
+			    p, info.active, info.parked, active, parked, slack);
+	return true;
+}
+
+static unsigned int rows(void)
+{
+	FILE *f = fopen("/sys/kernel/debug/ioasid/ioasids", "r");
+	unsigned int count = 0;
+	char line[256];
+
+	if (!f)
+		return 0;
+	while (fgets(line, sizeof(line), f))
+		count++;
+	fclose(f);
+	/* One is the header */
+	return count - 1;
+}
+
+static bool check_nothing_left(const __u64 *recorded)
+{
+	__u32 ids[WINDOW_LEN];
+	unsigned int e;
+	int g, fd;
+
+	for (g = 0; env.cgroup && g < NR_GROUPS; g++)
+		if (wait_current(env.group[g], 0))
+			return fail("group %d is charged for ever", g);
+	if (!wait_until(!rows()))
+		return fail("%u numbers are left", rows());
+	fd = ioasid_open();
+	if (fd < 0 || ioasid_alloc(fd, WINDOW, WINDOW + WINDOW_LEN - 1,
+				   WINDOW_LEN, ids))
+		return fail("the window is not free");
+	close(fd);
+	for (e = 0; e < env.engines; e++)
+		if (bar_recorded(&env.bar[e]) != recorded[e])
+			return fail("engine %u: a fault was reported", e);
+	return true;
+}
+
+static bool end_round(enum event event)
+{
+	int i, status;
+	bool ok = true;
+
+	for (i = 0; i < NR_PROCS; i++)
+		close(this_round.sock[i]);
+	for (i = 0; i < NR_PROCS; i++)
+		if (this_round.pid[i] &&
+		    (waitpid(this_round.pid[i], &status, 0) < 0 || status))
+			ok = fail("process %d ended with %d", i, status);
+	for (i = 0; i < NR_FILES; i += 2)
+		close(this_round.file[i]);
+	for (i = 0; i < NR_GROUPS; i++)
+		ok = set_limit(i, "max") && ok;
+	if (this_round.engine >= 0)
+		ok = engine_back(event) && ok;
+	return ok;
+}
+
+static bool run_round(__u64 seed, enum event event)
+{
+	__u64 recorded[2] = {}, end = now_us() + ROUND_MS * 1000ull;
+	bool ok, more = event != EV_NOTHING;
+	unsigned int e;
+	int p;
+
+	this_round.rng = seed;
+	for (e = 0; e < env.engines; e++)
+		recorded[e] = bar_recorded(&env.bar[e]);
+	if (!begin_round())
+		return false;
+	while (!racers_done()) {
+		if (now_us() > end)
+			return fail("somebody hangs");
+		if (more)
+			more = do_event(event);
+		else
+			usleep(2000);
+	}
+	ok = !load(&shared->failed);
+	for (p = 0; ok && p < NR_PROCS; p++)
+		ok = check_set(p);
+	ok = end_round(event) && ok;
+	return ok && check_nothing_left(recorded);
+}
+
+/* What all rounds use */
+
+static void setup_cgroup(void)
+{
+	const char *why;
+	int i;
+
+	if (find_controller(&why))
+		return;
+	for (i = 0; i < NR_GROUPS; i++) {
+		snprintf(env.group[i], sizeof(env.group[i]),
+			 CGROUP_ROOT "/ioasid-race-%d-%d", getpid(), i);
+		if (mkdir(env.group[i], 0755))
+			return;
+	}
+	env.cgroup = true;
+}
+
+static void setup(void)
+{
+	unsigned int c;
+
+	shared = map_shared(sizeof(*shared));
+	chan_mem = map_shared(NR_CHANS * BUF_LEN);
+	if (!shared || !chan_mem)
+		ksft_exit_fail_msg("no memory\n");
+	env.kvm = !access("/dev/kvm", R_OK | W_OK);
+	setup_cgroup();
+	for (; env.engines < 2; env.engines++)
+		if (pdma_find_parent(env.engines, env.engine[env.engines]) ||
+		    bar_map(&env.bar[env.engines], env.engine[env.engines]))
+			break;
+	for (c = 0; c < NR_CHANS; c++)
+		if (c % 2 < env.engines &&
+		    pdma_create(env.engine[c % 2], shared->uuid[c]))
+			ksft_exit_fail_msg("cannot create a mediated device\n");
+}
+
+static bool tear_down(void)
+{
+	bool ok = true;
+	int i;
+
+	for (i = 0; i < NR_CHANS; i++)
+		if (shared->uuid[i][0] && pdma_remove(shared->uuid[i]))
+			ok = false;
+	for (i = 0; env.cgroup && i < NR_GROUPS; i++)
+		if (rmdir(env.group[i]))
+			ok = false;
+	return ok;
+}
+
+static bool run_rounds(__u64 seed, unsigned long total, unsigned long seconds)
+{
+	__u64 start = now_us(), told = start;
+	unsigned long nr = 0;
+	enum event event;
+
+	for (; shared->ops < total; nr++) {
+		if (seconds && now_us() - start > seconds * 1000000ull)
+			break;
+		event = nr % NR_EVENTS;
+		if (!run_round(seed + nr * NR_RACERS, event)) {
+			ksft_print_msg("round %lu (%s): %s\n", nr,
+				       event_name[event], shared->why);
+			return false;
+		}
+		if (now_us() - told > 30000000) {
+			told = now_us();
+			ksft_print_msg("%lu operations, %llu s\n", shared->ops,
+				       (told - start) / 1000000ull);
+		}
+	}
+	ksft_print_msg("%lu rounds; %lu queries, attachments and copies were good, %lu numbers freed, %lu streams cut off\n",
+		       nr, shared->good, shared->freed, shared->cut_off);
+	ksft_print_msg("race: %lu operations, seed %llu, %llu s\n", shared->ops,
+		       seed, (now_us() - start) / 1000000ull);
+	return true;
+}
+
+static unsigned long long setting(const char *name, unsigned long long value)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoull(text, NULL, 0) : value;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "ops", required_argument, NULL, 'n' },
+		{ "seed", required_argument, NULL, 's' },
+		{ "seconds", required_argument, NULL, 't' },
+		{}
+	};
+	unsigned long total = setting("RACE_OPS", 40000);
+	unsigned long seconds = setting("RACE_SECONDS", 0);
+	__u64 seed = setting("RACE_SEED", 1);
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (c) {
+		case 'n':
+			total = strtoul(optarg, NULL, 0);
+			break;
+		case 's':
+			seed = strtoull(optarg, NULL, 0);
+			break;
+		case 't':
+			seconds = strtoul(optarg, NULL, 0);
+			break;
+		default:
+			return KSFT_FAIL;
+		}
+	}
+
+	ksft_print_header();
+	if (access(IOASID_DEV, R_OK | W_OK))
+		ksft_exit_skip("no " IOASID_DEV "\n");
+	ksft_set_plan(2);
+	setup();
+	ksft_print_msg("seed %llu, %lu operations; %u engines, %s KVM, %s cgroup\n",
+		       seed, total, env.engines, env.kvm ? "with" : "no",
+		       env.cgroup ? "with" : "no");
+	ksft_test_result(run_rounds(seed, total, seconds),
+			 "no_answer_denies_what_was_so\n");
+	ksft_test_result(tear_down(), "nothing_is_left\n");
+	ksft_finished();
+}
