@@ -114,6 +114,8 @@ struct shared {
 	/* Who has a number of the window */
 	int window[WINDOW_LEN];
 	bool engine_gone;
+	/* Engines are reset: for moments, they start and attach nothing */
+	bool resets;
 	unsigned long ops;
 	unsigned long freed;
 	unsigned long cut_off;
@@ -464,7 +466,8 @@ static bool do_stream(struct thread *t)
 	before = load(&shared->num[n].state);
 	ret = pdma_stream(&t->dev, IOVA, STREAM_LEN, 0, 0);
 	if (ret)
-		return ret == -ESHUTDOWN || load(&shared->engine_gone) ?
+		return ret == -ESHUTDOWN || load(&shared->engine_gone) ||
+		       (shared->resets && ret == -EIO) ?
 			       true : fail("stream: %d", ret);
 	if (before == NUM_FREED)
 		return fail("stream with what was freed");
@@ -523,7 +526,8 @@ static bool do_file(struct thread *t)
 	close(fd);
 	if (!ret && t->has_chan && t->me->chan_num < 0)
 		pdma_drop_ioasid(&t->dev);
-	if (ret && !alloc_error_is_known(ret) && !load(&shared->engine_gone))
+	if (ret && !alloc_error_is_known(ret) &&
+	    !(shared->resets && ret == -EBUSY) && !load(&shared->engine_gone))
 		return fail("a file of my own: %d", ret);
 	return true;
 }
@@ -663,7 +667,7 @@ static __u32 draw(__u32 n)
 	return next_random(&this_round.rng) % n;
 }
 
-static void reset_shared(void)
+static void reset_shared(enum event event)
 {
 	int i, j;
 
@@ -673,6 +677,7 @@ static void reset_shared(void)
 	if (shared->first_id < FIRST_ID || shared->first_id > LAST_ID)
 		shared->first_id = FIRST_ID;
 	shared->engine_gone = false;
+	shared->resets = event == EV_RESET;
 	memset(shared->num, 0, sizeof(shared->num));
 	memset(shared->closed, 0, sizeof(shared->closed));
 	memset(shared->window, 0, sizeof(shared->window));
@@ -696,13 +701,13 @@ static bool set_limit(int g, const char *limit)
 		       fail("cannot set the limit of a group") : true;
 }
 
-static bool begin_round(void)
+static bool begin_round(enum event event)
 {
 	int i, f, all[NR_FILES], sock[2];
 	__u64 seed = this_round.rng;
 	char byte;
 
-	reset_shared();
+	reset_shared(event);
 	this_round.killed = NONE;
 	this_round.engine = NONE;
 	for (i = 0; i < NR_PROCS; i++) {
@@ -1038,7 +1043,7 @@ static bool run_round(__u64 seed, enum event event)
 	this_round.rng = seed;
 	for (e = 0; e < env.engines; e++)
 		recorded[e] = bar_recorded(&env.bar[e]);
-	if (!begin_round())
+	if (!begin_round(event))
 		return false;
 	while (!racers_done()) {
 		if (now_us() > end)
