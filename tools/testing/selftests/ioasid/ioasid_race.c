@@ -1112,16 +1112,26 @@ static bool tear_down(void)
 	return ok;
 }
 
+static unsigned long long setting(const char *name, unsigned long long value)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoull(text, NULL, 0) : value;
+}
+
 static bool run_rounds(__u64 seed, unsigned long total, unsigned long seconds)
 {
 	__u64 start = now_us(), told = start;
 	unsigned long nr = 0;
+	unsigned long cpus = setting("RACE_CPUS", 1);
 	enum event event;
 
 	for (; shared->ops < total; nr++) {
 		if (seconds && now_us() - start > seconds * 1000000ull)
 			break;
 		event = nr % NR_EVENTS;
+		if (event == EV_CPU && !cpus)
+			event = EV_NOTHING;
 		if (!run_round(seed + nr * NR_RACERS, event)) {
 			ksft_print_msg("round %lu (%s): %s\n", nr,
 				       event_name[event], shared->why);
@@ -1138,13 +1148,6 @@ static bool run_rounds(__u64 seed, unsigned long total, unsigned long seconds)
 	ksft_print_msg("race: %lu operations, seed %llu, %llu s\n", shared->ops,
 		       seed, (now_us() - start) / 1000000ull);
 	return true;
-}
-
-static unsigned long long setting(const char *name, unsigned long long value)
-{
-	const char *text = getenv(name);
-
-	return text ? strtoull(text, NULL, 0) : value;
 }
 
 int main(int argc, char **argv)
