@@ -48,8 +48,9 @@ static inline long long group_read(const char *group, const char *file,
 }
 
 /* 0, or -errno, with what is missing in @why. */
-static inline int find_controller(const char **why)
+static inline int enable_controller(const char *name, const char **why)
 {
+	static char missing[64];
 	char line[256];
 	int ret;
 
@@ -58,17 +59,27 @@ static inline int find_controller(const char **why)
 	    mount("cgroup2", CGROUP_ROOT, "cgroup2", 0, NULL))
 		return -errno;
 
-	*why = "no misc controller";
+	snprintf(missing, sizeof(missing), "no %.32s controller", name);
+	*why = missing;
 	ret = pdma_read_file(CGROUP_ROOT "/cgroup.controllers", line,
 			     sizeof(line));
 	if (ret)
 		return ret;
-	if (!strstr(line, "misc"))
+	if (!strstr(line, name))
 		return -ENODEV;
 
 	/* Left on: it shows in nothing but the files of the controller */
-	*why = "the misc controller cannot be enabled";
-	ret = group_write(CGROUP_ROOT, "cgroup.subtree_control", "+misc");
+	snprintf(missing, sizeof(missing),
+		 "the %.32s controller cannot be enabled", name);
+	snprintf(line, sizeof(line), "+%.32s", name);
+	return group_write(CGROUP_ROOT, "cgroup.subtree_control", line);
+}
+
+/* The same for the misc controller, with our resource */
+static inline int find_controller(const char **why)
+{
+	long long ret = enable_controller("misc", why);
+
 	if (ret)
 		return ret;
 

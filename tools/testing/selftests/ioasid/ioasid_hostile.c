@@ -7,6 +7,10 @@
  *	a huge ALLOC or FREE ends with a fatal signal: ioasid
  *	endless calls of many threads, which then are killed: here
  *	adds and deletes of a VM, submissions to a device: ioasid_kvm, ioasid_mdev
+ *	memory that does not answer, in a call of its own: here
+ * It cannot exhaust memory
+ *	what numbers, mappings of a VM, attachments and calls take is charged to
+ *	its memory cgroup, as long as they take it: here
  * It cannot starve other sets
  *	the quota, who may raise it, fork, exec, new files: ioasid
  *	parked numbers count: ioasid_dma, ioasid_cgroup
@@ -26,14 +30,17 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <linux/userfaultfd.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "../kselftest_harness.h"
 #include "cgroup_utils.h"
 #include "ioasid_utils.h"
 #include "kvm_utils.h"
+#include "pdma_utils.h"
 
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
@@ -290,6 +297,604 @@ TEST_F(hostile, many_processes_have_what_their_cgroup_has)
 		expect_dies_promptly(pids[i]);
 	EXPECT_EQ(0, wait_current(group, 0));
 	EXPECT_TRUE(wait_until(!rmdir(group)));
+}
+
+/* It cannot exhaust memory */
+
+/* Numbers that have nothing in common, not even a node of a table */
+#define FIRST	0x10000
+#define STRIDE	64
+#define NUMBERS	2000
+
+/*
+ * What may be charged and not shown yet, or shown and not charged any more: the
+ * kernel adds up the bytes of objects by the page, on each CPU
+ */
+#define CHARGE_SLACK 0x4000
+
+/* Of a mapping of a VM: no cache has its name */
+#define MAPPING_SIZE 16
+
+struct taker {
+	int fd;
+	struct kvm_vm vm;
+	struct pdma_dev dev;
+	__u32 ids[NUMBERS];
+};
+
+struct charge {
+	int count;
+	bool vm;
+	bool device;
+	int (*take)(struct taker *taker, int i);
+	int (*give_back)(struct taker *taker);
+	/* How many of each are taken, for each of @count */
+	int ioasids, nodes, mappings, attachments;
+};
+
+static int take_number(struct taker *taker, int i)
+{
+	const __u32 id = FIRST + i * STRIDE;
+
+	return ioasid_alloc(taker->fd, id, id, 1, &taker->ids[i]);
+}
+
+static int give_numbers_back(struct taker *taker)
+{
+	return ioasid_free(taker->fd, NUMBERS, taker->ids);
+}
+
+static const struct charge charge_numbers = {
+	.count = NUMBERS, .take = take_number, .give_back = give_numbers_back,
+	.ioasids = 1, .nodes = 1,
+};
+
+/* One number for as many PASIDs of the guest as it likes: no quota counts them */
+static int take_mapping(struct taker *taker, int i)
+{
+	return kvm_ioasid_add(taker->vm.dev, taker->fd, taker->ids[0],
+			      i * STRIDE);
+}
+
+/* As a whole: a deletion waits for the vCPUs */
+static int give_mappings_back(struct taker *taker)
+{
+	vm_close(&taker->vm);
+	return 0;
+}
+
+static const struct charge charge_mappings = {
+	.count = NUMBERS, .vm = true,
+	.take = take_mapping, .give_back = give_mappings_back,
+	.nodes = 1, .mappings = 1,
+};
+
+/* The VM holds what the device has been attached to, one after the other */
+static int take_parked_attachment(struct taker *taker, int i)
+{
+	int ret = take_number(taker, i);
+
+	if (!ret)
+		ret = kvm_ioasid_add(taker->vm.dev, taker->fd, taker->ids[i],
+				     i);
+	if (!ret)
+		ret = pdma_set_ioasid(&taker->dev, taker->fd, taker->ids[i]);
+	return ret ? ret : ioasid_free(taker->fd, 1, &taker->ids[i]);
+}
+
+static int give_parked_attachments_back(struct taker *taker)
+{
+	int ret = pdma_drop_ioasid(&taker->dev);
+
+	return ret ? ret : give_mappings_back(taker);
+}
+
+static const struct charge charge_attachments = {
+	.count = 1000, .vm = true, .device = true,
+	.take = take_parked_attachment,
+	.give_back = give_parked_attachments_back,
+	.ioasids = 1, .nodes = 1, .mappings = 1, .attachments = 1,
+};
+
+FIXTURE(charge)
+{
+	struct shared *shared;
+	char group[64];
+	char uuid[PDMA_UUID_LEN + 1];
+	struct taker *taker;
+};
+
+FIXTURE_VARIANT(charge)
+{
+	const struct charge *what;
+};
+
+FIXTURE_VARIANT_ADD(charge, numbers) { .what = &charge_numbers };
+FIXTURE_VARIANT_ADD(charge, mappings) { .what = &charge_mappings };
+FIXTURE_VARIANT_ADD(charge, attachments) { .what = &charge_attachments };
+
+/* What an object takes, with a pointer to who is charged for it, or -errno */
+static long long slab_size(const char *cache)
+{
+	char path[PDMA_PATH_LEN], val[32];
+	int ret;
+
+	snprintf(path, sizeof(path), "/sys/kernel/slab/%.64s/slab_size", cache);
+	ret = pdma_read_file(path, val, sizeof(val));
+	return ret ? ret : atoll(val) + (long long)sizeof(void *);
+}
+
+static long long slab_of(const char *group)
+{
+	return group_read(group, "memory.stat", "slab");
+}
+
+FIXTURE_SETUP(charge)
+{
+	const struct charge *what = variant->what;
+	char parent[NAME_MAX + 1];
+	const char *why;
+	int ret;
+
+	if (enable_controller("memory", &why))
+		SKIP(return, "%s", why);
+	if (slab_size("ioasid") < 0)
+		SKIP(return, "no /sys/kernel/slab/ioasid");
+	if (what->vm && access("/dev/kvm", F_OK))
+		SKIP(return, "no KVM");
+	if (what->device && pdma_find_parent(0, parent))
+		SKIP(return, "no PASID DMA engine");
+
+	self->shared = map_shared(sizeof(*self->shared));
+	ASSERT_NE(NULL, self->shared);
+	self->taker = map_shared(sizeof(*self->taker));
+	ASSERT_NE(NULL, self->taker);
+	if (what->device)
+		ASSERT_EQ(0, pdma_create(parent, self->uuid));
+	snprintf(self->group, sizeof(self->group),
+		 CGROUP_ROOT "/ioasid-hostile-%d", getpid());
+	ret = mkdir(self->group, 0755);
+	ASSERT_EQ(0, ret);
+}
+
+FIXTURE_TEARDOWN_PARENT(charge)
+{
+	if (!self->group[0])
+		return;
+	group_write(self->group, "cgroup.kill", "1");
+	if (self->uuid[0])
+		EXPECT_EQ(0, pdma_remove(self->uuid));
+	EXPECT_TRUE(wait_until(!rmdir(self->group)));
+}
+
+/* Nothing but what is to be charged happens in the group */
+static void take_in_group(FIXTURE_DATA(charge) *self,
+			  const struct charge *what)
+{
+	struct taker *taker = self->taker;
+	struct shared *shared = self->shared;
+	int i;
+
+	if (what->vm) {
+		if (vm_open(&taker->vm))
+			_exit(1);
+		taker->vm.dev = kvm_ioasid_create(taker->vm.vm);
+	}
+	if (what->device && pdma_open_cdev(&taker->dev, self->uuid, NULL))
+		_exit(2);
+	taker->fd = ioasid_open();
+	/* Before the group is entered: this one is not looked at */
+	if (!what->ioasids && ioasid_alloc(taker->fd, 0, 0, 1, taker->ids))
+		_exit(3);
+	if (enter(self->group) || become_nobody())
+		_exit(4);
+	reach(1);
+	while (load(&shared->calls) < 1)
+		usleep(1000);
+	for (i = 0; i < what->count; i++)
+		if (what->take(taker, i))
+			_exit(5);
+	reach(2);
+	while (load(&shared->calls) < 2)
+		usleep(1000);
+	if (what->give_back(taker))
+		_exit(6);
+	reach(3);
+	pause();
+	_exit(99);
+}
+
+TEST_F_TIMEOUT(charge, memory_counts_in_the_cgroup_of_who_asked, 120)
+{
+	const struct charge *what = variant->what;
+	long long floor, slab = 0;
+	pid_t pid;
+
+	/* And the tables of a table: one for each 64 */
+	floor = what->ioasids * slab_size("ioasid") +
+		what->nodes * slab_size("radix_tree_node") +
+		what->mappings * MAPPING_SIZE +
+		what->attachments * slab_size("ioasid_attachment");
+	floor = floor * what->count +
+		what->nodes * (what->count / 64) * slab_size("radix_tree_node");
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		take_in_group(self, what);
+	expect_step(1);
+	EXPECT_GE(CHARGE_SLACK, slab_of(self->group));
+	store(&self->shared->calls, 1);
+	expect_step(2);
+	/* Until all is added up, and what was freed is not there any more */
+	sleep(3);
+	slab = slab_of(self->group);
+	EXPECT_LE(floor, slab + CHARGE_SLACK);
+	TH_LOG("%lld bytes charged, at least %lld expected", slab, floor);
+	store(&self->shared->calls, 2);
+	expect_step(3);
+	/* All but what the process itself has needed to run */
+	EXPECT_TRUE(wait_until((slab = slab_of(self->group)) <= floor / 16));
+	TH_LOG("%lld bytes after all is given back", slab);
+	expect_dies_promptly(pid);
+}
+
+/* Memory that does not answer */
+
+#define STALL_COUNT 3000
+/* So many of their numbers are in the page that does not answer */
+#define STALL_LAST 500
+#define STALL_FIRST 0x20000
+#define PAGE 4096
+
+FIXTURE(stall)
+{
+	int fd;
+	struct shared *shared;
+	char group[64];
+};
+
+FIXTURE_VARIANT(stall)
+{
+	unsigned long cmd;
+	bool in_array;		/* near the end of it; else in the struct */
+};
+
+FIXTURE_VARIANT_ADD(stall, alloc_struct) { .cmd = IOASID_ALLOC };
+FIXTURE_VARIANT_ADD(stall, free_struct) { .cmd = IOASID_FREE };
+FIXTURE_VARIANT_ADD(stall, query_struct) { .cmd = IOASID_QUERY };
+FIXTURE_VARIANT_ADD(stall, alloc_array) {
+	.cmd = IOASID_ALLOC, .in_array = true,
+};
+FIXTURE_VARIANT_ADD(stall, free_array) {
+	.cmd = IOASID_FREE, .in_array = true,
+};
+
+struct stalled {
+	struct shared *shared;
+	int fd;
+	unsigned long cmd;
+	bool in_array;
+	int uffd;
+	char *page;		/* that does not answer */
+	char answer[PAGE];	/* what it holds when it does */
+	__u32 *array;		/* ends in it */
+	__u32 ids[STALL_COUNT];	/* what is to be freed */
+	union {
+		struct ioasid_alloc alloc;
+		struct ioasid_free free;
+		struct ioasid_query query;
+	};
+	int ret;
+};
+
+FIXTURE_SETUP(stall)
+{
+	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	const char *why;
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	close(uffd);
+	self->fd = ioasid_open();
+	if (self->fd == -ENOENT)
+		SKIP(return, "no " IOASID_DEV);
+	ASSERT_LE(0, self->fd);
+	if (find_controller(&why) || enable_controller("memory", &why))
+		SKIP(return, "%s", why);
+	self->shared = map_shared(sizeof(*self->shared));
+	ASSERT_NE(NULL, self->shared);
+	snprintf(self->group, sizeof(self->group),
+		 CGROUP_ROOT "/ioasid-hostile-%d", getpid());
+	ASSERT_EQ(0, mkdir(self->group, 0755));
+}
+
+FIXTURE_TEARDOWN_PARENT(stall)
+{
+	if (!self->group[0])
+		return;
+	group_write(self->group, "cgroup.kill", "1");
+	/* Whatever it was in the middle of, nothing is left */
+	EXPECT_EQ(0, wait_current(self->group, 0));
+	EXPECT_TRUE(wait_until(!rmdir(self->group)));
+}
+
+/* Pages, of which the last does not answer until stall_answer() */
+static int stall_prepare(struct stalled *st)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	char *mem = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+
+	/* Root: in faults of the kernel, too */
+	st->uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (mem == MAP_FAILED || st->uffd < 0 ||
+	    ioctl(st->uffd, UFFDIO_API, &api))
+		return -EIO;
+	st->page = mem + 3 * PAGE;
+	st->array = (__u32 *)st->page - (STALL_COUNT - STALL_LAST);
+	if (madvise(st->page, PAGE, MADV_DONTNEED))
+		return -errno;
+	reg.range.start = (uintptr_t)st->page;
+	reg.range.len = PAGE;
+	return ioctl(st->uffd, UFFDIO_REGISTER, &reg) ? -errno : 0;
+}
+
+static int stall_answer(struct stalled *st)
+{
+	struct uffdio_copy copy = {
+		.dst = (uintptr_t)st->page,
+		.src = (uintptr_t)st->answer,
+		.len = PAGE,
+	};
+
+	return ioctl(st->uffd, UFFDIO_COPY, &copy) ? -errno : 0;
+}
+
+/* The argument of the call; in the page itself, when that is to stall it */
+static void *stall_arg(struct stalled *st)
+{
+	__u32 *ids = st->in_array ? st->array : st->ids;
+	const int first = STALL_COUNT - STALL_LAST;
+	size_t len;
+
+	switch (st->cmd) {
+	case IOASID_ALLOC:
+		len = sizeof(st->alloc);
+		st->alloc = (struct ioasid_alloc){
+			.size = len, .min = STALL_FIRST,
+			.max = STALL_FIRST + STALL_COUNT - 1,
+			.count = STALL_COUNT, .ids = (uintptr_t)ids,
+		};
+		break;
+	case IOASID_FREE:
+		len = sizeof(st->free);
+		st->free = (struct ioasid_free){
+			.size = len, .count = STALL_COUNT,
+			.ids = (uintptr_t)ids,
+		};
+		if (st->in_array) {
+			memcpy(st->array, st->ids, first * sizeof(*st->ids));
+			memcpy(st->answer, st->ids + first,
+			       STALL_LAST * sizeof(*st->ids));
+		}
+		break;
+	default:
+		len = sizeof(st->query);
+		st->query = (struct ioasid_query){
+			.size = len, .id = st->ids[0],
+		};
+	}
+	if (st->in_array)
+		return &st->alloc;
+	memcpy(st->answer, &st->alloc, len);
+	return st->page;
+}
+
+static void *stall_fn(void *arg)
+{
+	struct stalled *st = arg;
+	void *cmd = stall_arg(st);
+
+	store(&st->shared->calls, 1);
+	st->ret = ioasid_ioctl(st->fd, st->cmd, cmd);
+	store(&st->shared->calls, 2);
+	return NULL;
+}
+
+/* What another thread of the process does with a file of the set */
+static int use_file(int fd)
+{
+	struct ioasid_query query;
+	struct ioasid_info info;
+	__u32 ids[20];
+	int ret;
+
+	ret = ioasid_alloc(fd, 0, 0, 20, ids);
+	if (!ret)
+		ret = ioasid_query(fd, ids[0], &query);
+	if (!ret)
+		ret = ioasid_free(fd, 20, ids);
+	return ret ? ret : ioasid_get_info(fd, &info);
+}
+
+/* Nothing has happened before the answer, all of it after that */
+static int stall_check(struct stalled *st, bool answered)
+{
+	bool alloc = st->cmd == IOASID_ALLOC, free = st->cmd == IOASID_FREE;
+	bool active = answered ? !free : !alloc;
+	/* What the call has written already */
+	__u32 id = alloc && st->in_array ? st->array[0] : STALL_FIRST;
+	int i;
+
+	if (id < STALL_FIRST || id >= STALL_FIRST + STALL_COUNT)
+		return -ERANGE;
+	for (i = 0; i < 2; i++) {
+		int state = ioasid_state(st->fd, i ? id : STALL_FIRST + 9);
+
+		if (state != (active ? IOASID_STATE_ACTIVE : -ENOENT))
+			return -EBADMSG;
+	}
+	/* It cannot free what was not given to it yet */
+	if (!active && ioasid_free(st->fd, 1, &id) != -ENOENT)
+		return -EPROTO;
+	return 0;
+}
+
+static void stall(FIXTURE_DATA(stall) *self,
+		  const FIXTURE_VARIANT(stall) *variant, bool answer)
+{
+	static struct stalled st;
+	struct shared *shared = self->shared;
+	pthread_t thread;
+	int other, ret;
+	__u32 id;
+
+	st.shared = shared;
+	st.cmd = variant->cmd;
+	st.in_array = variant->in_array;
+	if (enter(self->group) || stall_prepare(&st))
+		_exit(1);
+	/* Another file of the set */
+	other = ioasid_open();
+	st.fd = hostile_open();
+	if (st.cmd != IOASID_ALLOC &&
+	    ioasid_alloc(st.fd, STALL_FIRST, STALL_FIRST + STALL_COUNT - 1,
+			 STALL_COUNT, st.ids))
+		_exit(2);
+	if (pthread_create(&thread, NULL, stall_fn, &st))
+		_exit(3);
+	while (load(&shared->calls) < 1)
+		;
+	usleep(300000);
+	ret = use_file(st.fd);
+	if (!ret)
+		ret = use_file(other);
+	if (!ret)
+		ret = stall_check(&st, false);
+	/* With numbers left, which it has to park */
+	if (!ret)
+		ret = ioasid_alloc(other, 0, 0, 1, &id);
+	close(other);
+	store(&shared->error, ret);
+	reach(1);
+	if (!answer)
+		pause();
+	while (load(&shared->id) < 1)
+		usleep(1000);
+	if (stall_answer(&st))
+		_exit(4);
+	pthread_join(thread, NULL);
+	store(&shared->error, st.ret ? st.ret : stall_check(&st, true));
+	reach(2);
+	pause();
+	_exit(99);
+}
+
+/* The process whose call is in the kernel; everybody else is served */
+static pid_t expect_stalled(struct __test_metadata *_metadata,
+			    FIXTURE_DATA(stall) *self,
+			    const FIXTURE_VARIANT(stall) *variant, bool answer)
+{
+	struct shared *shared = self->shared;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		stall(self, variant, answer);
+	ASSERT_TRUE(wait_until_ms(load(&shared->step) == 1, PROMPT_MS));
+	EXPECT_EQ(0, load(&shared->error));
+	expect_service(_metadata, self->fd, 100);
+	EXPECT_EQ(1, load(&shared->calls));
+	/* Taken, and counted */
+	if (variant->in_array || variant->cmd != IOASID_ALLOC) {
+		expect_taken(self->fd, STALL_FIRST);
+		EXPECT_EQ(STALL_COUNT, wait_current(self->group, STALL_COUNT));
+	}
+	return pid;
+}
+
+TEST_F(stall, memory_that_never_answers_holds_up_nobody_else)
+{
+	pid_t pid = expect_stalled(_metadata, self, variant, false);
+
+	expect_dies_promptly(pid);
+	/* Nothing of the half call is left */
+	EXPECT_EQ(0, wait_current(self->group, 0));
+	expect_gone(STALL_FIRST);
+	expect_gone(STALL_FIRST + STALL_COUNT - 1);
+}
+
+TEST_F(stall, memory_that_answers_late_completes_the_call)
+{
+	pid_t pid = expect_stalled(_metadata, self, variant, true);
+
+	store(&self->shared->id, 1);
+	expect_step(2);
+	EXPECT_EQ(0, load(&self->shared->error));
+	EXPECT_EQ(2, load(&self->shared->calls));
+	expect_dies_promptly(pid);
+	EXPECT_EQ(0, wait_current(self->group, 0));
+	expect_gone(STALL_FIRST);
+}
+
+/* As many numbers as there are, to be read from a page that does not answer */
+FIXTURE(hold)
+{
+	char group[64];
+};
+
+FIXTURE_SETUP(hold)
+{
+	const char *why;
+	int uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	if (uffd < 0)
+		SKIP(return, "no userfaultfd: %s", strerror(errno));
+	close(uffd);
+	if (enable_controller("memory", &why))
+		SKIP(return, "%s", why);
+	snprintf(self->group, sizeof(self->group),
+		 CGROUP_ROOT "/ioasid-hostile-%d", getpid());
+	ASSERT_EQ(0, mkdir(self->group, 0755));
+}
+
+FIXTURE_TEARDOWN_PARENT(hold)
+{
+	if (!self->group[0])
+		return;
+	group_write(self->group, "cgroup.kill", "1");
+	EXPECT_TRUE(wait_until(!rmdir(self->group)));
+}
+
+TEST_F(hold, what_a_call_holds_counts_in_the_cgroup_of_who_makes_it)
+{
+	const long long size = 0xfffff * sizeof(__u32);
+	long long kernel = 0;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		static struct stalled st;
+
+		if (enter(self->group) || stall_prepare(&st))
+			_exit(1);
+		st.fd = hostile_open();
+		ioasid_free(st.fd, 0xfffff, (__u32 *)st.page);
+		_exit(99);
+	}
+	/* All of the memory of the kernel, of whatever kind */
+	EXPECT_TRUE(wait_until_ms((kernel = group_read(self->group,
+						       "memory.stat",
+						       "kernel")) >= size,
+				  PROMPT_MS));
+	TH_LOG("%lld bytes charged, at least %lld expected", kernel, size);
+	expect_dies_promptly(pid);
+	EXPECT_TRUE(wait_until(group_read(self->group, "memory.stat",
+					  "kernel") < size / 4));
 }
 
 /* It does not learn the numbers of others */
