@@ -4,7 +4,8 @@
  *
  *   ioasid_race [--ops N] [--seed S] [--seconds T]
  *
- * The defaults of the three come from RACE_OPS, RACE_SEED and RACE_SECONDS.
+ * The defaults of the three come from RACE_OPS, RACE_SEED and RACE_SECONDS. With
+ * RACE_CPUS=1, a CPU is taken away and comes back in some of the rounds.
  *
  * ioasid_soak knows each answer, but does one thing at a time. Here nobody
  * knows who is first. So each thread writes down in memory that all share what
@@ -1123,7 +1124,7 @@ static bool run_rounds(__u64 seed, unsigned long total, unsigned long seconds)
 {
 	__u64 start = now_us(), told = start;
 	unsigned long nr = 0;
-	unsigned long cpus = setting("RACE_CPUS", 1);
+	unsigned long cpus = setting("RACE_CPUS", 0);
 	enum event event;
 
 	for (; shared->ops < total; nr++) {
