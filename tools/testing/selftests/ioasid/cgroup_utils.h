@@ -50,7 +50,7 @@ static inline long long group_read(const char *group, const char *file,
 /* 0, or -errno, with what is missing in @why. */
 static inline int enable_controller(const char *name, const char **why)
 {
-	static char missing[64];
+	static char missing[96];
 	char line[256];
 	int ret;
 

@@ -409,12 +409,23 @@ FIXTURE_VARIANT(charge)
 	const struct charge *what;
 };
 
-FIXTURE_VARIANT_ADD(charge, numbers) { .what = &charge_numbers };
-FIXTURE_VARIANT_ADD(charge, mappings) { .what = &charge_mappings };
-FIXTURE_VARIANT_ADD(charge, attachments) { .what = &charge_attachments };
+FIXTURE_VARIANT_ADD(charge, numbers)
+{
+	.what = &charge_numbers,
+};
+
+FIXTURE_VARIANT_ADD(charge, mappings)
+{
+	.what = &charge_mappings,
+};
+
+FIXTURE_VARIANT_ADD(charge, attachments)
+{
+	.what = &charge_attachments,
+};
 
 /* What an object takes, with a pointer to who is charged for it, or -errno */
-static long long slab_size(const char *cache)
+static long long object_size(const char *cache)
 {
 	char path[PDMA_PATH_LEN], val[32];
 	int ret;
@@ -438,7 +449,7 @@ FIXTURE_SETUP(charge)
 
 	if (enable_controller("memory", &why))
 		SKIP(return, "%s", why);
-	if (slab_size("ioasid") < 0)
+	if (object_size("ioasid") < 0)
 		SKIP(return, "no /sys/kernel/slab/ioasid");
 	if (what->vm && access("/dev/kvm", F_OK))
 		SKIP(return, "no KVM");
@@ -511,12 +522,12 @@ TEST_F_TIMEOUT(charge, memory_counts_in_the_cgroup_of_who_asked, 120)
 	pid_t pid;
 
 	/* And the tables of a table: one for each 64 */
-	floor = what->ioasids * slab_size("ioasid") +
-		what->nodes * slab_size("radix_tree_node") +
+	floor = what->ioasids * object_size("ioasid") +
+		what->nodes * object_size("radix_tree_node") +
 		what->mappings * MAPPING_SIZE +
-		what->attachments * slab_size("ioasid_attachment");
+		what->attachments * object_size("ioasid_attachment");
 	floor = floor * what->count +
-		what->nodes * (what->count / 64) * slab_size("radix_tree_node");
+		what->nodes * (what->count / 64) * object_size("radix_tree_node");
 
 	pid = fork();
 	ASSERT_LE(0, pid);
@@ -560,14 +571,31 @@ FIXTURE_VARIANT(stall)
 	bool in_array;		/* near the end of it; else in the struct */
 };
 
-FIXTURE_VARIANT_ADD(stall, alloc_struct) { .cmd = IOASID_ALLOC };
-FIXTURE_VARIANT_ADD(stall, free_struct) { .cmd = IOASID_FREE };
-FIXTURE_VARIANT_ADD(stall, query_struct) { .cmd = IOASID_QUERY };
-FIXTURE_VARIANT_ADD(stall, alloc_array) {
-	.cmd = IOASID_ALLOC, .in_array = true,
+FIXTURE_VARIANT_ADD(stall, alloc_struct)
+{
+	.cmd = IOASID_ALLOC,
 };
-FIXTURE_VARIANT_ADD(stall, free_array) {
-	.cmd = IOASID_FREE, .in_array = true,
+
+FIXTURE_VARIANT_ADD(stall, free_struct)
+{
+	.cmd = IOASID_FREE,
+};
+
+FIXTURE_VARIANT_ADD(stall, query_struct)
+{
+	.cmd = IOASID_QUERY,
+};
+
+FIXTURE_VARIANT_ADD(stall, alloc_array)
+{
+	.cmd = IOASID_ALLOC,
+	.in_array = true,
+};
+
+FIXTURE_VARIANT_ADD(stall, free_array)
+{
+	.cmd = IOASID_FREE,
+	.in_array = true,
 };
 
 struct stalled {
@@ -600,7 +628,7 @@ FIXTURE_SETUP(stall)
 	if (self->fd == -ENOENT)
 		SKIP(return, "no " IOASID_DEV);
 	ASSERT_LE(0, self->fd);
-	if (find_controller(&why) || enable_controller("memory", &why))
+	if (find_controller(&why))
 		SKIP(return, "%s", why);
 	self->shared = map_shared(sizeof(*self->shared));
 	ASSERT_NE(NULL, self->shared);
