@@ -487,11 +487,11 @@ static bool do_guest(struct thread *t)
 	if (vm_dev < 0)
 		return true;
 	if (rnd(t, 3) == 0) {
-			ret = kvm_ioasid_del(vm_dev, pasid);
+		ret = kvm_ioasid_del(vm_dev, pasid);
 		if (ret != (*held < 0 ? -ENOENT : 0))
 			return fail("KVM DEL: %d", ret);
 		store(held, NONE);
-			return true;
+		return true;
 	}
 	if (n < 0)
 		return true;
