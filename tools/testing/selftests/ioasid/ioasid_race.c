@@ -2,10 +2,9 @@
 /*
  * Random operations of several processes and threads at once
  *
- *   ioasid_race [--ops N] [--seed S] [--seconds T]
- *
- * The defaults of the three come from RACE_OPS, RACE_SEED and RACE_SECONDS. With
- * RACE_CPUS=1, a CPU is taken away and comes back in some of the rounds.
+ * From the environment: RACE_OPS, RACE_SEED, RACE_SECONDS, when it stops even if
+ * fewer operations were done. With RACE_CPUS=1, a CPU is taken away and comes back
+ * in some of the rounds.
  *
  * ioasid_soak knows each answer, but does one thing at a time. Here nobody
  * knows who is first. So each thread writes down in memory that all share what
@@ -18,11 +17,9 @@
  * for what a killed process was just doing.
  */
 #define _GNU_SOURCE
-#include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
@@ -32,6 +29,7 @@
 #include "ioasid_watch.h"
 #include "kvm_utils.h"
 #include "pdma_utils.h"
+#include "soak_utils.h"
 
 #define NR_PROCS	3
 #define NR_THREADS	2
@@ -39,9 +37,7 @@
 /* One that stays open to the end of the round, and one that need not */
 #define NR_FILES	(2 * NR_PROCS)
 #define KEPT(file)	(!((file) % 2))
-#define NR_CHANS	4
 #define NR_GUEST	2
-#define NR_GROUPS	2
 
 /*
  * Numbers of a round, which everybody knows. Each is used once, so that what is
@@ -53,24 +49,10 @@
 #define MAX_BATCH	3
 #define NONE		(-1)
 
-/* Numbers that are asked for by range, few enough to run out of them */
-#define WINDOW		5000
-#define WINDOW_LEN	8
-
 #define ROUND_OPS	2400
 #define ROUND_MS	120000
 #define MAX_RESETS	5
 #define ENOUGH		100000
-
-#define IOVA		0x100000ULL
-#define BUF_LEN		0x4000
-#define STREAM_LEN	0x1000
-#define COPY_SRC	0x1000
-#define COPY_DST	0x2000
-#define COPY_LEN	64
-#define POISON		0x5a
-/* Ten periods of a stream */
-#define SETTLE_US	1000
 
 #define DRIVER		"/sys/bus/pci/drivers/pdma"
 #define CPU1		"/sys/devices/system/cpu/cpu1/online"
@@ -129,15 +111,6 @@ struct shared {
 static struct shared *shared;
 static char *chan_mem;
 
-static struct {
-	char engine[2][NAME_MAX + 1];
-	struct pdma_bar bar[2];
-	unsigned int engines;
-	bool kvm;
-	bool cgroup;
-	char group[NR_GROUPS][64];
-} env;
-
 static bool fail(const char *fmt, ...)
 {
 	va_list ap;
@@ -154,15 +127,6 @@ static bool fail(const char *fmt, ...)
 #define load(p)		__atomic_load_n(p, __ATOMIC_SEQ_CST)
 #define store(p, v)	__atomic_store_n(p, v, __ATOMIC_SEQ_CST)
 #define add(p, v)	__atomic_add_fetch(p, v, __ATOMIC_SEQ_CST)
-
-static __u32 next_random(__u64 *rng)
-{
-	__u64 z = *rng += 0x9e3779b97f4a7c15ULL;
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ULL;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebULL;
-	return (z ^ z >> 31) >> 32;
-}
 
 /* The racers */
 
@@ -1070,65 +1034,6 @@ static bool run_round(__u64 seed, enum event event)
 	return ok && check_nothing_left(recorded);
 }
 
-/* What all rounds use */
-
-static void setup_cgroup(void)
-{
-	const char *why;
-	int i;
-
-	if (find_controller(&why))
-		return;
-	for (i = 0; i < NR_GROUPS; i++) {
-		snprintf(env.group[i], sizeof(env.group[i]),
-			 CGROUP_ROOT "/ioasid-race-%d-%d", getpid(), i);
-		if (mkdir(env.group[i], 0755))
-			return;
-	}
-	env.cgroup = true;
-}
-
-static void setup(void)
-{
-	unsigned int c;
-
-	shared = map_shared(sizeof(*shared));
-	chan_mem = map_shared(NR_CHANS * BUF_LEN);
-	if (!shared || !chan_mem)
-		ksft_exit_fail_msg("no memory\n");
-	env.kvm = !access("/dev/kvm", R_OK | W_OK);
-	setup_cgroup();
-	for (; env.engines < 2; env.engines++)
-		if (pdma_find_parent(env.engines, env.engine[env.engines]) ||
-		    bar_map(&env.bar[env.engines], env.engine[env.engines]))
-			break;
-	for (c = 0; c < NR_CHANS; c++)
-		if (c % 2 < env.engines &&
-		    pdma_create(env.engine[c % 2], shared->uuid[c]))
-			ksft_exit_fail_msg("cannot create a mediated device\n");
-}
-
-static bool tear_down(void)
-{
-	bool ok = true;
-	int i;
-
-	for (i = 0; i < NR_CHANS; i++)
-		if (shared->uuid[i][0] && pdma_remove(shared->uuid[i]))
-			ok = false;
-	for (i = 0; env.cgroup && i < NR_GROUPS; i++)
-		if (rmdir(env.group[i]))
-			ok = false;
-	return ok;
-}
-
-static unsigned long long setting(const char *name, unsigned long long value)
-{
-	const char *text = getenv(name);
-
-	return text ? strtoull(text, NULL, 0) : value;
-}
-
 static bool run_rounds(__u64 seed, unsigned long total, unsigned long seconds)
 {
 	__u64 start = now_us(), told = start;
@@ -1160,45 +1065,26 @@ static bool run_rounds(__u64 seed, unsigned long total, unsigned long seconds)
 	return true;
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-	static const struct option options[] = {
-		{ "ops", required_argument, NULL, 'n' },
-		{ "seed", required_argument, NULL, 's' },
-		{ "seconds", required_argument, NULL, 't' },
-		{}
-	};
 	unsigned long total = setting("RACE_OPS", 40000);
 	unsigned long seconds = setting("RACE_SECONDS", 0);
 	__u64 seed = setting("RACE_SEED", 1);
-	int c;
-
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		switch (c) {
-		case 'n':
-			total = strtoul(optarg, NULL, 0);
-			break;
-		case 's':
-			seed = strtoull(optarg, NULL, 0);
-			break;
-		case 't':
-			seconds = strtoul(optarg, NULL, 0);
-			break;
-		default:
-			return KSFT_FAIL;
-		}
-	}
 
 	ksft_print_header();
 	if (access(IOASID_DEV, R_OK | W_OK))
 		ksft_exit_skip("no " IOASID_DEV "\n");
 	ksft_set_plan(2);
-	setup();
+	shared = map_shared(sizeof(*shared));
+	chan_mem = map_shared(NR_CHANS * BUF_LEN);
+	if (!shared || !chan_mem)
+		ksft_exit_fail_msg("no memory\n");
+	set_up_env("ioasid-race", shared->uuid);
 	ksft_print_msg("seed %llu, %lu operations; %u engines, %s KVM, %s cgroup\n",
 		       seed, total, env.engines, env.kvm ? "with" : "no",
 		       env.cgroup ? "with" : "no");
 	ksft_test_result(run_rounds(seed, total, seconds),
 			 "no_answer_denies_what_was_so\n");
-	ksft_test_result(tear_down(), "nothing_is_left\n");
+	ksft_test_result(tear_down_env(shared->uuid), "nothing_is_left\n");
 	ksft_finished();
 }

@@ -22,7 +22,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -33,19 +32,14 @@
 #include "ioasid_watch.h"
 #include "kvm_utils.h"
 #include "pdma_utils.h"
+#include "soak_utils.h"
 
 #define NR_PROCS	4
 #define NR_FILES	6
 #define NR_NUMS		24
-#define NR_CHANS	4
 #define NR_VMS		2
 #define NR_GUEST	3
-#define NR_GROUPS	2
 #define NR_SETS		(NR_PROCS + NR_FILES + NR_NUMS + 1)
-
-/* Numbers that are asked for by range, few enough to run out of them */
-#define WINDOW		5000
-#define WINDOW_LEN	8
 
 #define SEQ_LEN		400
 #define CHECK_EVERY	50
@@ -53,16 +47,7 @@
 #define DEFAULT_QUOTA	4096
 #define NO_LIMIT	1000
 
-#define IOVA		0x100000ULL
-#define BUF_LEN		0x4000
-#define STREAM_LEN	0x1000
-#define COPY_SRC	0x1000
-#define COPY_DST	0x2000
-#define COPY_LEN	64
-#define POISON		0x5a
 #define REPLY_MS	60000
-/* Ten periods of a stream */
-#define SETTLE_US	1000
 
 /* Descriptors that every actor has */
 #define FD_MEM		90
@@ -437,16 +422,8 @@ static struct {
 	__u32 limit[NR_GROUPS];
 } model;
 
-/* What does not change from one sequence to the next */
-static struct {
-	int sock[NR_PROCS];
-	char engine[2][NAME_MAX + 1];
-	struct pdma_bar bar[2];
-	unsigned int engines;
-	bool kvm;
-	bool cgroup;
-	char group[NR_GROUPS][64];
-} env;
+/* The driver's end of the socket of each actor */
+static int sock_of[NR_PROCS];
 
 static char why[256];
 
@@ -675,11 +652,11 @@ static void drop_proc(int p)
 
 static bool receive(int p, struct reply *reply)
 {
-	struct pollfd pfd = { .fd = env.sock[p], .events = POLLIN };
+	struct pollfd pfd = { .fd = sock_of[p], .events = POLLIN };
 
 	if (poll(&pfd, 1, REPLY_MS) != 1)
 		return fail("actor %d does not answer", p);
-	if (read(env.sock[p], reply, sizeof(*reply)) != sizeof(*reply))
+	if (read(sock_of[p], reply, sizeof(*reply)) != sizeof(*reply))
 		return fail("actor %d is gone", p);
 	return true;
 }
@@ -689,7 +666,7 @@ static bool ask(int p, struct reply *reply, __u32 code, __u32 a, __u32 b,
 {
 	struct msg m = { .code = code, .arg = { a, b, c, d } };
 
-	if (write(env.sock[p], &m, sizeof(m)) != sizeof(m))
+	if (write(sock_of[p], &m, sizeof(m)) != sizeof(m))
 		return fail("actor %d takes no message", p);
 	return receive(p, reply);
 }
@@ -767,7 +744,7 @@ static bool do_end(int p, bool kill_it)
 
 	if (kill_it)
 		kill(pid, SIGKILL);
-	else if (write(env.sock[p], &m, sizeof(m)) != sizeof(m))
+	else if (write(sock_of[p], &m, sizeof(m)) != sizeof(m))
 		return fail("actor %d takes no message", p);
 	if (waitpid(pid, NULL, 0) != pid)
 		return fail("actor %d does not end", p);
@@ -791,14 +768,14 @@ static bool do_pass(int p, int f, int q)
 	struct reply reply;
 	int fd, ret;
 
-	if (write(env.sock[p], &m, sizeof(m)) != sizeof(m))
+	if (write(sock_of[p], &m, sizeof(m)) != sizeof(m))
 		return fail("actor %d takes no message", p);
-	fd = receive_fd(env.sock[p]);
+	fd = receive_fd(sock_of[p]);
 	if (fd < 0 || !receive(p, &reply) || !expect(0, &reply))
 		return fail("actor %d passes nothing", p);
 	m.code = MSG_RECEIVE;
-	ret = write(env.sock[q], &m, sizeof(m)) == sizeof(m) ?
-		      send_fd(env.sock[q], fd) : -EIO;
+	ret = write(sock_of[q], &m, sizeof(m)) == sizeof(m) ?
+		      send_fd(sock_of[q], fd) : -EIO;
 	close(fd);
 	if (ret || !receive(q, &reply) || !expect(0, &reply))
 		return fail("actor %d receives nothing", q);
@@ -1304,7 +1281,7 @@ static void clean_up(void)
 			kill(model.proc[i].pid, SIGKILL);
 			waitpid(model.proc[i].pid, NULL, 0);
 		}
-		while (recv(env.sock[i], &drain, sizeof(drain),
+		while (recv(sock_of[i], &drain, sizeof(drain),
 			    MSG_DONTWAIT) > 0)
 			;
 		while (recv(FD_SOCK + i, &drain, sizeof(drain),
@@ -1347,11 +1324,7 @@ static __u64 rng;
 
 static __u32 rnd(void)
 {
-	__u64 z = rng += 0x9e3779b97f4a7c15ULL;
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ULL;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebULL;
-	return (z ^ z >> 31) >> 32;
+	return next_random(&rng);
 }
 
 static void make_op(struct op *op)
@@ -1452,42 +1425,6 @@ static void report_failure(struct op *seq, int count, int at)
 		print_op(&seq[i]);
 }
 
-/* What all sequences use */
-
-static void setup_cgroup(void)
-{
-	int i;
-
-	if (access(CGROUP_ROOT "/cgroup.controllers", F_OK) &&
-	    mount("cgroup2", CGROUP_ROOT, "cgroup2", 0, NULL))
-		return;
-	if (group_write(CGROUP_ROOT, "cgroup.subtree_control", "+misc") ||
-	    group_read(CGROUP_ROOT, "misc.capacity", "ioasid") < 0)
-		return;
-	for (i = 0; i < NR_GROUPS; i++) {
-		snprintf(env.group[i], sizeof(env.group[i]),
-			 CGROUP_ROOT "/ioasid-soak-%d-%d", getpid(), i);
-		if (mkdir(env.group[i], 0755))
-			return;
-	}
-	env.cgroup = true;
-}
-
-static void setup_engines(void)
-{
-	unsigned int c;
-
-	for (; env.engines < 2; env.engines++) {
-		if (pdma_find_parent(env.engines, env.engine[env.engines]) ||
-		    bar_map(&env.bar[env.engines], env.engine[env.engines]))
-			break;
-	}
-	for (c = 0; c < NR_CHANS; c++)
-		if (c % 2 < env.engines &&
-		    pdma_create(env.engine[c % 2], shared->uuid[c]))
-			ksft_exit_fail_msg("cannot create a mediated device\n");
-}
-
 static void setup(void)
 {
 	int i, sock[2], fd = memfd_create("ioasid_soak", 0);
@@ -1505,27 +1442,10 @@ static void setup(void)
 			ksft_exit_fail_msg("no sockets\n");
 		close(sock[1]);
 		fcntl(sock[0], F_SETFD, FD_CLOEXEC);
-		env.sock[i] = sock[0];
+		sock_of[i] = sock[0];
 	}
-	env.kvm = !access("/dev/kvm", R_OK | W_OK);
-	setup_cgroup();
-	setup_engines();
+	set_up_env("ioasid-soak", shared->uuid);
 	model_init();
-}
-
-static bool tear_down(void)
-{
-	bool ok = true;
-	int i;
-
-	clean_up();
-	for (i = 0; i < NR_CHANS; i++)
-		if (shared->uuid[i][0] && pdma_remove(shared->uuid[i]))
-			ok = false;
-	for (i = 0; env.cgroup && i < NR_GROUPS; i++)
-		if (rmdir(env.group[i]))
-			ok = false;
-	return ok;
 }
 
 static bool run_random(__u64 seed, unsigned long total, unsigned long seconds)
@@ -1576,13 +1496,6 @@ static bool replay(const char *path)
 	return at < 0;
 }
 
-static unsigned long long setting(const char *name, unsigned long long value)
-{
-	const char *text = getenv(name);
-
-	return text ? strtoull(text, NULL, 0) : value;
-}
-
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -1630,6 +1543,7 @@ int main(int argc, char **argv)
 	ksft_test_result(file ? replay(file) :
 				run_random(seed, total, seconds),
 			 "every_answer_is_that_of_the_model\n");
-	ksft_test_result(tear_down(), "nothing_is_left\n");
+	clean_up();
+	ksft_test_result(tear_down_env(shared->uuid), "nothing_is_left\n");
 	ksft_finished();
 }

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What ioasid_soak and ioasid_race have in common: random numbers, settings, and
+ * the engines, channels and cgroups that are used from the first operation to the
+ * last one.
+ */
+#ifndef __SELFTEST_IOASID_SOAK_UTILS_H
+#define __SELFTEST_IOASID_SOAK_UTILS_H
+
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "../kselftest.h"
+#include "cgroup_utils.h"
+#include "ioasid_watch.h"
+#include "pdma_utils.h"
+
+#define NR_CHANS	4
+#define NR_GROUPS	2
+
+/* Numbers that are asked for by range, few enough to run out of them */
+#define WINDOW		5000
+#define WINDOW_LEN	8
+
+/* The memory of a channel */
+#define IOVA		0x100000ULL
+#define BUF_LEN		0x4000
+#define STREAM_LEN	0x1000
+#define COPY_SRC	0x1000
+#define COPY_DST	0x2000
+#define COPY_LEN	64
+#define POISON		0x5a
+/* Ten periods of a stream */
+#define SETTLE_US	1000
+
+static struct {
+	char engine[2][NAME_MAX + 1];
+	struct pdma_bar bar[2];
+	unsigned int engines;
+	bool kvm;
+	bool cgroup;
+	char group[NR_GROUPS][64];
+} env;
+
+/* From the environment, or @value */
+static inline unsigned long long setting(const char *name,
+					 unsigned long long value)
+{
+	const char *text = getenv(name);
+
+	return text ? strtoull(text, NULL, 0) : value;
+}
+
+static inline __u32 next_random(__u64 *rng)
+{
+	__u64 z = *rng += 0x9e3779b97f4a7c15ULL;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ULL;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebULL;
+	return (z ^ z >> 31) >> 32;
+}
+
+static inline void set_up_cgroup(const char *name)
+{
+	const char *why;
+	int i;
+
+	if (find_controller(&why))
+		return;
+	for (i = 0; i < NR_GROUPS; i++) {
+		snprintf(env.group[i], sizeof(env.group[i]),
+			 CGROUP_ROOT "/%.32s-%d-%d", name, getpid(), i);
+		if (mkdir(env.group[i], 0755))
+			return;
+	}
+	env.cgroup = true;
+}
+
+/* Channel c is one of engine c % 2, if there is one */
+static inline void set_up_engines(char uuid[NR_CHANS][PDMA_UUID_LEN + 1])
+{
+	unsigned int c;
+
+	for (; env.engines < 2; env.engines++)
+		if (pdma_find_parent(env.engines, env.engine[env.engines]) ||
+		    bar_map(&env.bar[env.engines], env.engine[env.engines]))
+			break;
+	for (c = 0; c < NR_CHANS; c++)
+		if (c % 2 < env.engines &&
+		    pdma_create(env.engine[c % 2], uuid[c]))
+			ksft_exit_fail_msg("cannot create a mediated device\n");
+}
+
+/* @name: of the program */
+static inline void set_up_env(const char *name,
+			      char uuid[NR_CHANS][PDMA_UUID_LEN + 1])
+{
+	env.kvm = !access("/dev/kvm", R_OK | W_OK);
+	set_up_cgroup(name);
+	set_up_engines(uuid);
+}
+
+/* Whether all of it could be taken away */
+static inline bool tear_down_env(char uuid[NR_CHANS][PDMA_UUID_LEN + 1])
+{
+	bool ok = true;
+	int i;
+
+	for (i = 0; i < NR_CHANS; i++)
+		if (uuid[i][0] && pdma_remove(uuid[i]))
+			ok = false;
+	for (i = 0; env.cgroup && i < NR_GROUPS; i++)
+		if (rmdir(env.group[i]))
+			ok = false;
+	return ok;
+}
+
+#endif
