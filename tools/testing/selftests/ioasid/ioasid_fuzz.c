@@ -31,6 +31,7 @@
 #include "cgroup_utils.h"
 #include "ioasid_utils.h"
 #include "pdma_utils.h"
+#include "random_utils.h"
 
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
@@ -207,11 +208,7 @@ static unsigned int cover_end(void)
 
 static __u64 rnd(void)
 {
-	__u64 x = (env.rnd += 0x9e3779b97f4a7c15ull);
-
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-	return x ^ (x >> 31);
+	return next_random64(&env.rnd);
 }
 
 static unsigned int below(unsigned int n)
@@ -1283,13 +1280,6 @@ static bool text_is_the_input(void)
 		}
 	}
 	return true;
-}
-
-static unsigned long setting(const char *name, unsigned long value)
-{
-	const char *text = getenv(name);
-
-	return text ? strtoul(text, NULL, 0) : value;
 }
 
 int main(int argc, char **argv)

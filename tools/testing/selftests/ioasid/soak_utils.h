@@ -1,19 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What ioasid_soak and ioasid_race have in common: random numbers, settings, and
- * the engines, channels and cgroups that are used from the first operation to the
- * last one.
+ * What ioasid_soak and ioasid_race have in common: the engines, channels and
+ * cgroups that are used from the first operation to the last one.
  */
 #ifndef __SELFTEST_IOASID_SOAK_UTILS_H
 #define __SELFTEST_IOASID_SOAK_UTILS_H
 
-#include <stdlib.h>
 #include <sys/stat.h>
 
 #include "../kselftest.h"
 #include "cgroup_utils.h"
 #include "ioasid_watch.h"
 #include "pdma_utils.h"
+#include "random_utils.h"
 
 #define NR_CHANS	4
 #define NR_GROUPS	2
@@ -41,24 +40,6 @@ static struct {
 	bool cgroup;
 	char group[NR_GROUPS][64];
 } env;
-
-/* From the environment, or @value */
-static inline unsigned long long setting(const char *name,
-					 unsigned long long value)
-{
-	const char *text = getenv(name);
-
-	return text ? strtoull(text, NULL, 0) : value;
-}
-
-static inline __u32 next_random(__u64 *rng)
-{
-	__u64 z = *rng += 0x9e3779b97f4a7c15ULL;
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ULL;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebULL;
-	return (z ^ z >> 31) >> 32;
-}
 
 static inline void set_up_cgroup(const char *name)
 {
