@@ -8,6 +8,9 @@
  * during which allocations fail, and undo() leads back from the state after a
  * call that has succeeded to the one before prepare(). What is compared is all
  * that user space is told of IOASIDs: see snapshot().
+ *
+ * What needs another driver of the engine is in ioasid_sva.c and
+ * ioasid_vfio_pci.c.
  */
 #include <sys/mman.h>
 #include <sys/stat.h>
