@@ -231,9 +231,11 @@ static bool is_poison(volatile __u64 *buf)
 
 /* What the channel writes arrives in this buffer */
 #define expect_running(_ch, _buf) do {					\
-	__u64 __done = bar_done(&self->bar, _ch);			\
+	__u64 __done;							\
 									\
 	memset((void *)(_buf), POISON, BUF_LEN);			\
+	/* From here on: what came before may have been overwritten */	\
+	__done = bar_done(&self->bar, _ch);				\
 	EXPECT_TRUE(wait_until(bar_done(&self->bar, _ch) >= __done + 3)); \
 	EXPECT_FALSE(is_poison(_buf));					\
 } while (0)
