@@ -8,6 +8,9 @@
  * during which allocations fail, and undo() leads back from the state after a
  * call that has succeeded to the one before prepare(). What is compared is all
  * that user space is told of IOASIDs: see snapshot().
+ *
+ * What needs another driver of the engine is in ioasid_sva.c and
+ * ioasid_vfio_pci.c.
  */
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -16,11 +19,10 @@
 #include "cgroup_utils.h"
 #include "ioasid_attach.h"
 #include "ioasid_channel.h"
+#include "ioasid_failures.h"
 #include "ioasid_utils.h"
 #include "kvm_utils.h"
 #include "pdma_utils.h"
-
-#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
 /* Some batches of the allocation, whose objects fail one by one */
 #define SOME 40
@@ -28,8 +30,6 @@
 #define MANY 600
 /* More than these need memory to be freed, as the documentation says */
 #define FREE_WITHOUT_MEMORY 16
-/* Far more than any operation has allocations */
-#define MAX_NTH 5000
 
 #define PERIOD_US 250
 
@@ -546,59 +546,10 @@ static const struct op vm_del = {
 	.call = call_del, .cannot_fail = true,
 };
 
-/* Failures */
-
-static const char *const fail_attrs[] = {
-	"/sys/kernel/debug/failslab", "/sys/kernel/debug/fail_page_alloc",
-};
-
-/*
- * What may fail, in all tasks or in those that ask for it; nothing does yet.
- * Memory of user space is left alone: that it is short is not our matter.
- */
-static int set_failures(const char *task_filter)
-{
-	const char *const settings[][2] = {
-		{ "probability", "0" }, { "verbose", "0" },
-		{ "ignore-gfp-wait", "N" }, { "interval", "1" },
-		{ "space", "0" }, { "times", "-1" },
-		{ "task-filter", task_filter },
-	};
-	unsigned int i, k;
-	char path[96];
-	int ret;
-
-	snprintf(path, sizeof(path), "%s/min-order", fail_attrs[1]);
-	ret = pdma_write_file(path, "0");
-	for (i = 0; i < ARRAY_LEN(fail_attrs); i++) {
-		for (k = 0; !ret && k < ARRAY_LEN(settings); k++) {
-			snprintf(path, sizeof(path), "%s/%s", fail_attrs[i],
-				 settings[k][0]);
-			ret = pdma_write_file(path, settings[k][1]);
-		}
-	}
-	return ret;
-}
-
 /* Everything that user space is told */
 struct snapshot {
 	char text[512];
 };
-
-static int count_rows(void)
-{
-	static char buf[1 << 16];
-	int i, rows = 0, len = 0, n;
-	int fd = open("/sys/kernel/debug/ioasid/ioasids", O_RDONLY);
-
-	if (fd < 0)
-		return -errno;
-	while ((n = read(fd, buf, sizeof(buf))) > 0)
-		for (i = 0, len += n; i < n; i++)
-			rows += buf[i] == '\n';
-	close(fd);
-	return rows;
-}
 
 static void snapshot(struct world *w, struct snapshot *snap)
 {
@@ -621,16 +572,14 @@ static void snapshot(struct world *w, struct snapshot *snap)
 		 "quota %u active %u parked %u, first %u %u %u, second %u %u %u, device %d, rows %d, cgroup %lld",
 		 info.quota, info.active, info.parked, query[0].state,
 		 query[0].users, query[0].attachments, query[1].state,
-		 query[1].users, query[1].attachments, device, count_rows(),
+		 query[1].users, query[1].attachments, device, debugfs_rows(),
 		 w->group ? current_of(w->group) : -1);
 }
 
 FIXTURE(fail_nth)
 {
 	struct world *w;
-	int nth_fd;
-	int filter_fd;		/* make-it-fail of this thread */
-	int probability_fd[2];	/* of fail_attrs */
+	struct failures failures;
 	char uuid[PDMA_UUID_LEN + 1];
 	char group[64];
 };
@@ -675,8 +624,7 @@ FIXTURE_SETUP(fail_nth)
 	const struct op *op = variant->op;
 	const char *why;
 	struct world *w;
-	char path[96];
-	int i, ret;
+	int ret;
 
 	w = calloc(1, sizeof(*w));
 	ASSERT_NE(NULL, w);
@@ -686,19 +634,10 @@ FIXTURE_SETUP(fail_nth)
 	w->attach = -1;
 	pdma_init(&w->ch.dev);
 	vm_init(&w->vm);
-	self->nth_fd = fail_nth_open();
-	if (self->nth_fd == -ENOENT)
+	ret = failures_open(&self->failures, op->by_worker ? "N" : "Y");
+	if (ret == -ENOENT)
 		SKIP(return, "no fault injection");
-	ASSERT_LE(0, self->nth_fd);
-	ASSERT_EQ(0, set_failures(op->by_worker ? "N" : "Y"));
-	for (i = 0; i < 2; i++) {
-		snprintf(path, sizeof(path), "%s/probability", fail_attrs[i]);
-		self->probability_fd[i] = open(path, O_WRONLY | O_CLOEXEC);
-		ASSERT_LE(0, self->probability_fd[i]);
-	}
-	self->filter_fd = open("/proc/thread-self/make-it-fail",
-			       O_RDWR | O_CLOEXEC);
-	ASSERT_LE(0, self->filter_fd);
+	ASSERT_EQ(0, ret);
 	if (!find_controller(&why)) {
 		snprintf(self->group, sizeof(self->group),
 			 CGROUP_ROOT "/ioasid-fail-nth-%d", getpid());
@@ -774,9 +713,9 @@ TEST_F_TIMEOUT(fail_nth, failure_is_enomem_and_changes_nothing, 120)
 
 	for (nth = 1; failed && nth < MAX_NTH; nth++) {
 		prepare(_metadata, op, w, &start, &before);
-		ASSERT_EQ(0, fail_nth_begin(self->nth_fd, nth));
+		ASSERT_EQ(0, failures_begin(&self->failures, nth));
 		ret = op->call(w);
-		failed = fail_nth_end(self->nth_fd);
+		failed = failures_end(&self->failures);
 		if (ret) {
 			errors++;
 			ASSERT_EQ(FAILURE, ret);
@@ -803,19 +742,12 @@ TEST_F_TIMEOUT(fail_nth, without_any_memory, 120)
 	const struct op *op = variant->op;
 	struct snapshot start, before;
 	struct world *w = self->w;
-	int i, ret;
+	int ret;
 
 	prepare(_metadata, op, w, &start, &before);
-	ASSERT_EQ(1, pwrite(self->filter_fd, "1", 1, 0));
-	for (i = 0; i < 2; i++)
-		ASSERT_EQ(3, write(self->probability_fd[i], "100", 3));
+	ASSERT_EQ(0, failures_begin(&self->failures, 0));
 	ret = op->call(w);
-	/* Allocates nothing itself */
-	for (i = 0; i < 2; i++)
-		while (write(self->probability_fd[i], "0", 1) != 1)
-			;
-	while (pwrite(self->filter_fd, "0", 1, 0) != 1)
-		;
+	failures_end(&self->failures);
 	if (op->cannot_fail) {
 		EXPECT_EQ(0, ret);
 	} else {

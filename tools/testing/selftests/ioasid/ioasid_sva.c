@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 
 #include "../kselftest_harness.h"
+#include "ioasid_failures.h"
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
 #include "pdma_utils.h"
@@ -37,6 +38,7 @@ struct shared {
 	int errors;
 	int collisions;
 	int allocated;
+	int failed;		/* whether an allocation has */
 	__u8 owned[NR_IDS];
 };
 
@@ -699,6 +701,373 @@ TEST_F(sva, engine_can_be_taken_away_while_bound)
 	EXPECT_EQ(0, pdma_done(&rig->dev));
 	EXPECT_TRUE(is_poison(rig->buf));
 	expect_silence();
+}
+
+/* Neither the process itself, nor who looks after its address space */
+TEST_F_TIMEOUT(sva, exit_of_a_process_needs_no_memory, 120)
+{
+	struct rig *rig = &self->rig;
+	struct failures failures;
+	int status, ret;
+	pid_t pid;
+
+	ret = failures_open(&failures, "Y");
+	if (ret == -ENOENT)
+		SKIP(return, "no fault injection");
+	ASSERT_EQ(0, ret);
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		ASSERT_EQ(0, failures_open(&failures, "Y"));
+		touch(rig->buf);
+		rig->shared->pasid = sva_bind(&rig->dev);
+		ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096,
+					 50, 1));
+		expect_running(_metadata, &rig->dev, rig->buf);
+		ASSERT_EQ(0, failures_begin(&failures, 0));
+		_exit(_metadata->exit_code);
+	}
+	ret = waitpid(pid, &status, 0);
+	ASSERT_EQ(0, set_failures("Y"));
+	ASSERT_EQ(pid, ret);
+	ASSERT_EQ(0, status);
+	ASSERT_LT(0, rig->shared->pasid);
+
+	expect_blocked(_metadata, &rig->dev, rig->buf);
+	expect_silence();
+	EXPECT_EQ(0, sva_unbind(&rig->dev));
+	EXPECT_TRUE(wait_free(rig->fd, rig->shared->pasid));
+	expect_plain(_metadata, rig, rig->shared->pasid);
+}
+
+/*
+ * Every allocation fails once. An operation is an entry of a table: prepare()
+ * makes the state before call(), during which allocations fail, and undo() leads
+ * back from the state after a call that has succeeded. Each round is done by a
+ * process that has no number yet, and goes with it.
+ */
+struct world {
+	struct rig *rig;
+	struct pdma_dev other;	/* goes on all the time */
+	__u32 id;		/* an IOASID, for the device or the other one */
+	int pasid;		/* of the process */
+};
+
+struct op {
+	void (*prepare)(struct __test_metadata *_metadata, struct world *w);
+	int (*call)(struct world *w);
+	int (*undo)(struct world *w);
+	/*
+	 * What it may fail with besides -ENOMEM. That is not ours: the SVA core
+	 * is given a number or none, and takes the latter for -ENOSPC; the VT-d
+	 * driver has a page for its PASID table or none, and says -ENODEV.
+	 */
+	int also[2];
+	bool cannot_fail;
+	bool blocks_dma;	/* no write after it has returned */
+};
+
+static int call_bind(struct world *w)
+{
+	w->pasid = sva_bind(&w->rig->dev);
+	return w->pasid < 0 ? w->pasid : 0;
+}
+
+static int call_attach(struct world *w)
+{
+	return sva_attach(&w->rig->dev, w->rig->fd, w->id);
+}
+
+static int call_unbind(struct world *w)
+{
+	return sva_unbind(&w->rig->dev);
+}
+
+static int call_free(struct world *w)
+{
+	return ioasid_free(w->rig->fd, 1, &w->id);
+}
+
+/* An IOASID goes on beside */
+static void prepare_first_bind(struct __test_metadata *_metadata,
+			       struct world *w)
+{
+	test_cmd_alloc(w->rig->fd, w->id, w->id, 1, &w->id);
+	ASSERT_EQ(0, sva_attach(&w->other, w->rig->fd, w->id));
+	ASSERT_EQ(0, pdma_stream(&w->other, PDMA_SVA_IOVA, 4096, 50, 1));
+}
+
+static void prepare_later_bind(struct __test_metadata *_metadata,
+			       struct world *w)
+{
+	prepare_first_bind(_metadata, w);
+	ASSERT_EQ(0, call_bind(w));
+	ASSERT_EQ(0, sva_unbind(&w->rig->dev));
+}
+
+static void prepare_unbind(struct __test_metadata *_metadata, struct world *w)
+{
+	prepare_first_bind(_metadata, w);
+	ASSERT_EQ(0, call_bind(w));
+	ASSERT_EQ(0, pdma_stream(&w->rig->dev, (uintptr_t)w->rig->buf, 4096, 50,
+				 1));
+	expect_running(_metadata, &w->rig->dev, w->rig->buf);
+}
+
+static int undo(struct world *w)
+{
+	int ret = call_unbind(w);
+
+	return ret ? ret : call_free(w);
+}
+
+/* The process goes on beside */
+static void prepare_attach(struct __test_metadata *_metadata, struct world *w)
+{
+	w->pasid = sva_bind(&w->other);
+	ASSERT_LT(0, w->pasid);
+	ASSERT_EQ(0, pdma_stream(&w->other, (uintptr_t)w->rig->buf, 4096, 50,
+				 1));
+	test_cmd_alloc(w->rig->fd, w->id, w->id, 1, &w->id);
+}
+
+static void prepare_detach(struct __test_metadata *_metadata, struct world *w)
+{
+	prepare_attach(_metadata, w);
+	ASSERT_EQ(0, call_attach(w));
+	ASSERT_EQ(0, pdma_stream(&w->rig->dev, PDMA_SVA_IOVA, 4096, 50, 1));
+	ASSERT_EQ(0, pdma_wait_counter(&w->rig->dev, 3));
+}
+
+static const struct op first_bind = {
+	.prepare = prepare_first_bind, .call = call_bind, .undo = undo,
+	.also = { -ENOSPC, -ENODEV },
+};
+
+static const struct op later_bind = {
+	.prepare = prepare_later_bind, .call = call_bind, .undo = undo,
+};
+
+static const struct op unbind = {
+	.prepare = prepare_unbind, .call = call_unbind, .undo = call_free,
+	.cannot_fail = true,
+};
+
+static const struct op attach = {
+	.prepare = prepare_attach, .call = call_attach, .undo = undo,
+	.also = { -ENODEV },
+};
+
+static const struct op detach = {
+	.prepare = prepare_detach, .call = call_unbind, .undo = call_free,
+	.cannot_fail = true,
+};
+
+static const struct op park = {
+	.prepare = prepare_detach, .call = call_free, .undo = call_unbind,
+	.cannot_fail = true, .blocks_dma = true,
+};
+
+/* What user space is told, and which PASIDs the channels have */
+static void snapshot(struct world *w, char text[256])
+{
+	struct ioasid_query query = {};
+	struct ioasid_info info = {};
+	struct pdma_bar *bar = &w->rig->bar;
+	int ret[2];
+
+	ret[0] = ioasid_get_info(w->rig->fd, &info);
+	ret[1] = ioasid_query(w->rig->fd, w->id, &query);
+	snprintf(text, 256,
+		 "%d quota %u active %u parked %u, %d state %u users %u attachments %u, rows %d, channels %x %x",
+		 ret[0], info.quota, info.active, info.parked, ret[1],
+		 query.state, query.users, query.attachments, debugfs_rows(),
+		 bar_read32(bar, PDMA_CTL(0) + PDMA_CTL_PASID),
+		 bar_read32(bar, PDMA_CTL(1) + PDMA_CTL_PASID));
+}
+
+/* DMA with what the channel has, that of the other one has gone on anyway */
+static void expect_dma(struct __test_metadata *_metadata, const struct op *op,
+		       struct world *w)
+{
+	__u64 arrived;
+
+	ASSERT_EQ(0, pdma_wait_counter(&w->other, 3));
+	if (op->blocks_dma) {
+		arrived = pdma_done(&w->rig->dev);
+		ASSERT_TRUE(wait_refused(&w->rig->dev, 10));
+		EXPECT_EQ(arrived, pdma_done(&w->rig->dev));
+	} else if (op->call == call_bind) {
+		ASSERT_EQ(0, pdma_stream(&w->rig->dev,
+					 (uintptr_t)(w->rig->buf + 512), 4096,
+					 50, 1));
+		expect_running(_metadata, &w->rig->dev, w->rig->buf + 512);
+	} else if (op->call == call_attach) {
+		ASSERT_EQ(0, pdma_stream(&w->rig->dev, PDMA_SVA_IOVA, 4096, 50,
+					 1));
+		ASSERT_EQ(0, pdma_wait_counter(&w->rig->dev, 3));
+	}
+}
+
+/* @nth: which one fails, 0: all of them */
+static void fail(struct __test_metadata *_metadata, const struct op *op,
+		 struct world *w, unsigned int nth)
+{
+	struct rig *rig = w->rig;
+	char start[256], before[256], now[256];
+	struct failures failures;
+	int ret;
+
+	ASSERT_EQ(0, failures_open(&failures, "Y"));
+	ASSERT_EQ(0, sva_open(&w->other, rig->engine));
+	/* Nothing is to be faulted in while allocations fail */
+	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
+	touch(rig->buf);
+
+	snapshot(w, start);
+	op->prepare(_metadata, w);
+	snapshot(w, before);
+	ASSERT_EQ(0, failures_begin(&failures, nth));
+	ret = op->call(w);
+	rig->shared->failed = failures_end(&failures);
+	if (ret) {
+		rig->shared->errors++;
+		EXPECT_FALSE(op->cannot_fail);
+		EXPECT_TRUE(rig->shared->failed);
+		if (ret != op->also[0] && ret != op->also[1])
+			EXPECT_EQ(-ENOMEM, ret);
+		snapshot(w, now);
+		ASSERT_STREQ(before, now);
+		EXPECT_EQ(-ENXIO, sva_unbind(&rig->dev));
+		ASSERT_EQ(0, pdma_wait_counter(&w->other, 3));
+		/* The next try works */
+		ASSERT_EQ(0, op->call(w));
+	}
+	/* What failed may also be something that can be done without */
+	expect_dma(_metadata, op, w);
+	rig->shared->pasid = w->pasid;
+
+	/* Before the number: DMA that is not to be seen as a fault */
+	pdma_close(&w->other);
+	ASSERT_EQ(0, op->undo(w));
+	wait_until((snapshot(w, now), !strcmp(start, now)));
+	EXPECT_STREQ(start, now);
+}
+
+FIXTURE(failure)
+{
+	struct rig rig;
+	__u32 next;		/* the lowest number that is free */
+	__u32 far;		/* far from these, the last IOASID */
+};
+
+FIXTURE_VARIANT(failure)
+{
+	const struct op *op;
+};
+
+#define OP(_name)							\
+	FIXTURE_VARIANT_ADD(failure, _name) {				\
+		.op = &_name,						\
+	}
+
+OP(first_bind);
+OP(later_bind);
+OP(unbind);
+OP(attach);
+OP(detach);
+OP(park);
+
+FIXTURE_SETUP(failure)
+{
+	struct failures failures;
+	const char *reason;
+	__u32 ids[63];
+	int ret;
+
+	ret = failures_open(&failures, "Y");
+	if (ret == -ENOENT)
+		SKIP(return, "no fault injection");
+	ASSERT_EQ(0, ret);
+	reason = setup(_metadata, &self->rig);
+	if (reason)
+		SKIP(return, "%s", reason);
+	test_cmd_set_quota(self->rig.fd, NR_IDS);
+	/* Processes of other tests may not have gone yet */
+	ASSERT_TRUE(wait_until(({
+		visit_all_cpus();
+		!ioasid_alloc(self->rig.fd, 1, ARRAY_LEN(ids), ARRAY_LEN(ids),
+			      ids);
+	})));
+	self->next = 1 + ARRAY_LEN(ids);
+	self->far = 0x80000;
+}
+
+FIXTURE_TEARDOWN_PARENT(failure)
+{
+	set_failures("Y");
+	teardown(_metadata, &self->rig);
+}
+
+/*
+ * A round, with numbers that nobody has had: what holds them is not there yet,
+ * neither in the core nor in the PASID table, where 64 are in a page. None of
+ * those before is missing.
+ */
+static void do_round(struct __test_metadata *_metadata,
+		     FIXTURE_DATA(failure) *self, const struct op *op,
+		     unsigned int nth)
+{
+	struct rig *rig = &self->rig;
+	struct world w = { .rig = rig, .id = self->far };
+	int status;
+	pid_t pid;
+	__u32 id;
+
+	do {
+		test_cmd_alloc(rig->fd, 0, 0, 1, &id);
+		ASSERT_EQ(self->next, id);
+		self->next++;
+	} while (self->next % 64);
+	self->far += 64;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		fail(_metadata, op, &w, nth);
+		_exit(_metadata->exit_code);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+	EXPECT_EQ(self->next, rig->shared->pasid);
+	EXPECT_TRUE(wait_free(rig->fd, rig->shared->pasid));
+	test_in_use(rig->fd, self->next - 1, 0);
+	/* The IOMMU driver may say that it has no memory, and nothing else */
+	EXPECT_EQ(rig->faults, bar_recorded(&rig->bar));
+}
+
+TEST_F_TIMEOUT(failure, of_one_allocation_changes_nothing, 240)
+{
+	const struct op *op = variant->op;
+	unsigned int nth = 0;
+
+	do {
+		do_round(_metadata, self, op, ++nth);
+	} while (self->rig.shared->failed && nth < MAX_NTH);
+	EXPECT_FALSE(self->rig.shared->failed);
+	if (!op->cannot_fail)
+		EXPECT_LT(0, self->rig.shared->errors);
+	TH_LOG("%u rounds, %d errors", nth, self->rig.shared->errors);
+}
+
+/* From the first one on, as long as the call takes */
+TEST_F(failure, of_all_allocations_changes_nothing)
+{
+	const struct op *op = variant->op;
+
+	do_round(_metadata, self, op, 0);
+	EXPECT_EQ(!op->cannot_fail, self->rig.shared->errors);
 }
 
 /* One variant for each way in which the address space of a process ends */

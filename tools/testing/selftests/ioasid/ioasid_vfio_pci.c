@@ -9,6 +9,7 @@
 
 #include "../kselftest_harness.h"
 #include "ioasid_attach.h"
+#include "ioasid_failures.h"
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
 #include "pdma_utils.h"
@@ -125,6 +126,7 @@ FIXTURE(pci)
 	int fd;			/* /dev/ioasid */
 	int kmsg;
 	__u32 id;		/* an IOASID of fd */
+	__u32 other;		/* another one, or 0 */
 	struct pdma_dev dev;
 	struct pdma_bar bar;
 	__u64 faults;		/* when the test began */
@@ -203,6 +205,7 @@ FIXTURE_SETUP(pci)
 /* In the parent of the test, where nothing is open any more */
 FIXTURE_TEARDOWN_PARENT(pci)
 {
+	set_failures("Y");
 	if (self->ours)
 		EXPECT_EQ(0, pci_set_driver(self->engine, ""));
 }
@@ -228,9 +231,11 @@ static bool is_poison(volatile __u64 *buf)
 
 /* What the channel writes arrives in this buffer */
 #define expect_running(_ch, _buf) do {					\
-	__u64 __done = bar_done(&self->bar, _ch);			\
+	__u64 __done;							\
 									\
 	memset((void *)(_buf), POISON, BUF_LEN);			\
+	/* From here on: what came before may have been overwritten */	\
+	__done = bar_done(&self->bar, _ch);				\
 	EXPECT_TRUE(wait_until(bar_done(&self->bar, _ch) >= __done + 3)); \
 	EXPECT_FALSE(is_poison(_buf));					\
 } while (0)
@@ -548,6 +553,296 @@ TEST_F(pci, last_close_lets_go_of_a_parked_ioasid)
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 	expect_free(self->fd, self->id);
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/*
+ * Every allocation fails once. An operation makes the state before call(),
+ * during which allocations fail, by prepare().
+ */
+struct op {
+	int (*prepare)(FIXTURE_DATA(pci) *self);
+	int (*call)(FIXTURE_DATA(pci) *self);
+	unsigned int space;	/* the one that is attached in the end */
+	/*
+	 * What it may fail with besides -ENOMEM: what the VT-d driver says when
+	 * there is no page for the PASID table.
+	 */
+	int also;
+	bool dma;		/* a stream goes on when the call begins */
+	bool cannot_fail;
+	bool parks;
+};
+
+static int call_set(FIXTURE_DATA(pci) *self)
+{
+	return pdma_set_ioasid(&self->dev, self->fd, self->id);
+}
+
+static int call_attach(FIXTURE_DATA(pci) *self)
+{
+	return attach(&self->dev, self->id, self->hwpt[0]);
+}
+
+static int prepare_attached(FIXTURE_DATA(pci) *self)
+{
+	int ret = call_set(self);
+
+	return ret ? ret : call_attach(self);
+}
+
+static int call_replace(FIXTURE_DATA(pci) *self)
+{
+	return attach(&self->dev, self->id, self->hwpt[1]);
+}
+
+static int call_detach(FIXTURE_DATA(pci) *self)
+{
+	return detach(&self->dev, self->id);
+}
+
+static int call_drop(FIXTURE_DATA(pci) *self)
+{
+	return pdma_drop_ioasid(&self->dev);
+}
+
+static int prepare_other(FIXTURE_DATA(pci) *self)
+{
+	int ret = prepare_attached(self);
+
+	return ret ? ret : ioasid_alloc(self->fd, 0, 0, 1, &self->other);
+}
+
+static int call_set_other(FIXTURE_DATA(pci) *self)
+{
+	return pdma_set_ioasid(&self->dev, self->fd, self->other);
+}
+
+static int call_free(FIXTURE_DATA(pci) *self)
+{
+	return ioasid_free(self->fd, 1, &self->id);
+}
+
+/* Everything that user space is told */
+static void snapshot(FIXTURE_DATA(pci) *self, char text[256])
+{
+	struct ioasid_query query = {};
+	struct ioasid_info info = {};
+	int ret[2];
+
+	ret[0] = ioasid_get_info(self->fd, &info);
+	ret[1] = ioasid_query(self->fd, self->id, &query);
+	snprintf(text, 256,
+		 "%d quota %u active %u parked %u, %d state %u users %u attachments %u, device %d, rows %d",
+		 ret[0], info.quota, info.active, info.parked, ret[1],
+		 query.state, query.users, query.attachments,
+		 pdma_get_ioasid(&self->dev), debugfs_rows());
+}
+
+/* What is on its way when a domain is replaced may be reported */
+static void faults_end(FIXTURE_DATA(pci) *self)
+{
+	bar_stop(&self->bar, 0);
+	/* The fault interrupt runs in a thread of its own, let it finish */
+	while (usleep(100000), kmsg_faults(self->kmsg, 0) > 0)
+		;
+	kmsg_expect_faults(self->kmsg, false);
+	self->faults = bar_recorded(&self->bar);
+}
+
+/* The operation has failed: what was there before is there */
+static void expect_unchanged(struct __test_metadata *_metadata,
+			     FIXTURE_DATA(pci) *self, const struct op *op,
+			     const char *before)
+{
+	char now[256];
+
+	snapshot(self, now);
+	ASSERT_STREQ(before, now);
+	if (op->dma) {
+		expect_running(0, self->buf[0]);
+		EXPECT_TRUE(is_poison(self->buf[1]));
+	}
+	expect_silence();
+}
+
+/* The operation has succeeded: DMA is as it should be, and all of it goes */
+static void expect_success(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(pci) *self, const struct op *op)
+{
+	if (op->parks) {
+		expect_blocked(0);
+		bar_stop(&self->bar, 0);
+	} else {
+		if (self->other) {
+			ASSERT_EQ(0, call_free(self));
+			self->id = self->other;
+			self->other = 0;
+		}
+		/* Does nothing if it is so already */
+		ASSERT_EQ(0, call_set(self));
+		ASSERT_EQ(0, attach(&self->dev, self->id,
+				    self->hwpt[op->space]));
+		expect_attachments(1);
+		start(0, self->id);
+		expect_running(0, self->buf[op->space]);
+		bar_stop(&self->bar, 0);
+	}
+	EXPECT_EQ(0, call_detach(self));
+	EXPECT_EQ(0, call_drop(self));
+	if (!op->parks)
+		ASSERT_EQ(0, call_free(self));
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_in_use(self->fd, 0, 0);
+	expect_silence();
+}
+
+/*
+ * With a number that nobody has had: what holds it is not there yet, neither in
+ * the core nor in the PASID table. True: an allocation has failed.
+ *
+ * All are multiples of 1024: ida_alloc_range(), by which VFIO remembers what is
+ * attached, loses the bitmap of other numbers if there is no memory for the node
+ * of the tree that it is to be stored in.
+ */
+static bool do_round(struct __test_metadata *_metadata,
+		     FIXTURE_DATA(pci) *self, const struct op *op,
+		     struct failures *failures, unsigned int nth,
+		     unsigned int *errors)
+{
+	const __u32 far = 0x40000 + (nth << 10);
+	char before[256];
+	bool failed;
+	int ret;
+
+	test_cmd_alloc(self->fd, far, far, 1, &self->id);
+	if (op->prepare)
+		ASSERT_EQ(0, op->prepare(self));
+	memset((void *)self->buf[1], POISON, BUF_LEN);
+	if (op->dma) {
+		start(0, self->id);
+		expect_running(0, self->buf[0]);
+		if (!op->parks)
+			kmsg_expect_faults(self->kmsg, true);
+	}
+	snapshot(self, before);
+	ASSERT_EQ(0, failures_begin(failures, nth));
+	ret = op->call(self);
+	failed = failures_end(failures);
+	if (ret) {
+		++*errors;
+		EXPECT_FALSE(op->cannot_fail);
+		EXPECT_TRUE(failed);
+		if (ret != op->also)
+			EXPECT_EQ(-ENOMEM, ret);
+		expect_unchanged(_metadata, self, op, before);
+		/* The next try works */
+		ASSERT_EQ(0, op->call(self));
+	}
+	if (op->dma && !op->parks)
+		faults_end(self);
+	/* What failed may also be something that can be done without */
+	expect_success(_metadata, self, op);
+	return failed;
+}
+
+/* Each of the allocations, and then all of them */
+static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(pci) *self,
+		  const struct op *op)
+{
+	struct failures failures;
+	unsigned int nth = 0, errors = 0;
+	bool failed;
+	int ret;
+
+	ret = failures_open(&failures, "Y");
+	if (ret == -ENOENT)
+		SKIP(return, "no fault injection");
+	ASSERT_EQ(0, ret);
+	/* Nothing is to be faulted in while allocations fail */
+	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
+	ASSERT_EQ(0, call_free(self));
+
+	do {
+		failed = do_round(_metadata, self, op, &failures, ++nth,
+				  &errors);
+	} while (failed && nth < MAX_NTH);
+	EXPECT_FALSE(failed);
+	if (!op->cannot_fail)
+		EXPECT_LT(0, errors);
+	TH_LOG("%u rounds, %u errors", nth, errors);
+
+	errors = 0;
+	do_round(_metadata, self, op, &failures, 0, &errors);
+	EXPECT_EQ(!op->cannot_fail, errors);
+}
+
+/* It has allocated nothing so far */
+TEST_F_TIMEOUT(pci, set_needs_no_memory, 120)
+{
+	const struct op op = {
+		.call = call_set, .cannot_fail = true,
+	};
+
+	sweep(_metadata, self, &op);
+}
+
+TEST_F_TIMEOUT(pci, set_of_another_one_needs_no_memory, 120)
+{
+	const struct op op = {
+		.prepare = prepare_other, .call = call_set_other,
+		.cannot_fail = true,
+	};
+
+	sweep(_metadata, self, &op);
+}
+
+TEST_F_TIMEOUT(pci, failed_attach_leaves_nothing, 120)
+{
+	const struct op op = {
+		.prepare = call_set, .call = call_attach, .also = -ENODEV,
+	};
+
+	sweep(_metadata, self, &op);
+}
+
+TEST_F_TIMEOUT(pci, failed_replace_leaves_the_attachment, 120)
+{
+	const struct op op = {
+		.prepare = prepare_attached, .call = call_replace, .space = 1,
+		.dma = true,
+	};
+
+	sweep(_metadata, self, &op);
+}
+
+TEST_F_TIMEOUT(pci, detach_needs_no_memory, 120)
+{
+	const struct op op = {
+		.prepare = prepare_attached, .call = call_detach,
+		.cannot_fail = true,
+	};
+
+	sweep(_metadata, self, &op);
+}
+
+TEST_F_TIMEOUT(pci, drop_needs_no_memory, 120)
+{
+	const struct op op = {
+		.prepare = prepare_attached, .call = call_drop,
+		.cannot_fail = true,
+	};
+
+	sweep(_metadata, self, &op);
+}
+
+TEST_F_TIMEOUT(pci, park_needs_no_memory, 120)
+{
+	const struct op op = {
+		.prepare = prepare_attached, .call = call_free, .dma = true,
+		.cannot_fail = true, .parks = true,
+	};
+
+	sweep(_metadata, self, &op);
 }
 
 TEST_HARNESS_MAIN

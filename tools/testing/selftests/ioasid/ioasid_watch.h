@@ -322,6 +322,22 @@ static inline int debugfs_ioasid(__u32 id, struct ioasid_row *row)
 	return ret;
 }
 
+/* How many there are, with the line that says what they are */
+static inline int debugfs_rows(void)
+{
+	char buf[4096];
+	int i, rows = 0, n;
+	int fd = open("/sys/kernel/debug/ioasid/ioasids", O_RDONLY);
+
+	if (fd < 0)
+		return -errno;
+	while ((n = read(fd, buf, sizeof(buf))) > 0)
+		for (i = 0; i < n; i++)
+			rows += buf[i] == '\n';
+	close(fd);
+	return rows;
+}
+
 /*
  * Trace events, in an instance of their own. @events: as in set_event, up to
  * the NULL behind the last one.
