@@ -1569,7 +1569,7 @@ static uint64_t large_call(struct __test_metadata *_metadata,
 	return us;
 }
 
-TEST_F_TIMEOUT(ioasid, large_calls, 120)
+TEST_F(ioasid, large_calls)
 {
 	uint64_t us = large_call(_metadata, self, DEFAULT_QUOTA);
 	uint64_t count;
@@ -1591,7 +1591,6 @@ static bool kill_in_call(struct __test_metadata *_metadata, int fd,
 			 unsigned int after_us)
 {
 	volatile int *phase = map_shared(page_size);
-	uint64_t start;
 	bool in_call;
 	int status;
 	pid_t pid;
@@ -1612,26 +1611,27 @@ static bool kill_in_call(struct __test_metadata *_metadata, int fd,
 	ASSERT_TRUE(wait_until(*phase));
 	usleep(after_us);
 	ASSERT_EQ(0, kill(pid, SIGKILL));
-	start = now_us();
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_GT(IOASID_WAIT_MS * 1000, now_us() - start);
 	EXPECT_TRUE(WIFSIGNALED(status));
 	in_call = *phase == 1;
 	munmap((void *)phase, page_size);
 	return in_call;
 }
 
-TEST_F_TIMEOUT(ioasid, fatal_signal_ends_a_huge_alloc_and_leaves_nothing, 120)
+TEST_F(ioasid, fatal_signal_ends_a_huge_alloc_and_leaves_nothing)
 {
 	const __u32 count = self->info.max - self->info.min + 1;
 	__u32 *ids = map_shared(count * sizeof(*ids));
 	struct ioasid_info info;
 
 	ASSERT_TRUE(ids != NULL);
+	/* Pages that are there: a process that was killed gets no new ones */
+	memset(ids, 0xff, count * sizeof(*ids));
 	test_cmd_set_quota(self->fd, count);
-	/* Long before the million is done */
 	EXPECT_TRUE(kill_in_call(_metadata, self->fd, IOASID_ALLOC, count, ids,
 				 50000));
+	/* Before the million was done */
+	EXPECT_EQ(~0u, ids[count - 1]);
 	test_cmd_get_info(self->fd, &info);
 	EXPECT_EQ(0, info.active);
 	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
@@ -1640,7 +1640,7 @@ TEST_F_TIMEOUT(ioasid, fatal_signal_ends_a_huge_alloc_and_leaves_nothing, 120)
 	test_in_use(self->fd, 8, 0);
 }
 
-TEST_F_TIMEOUT(ioasid, fatal_signal_in_a_huge_free_frees_all_or_nothing, 120)
+TEST_F(ioasid, fatal_signal_in_a_huge_free_frees_all_or_nothing)
 {
 	const __u32 count = DEFAULT_QUOTA;
 	__u32 *ids = map_shared(count * sizeof(*ids));

@@ -245,7 +245,7 @@ static void expect_recycled(struct __test_metadata *_metadata, int fd,
 }
 
 /* The last one who has the file closes it, or is killed */
-TEST_F_TIMEOUT(batch, end_of_the_file_parks_all, 120)
+TEST_F(batch, end_of_the_file_parks_all)
 {
 	pid_t pid = -1;
 
@@ -272,7 +272,7 @@ TEST_F_TIMEOUT(batch, end_of_the_file_parks_all, 120)
 }
 
 /* Many in a domain, which is flushed as one */
-TEST_F_TIMEOUT(batch, free_parks_all, 120)
+TEST_F(batch, free_parks_all)
 {
 	start_batch(_metadata, self->owner, variant->count, self->ids, self->ch,
 		    self->nr_ch, self->attach, self->engine.name, 16);
@@ -285,7 +285,7 @@ TEST_F_TIMEOUT(batch, free_parks_all, 120)
 }
 
 /* Every second number of a file, in domains that they share with the others */
-TEST_F_TIMEOUT(batch, free_of_some_leaves_the_others, 120)
+TEST_F(batch, free_of_some_leaves_the_others)
 {
 	__u64 faults = bar_recorded(&self->engine.bar);
 	struct channel *freed = &self->ch[0], *kept = &self->ch[1];
@@ -413,7 +413,7 @@ FIXTURE_TEARDOWN_PARENT(bystander)
 		channel_remove(_metadata, &self->ch[i], self->pid);
 }
 
-TEST_F_TIMEOUT(bystander, goes_on_while_many_are_parked, 170)
+TEST_F(bystander, goes_on_while_many_are_parked)
 {
 	__u64 faults = bar_recorded(&self->engine.bar);
 	int ours = NR_STREAMS / 2, theirs = NR_STREAMS - ours;

@@ -211,7 +211,7 @@ static int late_writes(struct __test_metadata *_metadata, int fd,
 	return late;
 }
 
-TEST_F_TIMEOUT(dma, no_write_after_free_returns, 120)
+TEST_F(dma, no_write_after_free_returns)
 {
 	__u64 faults = bar_recorded(&self->engine.bar);
 
@@ -220,7 +220,7 @@ TEST_F_TIMEOUT(dma, no_write_after_free_returns, 120)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-TEST_F_TIMEOUT(dma, no_write_after_close_returns, 120)
+TEST_F(dma, no_write_after_close_returns)
 {
 	__u64 faults = bar_recorded(&self->engine.bar);
 
@@ -345,7 +345,7 @@ static void *give_number(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(dma, attach_races_with_free, 120)
+TEST_F(dma, attach_races_with_free)
 {
 	struct channel *ch = &self->ch[0];
 	pthread_t busy, thread;
@@ -395,7 +395,7 @@ TEST_F_TIMEOUT(dma, attach_races_with_free, 120)
 }
 
 /* Invariant 4 */
-TEST_F_TIMEOUT(dma, refused_requests_are_silent_and_others_are_reported, 120)
+TEST_F(dma, refused_requests_are_silent_and_others_are_reported)
 {
 	struct pdma_bar *bar = &self->engine.bar;
 	struct channel *parked = &self->ch[0], *bad = &self->ch[1];
@@ -947,7 +947,7 @@ FIXTURE_TEARDOWN_PARENT(both)
 		channel_remove(_metadata, &self->ch[i], self->pid);
 }
 
-TEST_F_TIMEOUT(both, no_write_after_close_of_a_shared_number_returns, 120)
+TEST_F(both, no_write_after_close_of_a_shared_number_returns)
 {
 	EXPECT_EQ(0, late_writes(_metadata, -1, self->ch, 2, 50, true));
 	EXPECT_EQ(0, late_writes(_metadata, self->fd, self->ch, 2, 50, false));

@@ -702,7 +702,7 @@ static void prepare(struct __test_metadata *_metadata, const struct op *op,
 	snapshot(w, before);
 }
 
-TEST_F_TIMEOUT(fail_nth, failure_is_enomem_and_changes_nothing, 120)
+TEST_F(fail_nth, failure_is_enomem_and_changes_nothing)
 {
 	const struct op *op = variant->op;
 	struct snapshot start, before;
@@ -737,7 +737,7 @@ TEST_F_TIMEOUT(fail_nth, failure_is_enomem_and_changes_nothing, 120)
 }
 
 /* From the first one on, as long as the call takes */
-TEST_F_TIMEOUT(fail_nth, without_any_memory, 120)
+TEST_F(fail_nth, without_any_memory)
 {
 	const struct op *op = variant->op;
 	struct snapshot start, before;

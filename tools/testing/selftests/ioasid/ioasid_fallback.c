@@ -90,7 +90,7 @@ static void expect_reported(struct __test_metadata *_metadata,
 }
 
 /* Invariant 2, and what makes this driver a plain one */
-TEST_F_TIMEOUT(fallback, no_write_after_park_returns, 60)
+TEST_F(fallback, no_write_after_park_returns)
 {
 	struct channel *ch = self->ch;
 	int round, i, owner;

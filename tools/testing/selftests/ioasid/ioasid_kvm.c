@@ -735,7 +735,7 @@ TEST_F(kvm, fork_keeps_the_machine)
 	expect_users(0, self->fd, self->ids[1]);
 }
 
-TEST_F_TIMEOUT(kvm, many_mappings_end_with_the_machine, 120)
+TEST_F(kvm, many_mappings_end_with_the_machine)
 {
 	const __u32 count = 4096 - NR_IDS;
 	__u32 *ids = calloc(count, sizeof(*ids));
@@ -791,7 +791,7 @@ static void *add_once(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(kvm, add_races_with_free, 60)
+TEST_F(kvm, add_races_with_free)
 {
 	int round, added = 0, go;
 	volatile int spin;
@@ -833,7 +833,7 @@ TEST_F_TIMEOUT(kvm, add_races_with_free, 60)
 
 #define NR_RACERS 3
 
-TEST_F_TIMEOUT(kvm, of_two_adds_of_a_guest_pasid_one_wins, 60)
+TEST_F(kvm, of_two_adds_of_a_guest_pasid_one_wins)
 {
 	struct racer racers[NR_RACERS];
 	pthread_t threads[NR_RACERS];
@@ -886,7 +886,7 @@ static void *add_and_del(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(kvm, add_races_with_del, 60)
+TEST_F(kvm, add_races_with_del)
 {
 	struct racer racers[2];
 	pthread_t threads[2];

@@ -986,7 +986,7 @@ static void *submit_until_end(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(mdev, unmap_races_with_submission, 60)
+TEST_F(mdev, unmap_races_with_submission)
 {
 	struct race race = { .dev = &self->dev };
 	__u64 start = pdma_now_ms();
@@ -1029,7 +1029,7 @@ static bool any_goes_on(struct race *race, int n, __u64 start,
  * While the first device is told of the unmap, the others submit; when the last
  * one has been told, the first one may have started over.
  */
-TEST_F_TIMEOUT(mdev, unmap_ends_while_many_devices_submit, 60)
+TEST_F(mdev, unmap_ends_while_many_devices_submit)
 {
 	enum { MANY = 4 };
 	char uuid[MANY][PDMA_UUID_LEN + 1];
@@ -1092,7 +1092,7 @@ static void *unmap_until_end(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(mdev, two_unmaps_of_pinned_memory_do_not_block_each_other, 60)
+TEST_F(mdev, two_unmaps_of_pinned_memory_do_not_block_each_other)
 {
 	struct pdma_dev second;
 	struct race race = { .dev = &second };
@@ -1135,7 +1135,7 @@ static void *set_until_end(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(mdev, set_and_park_race_with_submission, 60)
+TEST_F(mdev, set_and_park_race_with_submission)
 {
 	struct race race = { .dev = &self->dev };
 	__u64 start = pdma_now_ms();

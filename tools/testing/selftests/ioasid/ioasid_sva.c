@@ -599,7 +599,7 @@ static pid_t start(struct rig *rig, void (*fn)(struct rig *rig))
 	return pid;
 }
 
-TEST_F_TIMEOUT(sva, numbers_of_processes_and_users_do_not_collide, 120)
+TEST_F(sva, numbers_of_processes_and_users_do_not_collide)
 {
 	struct rig *rig = &self->rig;
 	pid_t user, binder[2];
@@ -625,7 +625,7 @@ TEST_F_TIMEOUT(sva, numbers_of_processes_and_users_do_not_collide, 120)
 }
 
 /* A process that is bound, while another channel has an IOASID */
-TEST_F_TIMEOUT(sva, parked_number_is_silent_beside_a_process, 120)
+TEST_F(sva, parked_number_is_silent_beside_a_process)
 {
 	struct rig *rig = &self->rig;
 	struct pdma_dev other;
@@ -704,7 +704,7 @@ TEST_F(sva, engine_can_be_taken_away_while_bound)
 }
 
 /* Neither the process itself, nor who looks after its address space */
-TEST_F_TIMEOUT(sva, exit_of_a_process_needs_no_memory, 120)
+TEST_F(sva, exit_of_a_process_needs_no_memory)
 {
 	struct rig *rig = &self->rig;
 	struct failures failures;
@@ -1047,7 +1047,7 @@ static void do_round(struct __test_metadata *_metadata,
 	EXPECT_EQ(rig->faults, bar_recorded(&rig->bar));
 }
 
-TEST_F_TIMEOUT(failure, of_one_allocation_changes_nothing, 240)
+TEST_F(failure, of_one_allocation_changes_nothing)
 {
 	const struct op *op = variant->op;
 	unsigned int nth = 0;
@@ -1193,7 +1193,7 @@ static void reap(pid_t pid, enum end how)
 }
 
 /* The device goes on for as long as somebody has the file open */
-TEST_F_TIMEOUT(end, blocks_dma_of_a_file_that_stays_open, 120)
+TEST_F(end, blocks_dma_of_a_file_that_stays_open)
 {
 	struct rig *rig = &self->rig;
 	__u64 suppressed;
@@ -1227,7 +1227,7 @@ TEST_F_TIMEOUT(end, blocks_dma_of_a_file_that_stays_open, 120)
 }
 
 /* The file ends with the process, in an order that is not the user's business */
-TEST_F_TIMEOUT(end, leaves_nothing_of_a_file_of_the_process, 120)
+TEST_F(end, leaves_nothing_of_a_file_of_the_process)
 {
 	struct rig *rig = &self->rig;
 	__u32 pasid = 0, got;

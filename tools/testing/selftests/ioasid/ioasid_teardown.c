@@ -423,7 +423,7 @@ FIXTURE_TEARDOWN_PARENT(order)
 }
 
 /* Not shorter than what it waits for: the engine has to be brought back */
-TEST_F_TIMEOUT(order, number_is_recycled_with_its_last_holder, 120)
+TEST_F(order, number_is_recycled_with_its_last_holder)
 {
 	struct scene *s = &self->scene;
 	int i;
@@ -555,8 +555,7 @@ static void expect_engine_works(struct __test_metadata *_metadata,
 	s->engine.bar.regs = NULL;
 }
 
-TEST_F_TIMEOUT(unplug, number_outlives_the_device_and_the_engine_comes_back,
-	       120)
+TEST_F(unplug, number_outlives_the_device_and_the_engine_comes_back)
 {
 	struct scene *s = &self->scene;
 
@@ -868,7 +867,7 @@ static unsigned int first_seed(void)
 
 #define NR_DEATHS 500
 
-TEST_F_TIMEOUT(death, process_killed_at_any_point_leaves_nothing, 240)
+TEST_F(death, process_killed_at_any_point_leaves_nothing)
 {
 	__u64 faults = bar_recorded(&self->engine.bar);
 	struct life *life = map_shared(sizeof(*life));
@@ -1160,7 +1159,7 @@ static bool all_have_worked(struct worker *workers)
 	return true;
 }
 
-TEST_F_TIMEOUT(death, locks_are_taken_in_one_order, 60)
+TEST_F(death, locks_are_taken_in_one_order)
 {
 	int (*const rounds[NR_WORKERS])(struct worker *w) = {
 		free_while_attached, close_while_attached, map_and_unmap,

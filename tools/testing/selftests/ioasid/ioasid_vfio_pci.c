@@ -499,7 +499,7 @@ static void *free_many_fn(void *data)
  * A device TLB is not to be invalidated while its device is being reset. The
  * first of many is blocked, and is flushed when all of them are blocked.
  */
-TEST_F_TIMEOUT(pci, reset_waits_for_the_flush_of_a_park, 120)
+TEST_F(pci, reset_waits_for_the_flush_of_a_park)
 {
 	char plain[NAME_MAX + 1];
 	struct free_many many = { .fd = self->fd };
@@ -779,7 +779,7 @@ static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(pci) *self,
 }
 
 /* It has allocated nothing so far */
-TEST_F_TIMEOUT(pci, set_needs_no_memory, 120)
+TEST_F(pci, set_needs_no_memory)
 {
 	const struct op op = {
 		.call = call_set, .cannot_fail = true,
@@ -788,7 +788,7 @@ TEST_F_TIMEOUT(pci, set_needs_no_memory, 120)
 	sweep(_metadata, self, &op);
 }
 
-TEST_F_TIMEOUT(pci, set_of_another_one_needs_no_memory, 120)
+TEST_F(pci, set_of_another_one_needs_no_memory)
 {
 	const struct op op = {
 		.prepare = prepare_other, .call = call_set_other,
@@ -798,7 +798,7 @@ TEST_F_TIMEOUT(pci, set_of_another_one_needs_no_memory, 120)
 	sweep(_metadata, self, &op);
 }
 
-TEST_F_TIMEOUT(pci, failed_attach_leaves_nothing, 120)
+TEST_F(pci, failed_attach_leaves_nothing)
 {
 	const struct op op = {
 		.prepare = call_set, .call = call_attach, .also = -ENODEV,
@@ -807,7 +807,7 @@ TEST_F_TIMEOUT(pci, failed_attach_leaves_nothing, 120)
 	sweep(_metadata, self, &op);
 }
 
-TEST_F_TIMEOUT(pci, failed_replace_leaves_the_attachment, 120)
+TEST_F(pci, failed_replace_leaves_the_attachment)
 {
 	const struct op op = {
 		.prepare = prepare_attached, .call = call_replace, .space = 1,
@@ -817,7 +817,7 @@ TEST_F_TIMEOUT(pci, failed_replace_leaves_the_attachment, 120)
 	sweep(_metadata, self, &op);
 }
 
-TEST_F_TIMEOUT(pci, detach_needs_no_memory, 120)
+TEST_F(pci, detach_needs_no_memory)
 {
 	const struct op op = {
 		.prepare = prepare_attached, .call = call_detach,
@@ -827,7 +827,7 @@ TEST_F_TIMEOUT(pci, detach_needs_no_memory, 120)
 	sweep(_metadata, self, &op);
 }
 
-TEST_F_TIMEOUT(pci, drop_needs_no_memory, 120)
+TEST_F(pci, drop_needs_no_memory)
 {
 	const struct op op = {
 		.prepare = prepare_attached, .call = call_drop,
@@ -837,7 +837,7 @@ TEST_F_TIMEOUT(pci, drop_needs_no_memory, 120)
 	sweep(_metadata, self, &op);
 }
 
-TEST_F_TIMEOUT(pci, park_needs_no_memory, 120)
+TEST_F(pci, park_needs_no_memory)
 {
 	const struct op op = {
 		.prepare = prepare_attached, .call = call_free, .dma = true,

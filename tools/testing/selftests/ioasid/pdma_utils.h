@@ -41,7 +41,7 @@
  * How long anything may take that the device or another process does on its
  * own. Emulation on a busy machine is slow; a test that passes waits less.
  */
-#define PDMA_TIMEOUT_MS		20000
+#define PDMA_TIMEOUT_MS		60000
 
 /* What is written to PDMA_REGION_SUBMIT */
 struct pdma_submit {
