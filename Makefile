@@ -4,14 +4,15 @@
 
 BASE ?= 6.12
 BUILD ?= build
-export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T V SIGNOFF OPS SEED SECONDS_MAX
+export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T LONG V SIGNOFF OPS SEED SECONDS_MAX
 
 .NOTPARALLEL:
 .PHONY: help setup qemu tree refresh series bisect kernel boot run test soak models mutants coverage kcsan fuzz check bench deb kunit selftests clean
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
-	@echo "make test       run all tests; T=NAME runs one kselftest program or KUnit suite"
+	@echo "make test       run all tests; T=NAME runs one kselftest program or KUnit suite,"
+	@echo "                LONG=1 also what takes long"
 	@echo "make soak       random operations for long; OPS=N, SEED=S, SECONDS_MAX=T"
 	@echo "make models     check the models of the life cycle, all of them"
 	@echo "make mutants    break the code, see which test notices; M=NAME tries one"
@@ -91,7 +92,7 @@ coverage: qemu tree
 	@rig/coverage
 
 kcsan:
-	@CONFIG=kcsan rig/test $(or $(T),guest)
+	@CONFIG=kcsan LONG=1 rig/test $(or $(T),guest)
 
 fuzz:
 	@CONFIG=fuzz rig/test ioasid_fuzz

@@ -59,25 +59,27 @@ FIXTURE_VARIANT(batch)
 	bool ats;
 	bool kill;	/* instead of a close */
 	__u32 count;
+	bool takes_long;
 };
 
-#define BATCH_VARIANT(_name, _ats, _count)				\
+#define BATCH_VARIANT(_name, _ats, _count, _takes_long)			\
 	FIXTURE_VARIANT_ADD(batch, _name) {				\
 		.ats = _ats, .kill = _ats, .count = _count,		\
+		.takes_long = _takes_long,				\
 	}
 
-BATCH_VARIANT(plain_one, false, 1);
-BATCH_VARIANT(plain_batch_less_one, false, BATCH - 1);
-BATCH_VARIANT(plain_batch, false, BATCH);
-BATCH_VARIANT(plain_batch_and_one, false, BATCH + 1);
-BATCH_VARIANT(plain_selective, false, SELECTIVE_MAX);
-BATCH_VARIANT(plain_global, false, SELECTIVE_MAX + 1);
-BATCH_VARIANT(ats_batch, true, BATCH);
-BATCH_VARIANT(ats_batch_and_one, true, BATCH + 1);
-BATCH_VARIANT(ats_queue_less_one, true, QUEUE - 1);
-BATCH_VARIANT(ats_queue, true, QUEUE);
-BATCH_VARIANT(ats_queue_and_one, true, QUEUE + 1);
-BATCH_VARIANT(ats_global, true, SELECTIVE_MAX + 1);
+BATCH_VARIANT(plain_one, false, 1, false);
+BATCH_VARIANT(plain_batch_less_one, false, BATCH - 1, true);
+BATCH_VARIANT(plain_batch, false, BATCH, true);
+BATCH_VARIANT(plain_batch_and_one, false, BATCH + 1, false);
+BATCH_VARIANT(plain_selective, false, SELECTIVE_MAX, true);
+BATCH_VARIANT(plain_global, false, SELECTIVE_MAX + 1, true);
+BATCH_VARIANT(ats_batch, true, BATCH, true);
+BATCH_VARIANT(ats_batch_and_one, true, BATCH + 1, true);
+BATCH_VARIANT(ats_queue_less_one, true, QUEUE - 1, true);
+BATCH_VARIANT(ats_queue, true, QUEUE, true);
+BATCH_VARIANT(ats_queue_and_one, true, QUEUE + 1, false);
+BATCH_VARIANT(ats_global, true, SELECTIVE_MAX + 1, true);
 
 /* Position of the number of a channel */
 static __u32 place(int nr_ch, __u32 count, int ch)
@@ -89,6 +91,8 @@ FIXTURE_SETUP(batch)
 {
 	int i;
 
+	if (variant->takes_long && short_run())
+		SKIP(return, LONG_ONLY);
 	self->pid = getpid();
 	self->fd = ioasid_open();
 	if (self->fd == -ENOENT)
@@ -342,29 +346,34 @@ FIXTURE_VARIANT(bystander)
 	bool ats;
 	__u32 count;
 	__u32 per_domain;
+	bool takes_long;
 };
 
 FIXTURE_VARIANT_ADD(bystander, plain)
 {
 	.count = 32,
+	.takes_long = true,
 };
 
 FIXTURE_VARIANT_ADD(bystander, plain_batches)
 {
 	.count = 2 * BATCH + 50,
 	.per_domain = 1,
+	.takes_long = true,
 };
 
 FIXTURE_VARIANT_ADD(bystander, plain_global)
 {
 	.count = SELECTIVE_MAX + 50,
 	.per_domain = 1,
+	.takes_long = true,
 };
 
 FIXTURE_VARIANT_ADD(bystander, ats)
 {
 	.ats = true,
 	.count = 32,
+	.takes_long = true,
 };
 
 FIXTURE_VARIANT_ADD(bystander, ats_batches)
@@ -379,6 +388,7 @@ FIXTURE_VARIANT_ADD(bystander, ats_global)
 	.ats = true,
 	.count = SELECTIVE_MAX + 50,
 	.per_domain = 1,
+	.takes_long = true,
 };
 
 FIXTURE_SETUP(bystander)
@@ -386,6 +396,8 @@ FIXTURE_SETUP(bystander)
 	struct rlimit files = { .rlim_cur = 4096, .rlim_max = 4096 };
 	int i;
 
+	if (variant->takes_long && short_run())
+		SKIP(return, LONG_ONLY);
 	self->pid = getpid();
 	self->fd = ioasid_open();
 	if (self->fd == -ENOENT)

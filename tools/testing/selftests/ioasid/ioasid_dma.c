@@ -215,7 +215,8 @@ TEST_F(dma, no_write_after_free_returns)
 {
 	__u64 faults = bar_recorded(&self->engine.bar);
 
-	EXPECT_EQ(0, late_writes(_metadata, self->fd, self->ch, 1, 225, false));
+	EXPECT_EQ(0, late_writes(_metadata, self->fd, self->ch, 1, times(225),
+				 false));
 	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
@@ -224,7 +225,7 @@ TEST_F(dma, no_write_after_close_returns)
 {
 	__u64 faults = bar_recorded(&self->engine.bar);
 
-	EXPECT_EQ(0, late_writes(_metadata, -1, self->ch, 1, 225, true));
+	EXPECT_EQ(0, late_writes(_metadata, -1, self->ch, 1, times(225), true));
 	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }

@@ -58,6 +58,7 @@ struct op {
 	bool cannot_fail;
 	bool blocks_dma;	/* no write after it has returned */
 	bool by_worker;		/* not only the allocations of this thread */
+	bool takes_long;
 };
 
 /* What an operation may fail with. It is the same for all of them. */
@@ -476,7 +477,7 @@ static const struct op park_of_many = {
 	.missing = "no module ioasid_bench",
 	.setup = setup_attachments, .prepare = prepare_attachments,
 	.call = undo_open, .undo = undo_attachments,
-	.cannot_fail = true, .blocks_dma = true,
+	.cannot_fail = true, .blocks_dma = true, .takes_long = true,
 };
 
 /* KVM */
@@ -711,6 +712,8 @@ TEST_F(fail_nth, failure_is_enomem_and_changes_nothing)
 	bool failed = true;
 	int nth, ret;
 
+	if (op->takes_long && short_run())
+		SKIP(return, LONG_ONLY);
 	for (nth = 1; failed && nth < MAX_NTH; nth++) {
 		prepare(_metadata, op, w, &start, &before);
 		ASSERT_EQ(0, failures_begin(&self->failures, nth));

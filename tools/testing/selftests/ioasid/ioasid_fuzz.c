@@ -1292,7 +1292,7 @@ int main(int argc, char **argv)
 		{}
 	};
 	unsigned long seconds = setting("FUZZ_SECONDS", 20);
-	unsigned long execs = setting("FUZZ_EXECS", 2000);
+	unsigned long execs = setting("FUZZ_EXECS", times(2000));
 	unsigned long seed = setting("FUZZ_SEED", 1);
 	const char *file = getenv("FUZZ_REPLAY");
 	struct input input;

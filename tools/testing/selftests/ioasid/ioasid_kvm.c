@@ -895,7 +895,7 @@ TEST_F(kvm, add_races_with_del)
 	for (i = 0; i < 2; i++) {
 		racers[i] = (struct racer){
 			.dev = self->dev, .fd = self->fd, .id = self->ids[0],
-			.guest_pasid = 3, .rounds = 400, .go = &go,
+			.guest_pasid = 3, .rounds = times(400), .go = &go,
 		};
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, add_and_del,
 					    &racers[i]));

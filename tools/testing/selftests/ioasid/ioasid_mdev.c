@@ -43,6 +43,7 @@ FIXTURE_VARIANT(mdev)
 	int (*open)(struct pdma_dev *dev, const char *uuid,
 		    const struct pdma_dev *share);
 	bool cdev;
+	bool takes_long;
 };
 
 FIXTURE_VARIANT_ADD(mdev, container)
@@ -53,6 +54,7 @@ FIXTURE_VARIANT_ADD(mdev, container)
 FIXTURE_VARIANT_ADD(mdev, compat)
 {
 	.open = pdma_open_compat,
+	.takes_long = true,
 };
 
 FIXTURE_VARIANT_ADD(mdev, cdev)
@@ -65,6 +67,8 @@ FIXTURE_SETUP(mdev)
 {
 	__u32 ids[2];
 
+	if (variant->takes_long && short_run())
+		SKIP(return, LONG_ONLY);
 	if (pdma_find_parent(0, self->parent))
 		SKIP(return, "no PASID DMA engine");
 
@@ -177,6 +181,8 @@ TEST_F(mdev, each_device_takes_one_channel)
 	char uuid[PDMA_MAX_CHANNELS][PDMA_UUID_LEN + 1];
 	int i, n = pdma_available(self->parent);
 
+	if (!variant->cdev && short_run())
+		SKIP(return, LONG_ONLY);
 	EXPECT_EQ(self->available - 1, n);
 	ASSERT_GE(PDMA_MAX_CHANNELS, n);
 	for (i = 0; i < n; i++) {

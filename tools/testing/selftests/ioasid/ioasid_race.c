@@ -1067,7 +1067,7 @@ static bool run_rounds(__u64 seed, unsigned long total, unsigned long seconds)
 
 int main(void)
 {
-	unsigned long total = setting("RACE_OPS", 40000);
+	unsigned long total = setting("RACE_OPS", times(40000));
 	unsigned long seconds = setting("RACE_SECONDS", 0);
 	__u64 seed = setting("RACE_SEED", 1);
 

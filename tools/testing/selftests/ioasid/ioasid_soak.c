@@ -1506,7 +1506,7 @@ int main(int argc, char **argv)
 		{}
 	};
 	const char *file = NULL;
-	unsigned long total = setting("SOAK_OPS", 20000);
+	unsigned long total = setting("SOAK_OPS", times(20000));
 	unsigned long seconds = setting("SOAK_SECONDS", 0);
 	__u64 seed = setting("SOAK_SEED", 1);
 	int c;

@@ -1052,6 +1052,8 @@ TEST_F(failure, of_one_allocation_changes_nothing)
 	const struct op *op = variant->op;
 	unsigned int nth = 0;
 
+	if (short_run())
+		SKIP(return, LONG_ONLY);
 	do {
 		do_round(_metadata, self, op, ++nth);
 	} while (self->rig.shared->failed && nth < MAX_NTH);

@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -151,6 +152,23 @@ static inline bool ioasid_wait_none_parked(int fd)
 	struct ioasid_info info;
 
 	return wait_until(!ioasid_get_info(fd, &info) && !info.parked);
+}
+
+/*
+ * Whoever runs the tests again and again on a slow machine has no time for all
+ * that they can do: IOASID_SHORT in the environment says so.
+ */
+static inline bool short_run(void)
+{
+	return getenv("IOASID_SHORT");
+}
+
+#define LONG_ONLY "this takes long, and IOASID_SHORT is set"
+
+/* How often something is done then that is done @n times otherwise */
+static inline unsigned int times(unsigned int n)
+{
+	return short_run() ? n / 10 : n;
 }
 
 /* Memory that a process shares with its children. NULL: errno says why */
