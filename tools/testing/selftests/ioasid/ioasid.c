@@ -1610,10 +1610,11 @@ static bool kill_in_call(struct __test_metadata *_metadata, int fd,
 		_exit(99);
 	}
 	ASSERT_TRUE(wait_until(*phase));
-	if (nr == IOASID_ALLOC)
+	if (nr == IOASID_ALLOC) {
 		ASSERT_TRUE(wait_until(*(volatile __u32 *)ids != ~0u));
-	else
+	} else {
 		usleep(after_us);
+	}
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_TRUE(WIFSIGNALED(status));
