@@ -422,7 +422,6 @@ FIXTURE_TEARDOWN_PARENT(order)
 	scene_clear(_metadata, &self->scene);
 }
 
-/* Not shorter than what it waits for: the engine has to be brought back */
 TEST_F(order, number_is_recycled_with_its_last_holder)
 {
 	struct scene *s = &self->scene;
@@ -879,7 +878,7 @@ TEST_F(death, process_killed_at_any_point_leaves_nothing)
 
 	ASSERT_TRUE(life != NULL);
 	TH_LOG("IOASID_SEED=%u", seed);
-	for (i = 0; i < (int)times(NR_DEATHS) ||
+	for (i = 0; i < times(NR_DEATHS) ||
 	     (i < NR_DEATHS && !(setup && stream && teardown)); i++, seed++) {
 		wrong = live_and_die(self, life, seed);
 		ASSERT_TRUE(!wrong) {

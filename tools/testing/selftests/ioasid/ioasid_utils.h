@@ -17,7 +17,6 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,7 +31,7 @@
 /*
  * Nothing that has to happen may take longer. No test measures how fast this
  * machine is: a debug kernel that is emulated on a busy one needs half a minute
- * for what takes a moment elsewhere. What does not happen, never does.
+ * for what takes a moment elsewhere, and what is waited for in vain never comes.
  */
 #define IOASID_WAIT_MS 60000
 
@@ -163,10 +162,11 @@ static inline bool short_run(void)
 	return getenv("IOASID_SHORT");
 }
 
+/* rig/test counts the skips that say this */
 #define LONG_ONLY "this takes long, and IOASID_SHORT is set"
 
 /* How often something is done then that is done @n times otherwise */
-static inline unsigned int times(unsigned int n)
+static inline int times(int n)
 {
 	return short_run() ? n / 10 : n;
 }
