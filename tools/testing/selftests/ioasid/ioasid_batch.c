@@ -73,7 +73,7 @@ BATCH_VARIANT(plain_batch_less_one, false, BATCH - 1, true);
 BATCH_VARIANT(plain_batch, false, BATCH, true);
 BATCH_VARIANT(plain_batch_and_one, false, BATCH + 1, false);
 BATCH_VARIANT(plain_selective, false, SELECTIVE_MAX, true);
-BATCH_VARIANT(plain_global, false, SELECTIVE_MAX + 1, true);
+BATCH_VARIANT(plain_global, false, SELECTIVE_MAX + 1, false);
 BATCH_VARIANT(ats_batch, true, BATCH, true);
 BATCH_VARIANT(ats_batch_and_one, true, BATCH + 1, true);
 BATCH_VARIANT(ats_queue_less_one, true, QUEUE - 1, true);

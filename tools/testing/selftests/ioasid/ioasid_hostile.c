@@ -319,7 +319,6 @@ struct charge {
 	int count;
 	bool vm;
 	bool device;
-	bool takes_long;
 	int (*take)(struct taker *taker, int i);
 	int (*give_back)(struct taker *taker);
 	/* How many of each are taken, for each of @count */
@@ -358,7 +357,7 @@ static int give_mappings_back(struct taker *taker)
 }
 
 static const struct charge charge_mappings = {
-	.count = NUMBERS, .vm = true, .takes_long = true,
+	.count = NUMBERS, .vm = true,
 	.take = take_mapping, .give_back = give_mappings_back,
 	.nodes = 1, .mappings = 1,
 };
@@ -384,7 +383,7 @@ static int give_parked_attachments_back(struct taker *taker)
 }
 
 static const struct charge charge_attachments = {
-	.count = 1000, .vm = true, .device = true, .takes_long = true,
+	.count = 1000, .vm = true, .device = true,
 	.take = take_parked_attachment,
 	.give_back = give_parked_attachments_back,
 	.ioasids = 1, .nodes = 1, .mappings = 1, .attachments = 1,
@@ -441,8 +440,6 @@ FIXTURE_SETUP(charge)
 	const char *why;
 	int ret;
 
-	if (what->takes_long && short_run())
-		SKIP(return, LONG_ONLY);
 	if (enable_controller("memory", &why))
 		SKIP(return, "%s", why);
 	if (object_size("ioasid") < 0)

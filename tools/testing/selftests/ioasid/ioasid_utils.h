@@ -155,7 +155,8 @@ static inline bool ioasid_wait_none_parked(int fd)
 
 /*
  * Whoever runs the tests again and again on a slow machine has no time for all
- * that they can do: IOASID_SHORT in the environment says so.
+ * that they can do: IOASID_SHORT in the environment says so. What is left out then
+ * is not the only one that notices a rule being broken.
  */
 static inline bool short_run(void)
 {
