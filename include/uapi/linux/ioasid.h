@@ -137,7 +137,8 @@ enum ioasid_state {
  * @attachments: out: (device, domain) pairs that the number is attached to
  *
  * Answers for numbers allocated through this file, also for those that were
- * freed, until the last reference is gone. Errors:
+ * freed, until the last reference is gone. @users and @attachments are counted
+ * one after the other: they may not fit together while users come and go. Errors:
  *
  *  - ENOENT: @id is not, or no longer, an IOASID of this file
  *  - EINTR: a fatal signal
