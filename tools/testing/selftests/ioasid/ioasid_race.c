@@ -97,6 +97,8 @@ struct shared {
 	bool closed[NR_PROCS][NR_FILES];
 	/* Who has a number of the window */
 	int window[WINDOW_LEN];
+	/* By process: about to be killed, or dead */
+	bool killed[NR_PROCS];
 	bool engine_gone;
 	/* Engines are reset: for moments, they start and attach nothing */
 	bool resets;
@@ -228,16 +230,31 @@ static bool do_alloc(struct thread *t)
 	return true;
 }
 
+static bool claim_window(int i, int mine)
+{
+	int holder = 0;
+
+	while (!__atomic_compare_exchange_n(&shared->window[i], &holder, mine,
+					    false, __ATOMIC_SEQ_CST,
+					    __ATOMIC_SEQ_CST)) {
+		/* A process that is killed lets go, and cannot tell */
+		if (holder &&
+		    !load(&shared->killed[(holder - 1) / NR_THREADS]))
+			return fail("number %u is held twice, by %d and %d",
+				    WINDOW + i, mine, holder);
+	}
+	return true;
+}
+
 /*
  * A number that comes back at once, and that nobody else is told of. It is
  * mine until this channel has let go of it, too.
  */
 static bool do_window(struct thread *t)
 {
-	int f = 2 * rnd(t, NR_PROCS), i, ret, mine;
-	__u32 id, wanted = 0;
+	int f = 2 * rnd(t, NR_PROCS), i, ret;
+	__u32 id;
 
-	mine = t->nr + 1;
 	ret = ioasid_alloc(file[f], WINDOW, WINDOW + WINDOW_LEN - 1, 1, &id);
 	if (ret) {
 		if (alloc_error_is_known(ret))
@@ -247,11 +264,8 @@ static bool do_window(struct thread *t)
 	i = id - WINDOW;
 	if (i < 0 || i >= WINDOW_LEN)
 		return fail("alloc from a range: number %u", id);
-	if (!__atomic_compare_exchange_n(&shared->window[i], &wanted, mine,
-					 false, __ATOMIC_SEQ_CST,
-					 __ATOMIC_SEQ_CST))
-		return fail("number %u is held twice, by %d and %d", id, mine,
-			    (int)wanted);
+	if (!claim_window(i, t->nr + 1))
+		return false;
 	if (t->has_chan && rnd(t, 2) && t->me->chan_num == NONE &&
 	    !pdma_set_ioasid(&t->dev, file[f], id)) {
 		ret = ioasid_free(file[f], 1, &id);
@@ -650,6 +664,7 @@ static void reset_shared(enum event event)
 	memset(shared->num, 0, sizeof(shared->num));
 	memset(shared->closed, 0, sizeof(shared->closed));
 	memset(shared->window, 0, sizeof(shared->window));
+	memset(shared->killed, 0, sizeof(shared->killed));
 	memset(shared->racer, 0, sizeof(shared->racer));
 	for (i = 0; i < NR_RACERS; i++) {
 		shared->racer[i].chan_num = NONE;
@@ -819,6 +834,7 @@ static bool do_event(enum event event)
 	usleep(draw(20000));
 	switch (event) {
 	case EV_KILL:
+		store(&shared->killed[p], true);
 		kill(this_round.pid[p], SIGKILL);
 		waitpid(this_round.pid[p], NULL, 0);
 		this_round.pid[p] = 0;
