@@ -97,8 +97,8 @@ struct shared {
 	bool closed[NR_PROCS][NR_FILES];
 	/* Who has a number of the window */
 	int window[WINDOW_LEN];
-	/* By process: about to be killed, or dead */
-	bool killed[NR_PROCS];
+	/* The process that is about to be killed, or dead; or NONE */
+	int killed;
 	bool engine_gone;
 	/* Engines are reset: for moments, they start and attach nothing */
 	bool resets;
@@ -239,7 +239,7 @@ static bool claim_window(int i, int mine)
 					    __ATOMIC_SEQ_CST)) {
 		/* A process that is killed lets go, and cannot tell */
 		if (holder &&
-		    !load(&shared->killed[(holder - 1) / NR_THREADS]))
+		    load(&shared->killed) != (holder - 1) / NR_THREADS)
 			return fail("number %u is held twice, by %d and %d",
 				    WINDOW + i, mine, holder);
 	}
@@ -639,7 +639,6 @@ static struct {
 	pid_t pid[NR_PROCS];	/* 0: killed */
 	int sock[NR_PROCS];
 	int file[NR_FILES];	/* those that are kept */
-	int killed;		/* or NONE */
 	int engine;		/* taken away, or NONE */
 	int resets;
 	pid_t helper;
@@ -659,12 +658,12 @@ static void reset_shared(enum event event)
 	shared->first_id += NR_NUMS;
 	if (shared->first_id < FIRST_ID || shared->first_id > LAST_ID)
 		shared->first_id = FIRST_ID;
+	shared->killed = NONE;
 	shared->engine_gone = false;
 	shared->resets = event == EV_RESET;
 	memset(shared->num, 0, sizeof(shared->num));
 	memset(shared->closed, 0, sizeof(shared->closed));
 	memset(shared->window, 0, sizeof(shared->window));
-	memset(shared->killed, 0, sizeof(shared->killed));
 	memset(shared->racer, 0, sizeof(shared->racer));
 	for (i = 0; i < NR_RACERS; i++) {
 		shared->racer[i].chan_num = NONE;
@@ -692,7 +691,6 @@ static bool begin_round(enum event event)
 	char byte;
 
 	reset_shared(event);
-	this_round.killed = NONE;
 	this_round.engine = NONE;
 	this_round.resets = 0;
 	for (i = 0; i < NR_PROCS; i++) {
@@ -834,11 +832,10 @@ static bool do_event(enum event event)
 	usleep(draw(20000));
 	switch (event) {
 	case EV_KILL:
-		store(&shared->killed[p], true);
+		store(&shared->killed, p);
 		kill(this_round.pid[p], SIGKILL);
 		waitpid(this_round.pid[p], NULL, 0);
 		this_round.pid[p] = 0;
-		this_round.killed = p;
 		return false;
 	case EV_RESET:
 		if (!env.engines)
@@ -952,7 +949,7 @@ static bool check_set(int p)
 			return false;
 	}
 	/* What it was given in its last moment, and what it had of the window */
-	if (this_round.killed >= 0)
+	if (shared->killed != NONE)
 		slack = NR_THREADS * (MAX_BATCH + 1);
 	wait_until(!ioasid_get_info(this_round.file[2 * p], &info) &&
 		   info.parked <= parked + slack);
