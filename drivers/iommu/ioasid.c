@@ -1092,11 +1092,11 @@ EXPORT_SYMBOL_GPL(ioasid_detach_device);
  *
  * A group remembers no PASID that was detached, and the IOMMU driver only if it
  * has the hooks for park. For somebody who knows the number only, this tells that
- * it is not to be attached again before it is recycled.
+ * it is not to be attached again while somebody holds it.
  *
  * Context: The group mutex of @group is held.
- * Return: true from the detach of a PARKED IOASID from @group to its recycle.
- * Also before, if its DMA is blocked.
+ * Return: true from the detach of a PARKED IOASID from @group until its last
+ * reference is gone. Also before, if its DMA is blocked.
  */
 bool ioasid_group_is_parked(struct iommu_group *group, u32 id)
 {

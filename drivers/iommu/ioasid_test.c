@@ -59,6 +59,8 @@ static struct mock_iommu {
 	unsigned int faults;
 	unsigned int answers;
 	enum iommu_page_response_code answer;
+	/* A page request could find the handle when a PASID was removed */
+	bool handle_at_remove;
 } mock;
 
 static void mock_log(char what)
@@ -139,6 +141,8 @@ static int mock_block_dev_pasid(struct iommu_domain *blocked,
 				struct iommu_domain *old)
 {
 	mock_log('R');
+	mock.handle_at_remove =
+		!IS_ERR(iommu_attach_handle_get(dev->iommu_group, pasid, 0));
 	if (!(mock_entry(dev, pasid) & MOCK_PARKED))
 		mock_set_entry(dev, pasid, 0);
 	return 0;
@@ -175,7 +179,7 @@ static void mock_park_sync(struct iommu_pasid_gather *gather)
 	}
 	list_for_each_entry_safe(entry, next, &gather->entries, node) {
 		mock_set_entry(entry->dev, entry->pasid, MOCK_PARKED);
-		list_del(&entry->node);
+		iommu_pasid_gather_del(entry);
 	}
 }
 
@@ -1392,7 +1396,10 @@ static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mock.faults, 3);
 	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_SUCCESS);
 
+	/* One that comes between the drain and the end finds no handle */
+	mock.handle_at_remove = true;
 	ioasid_detach_device(a, &mock_domain, dev);
+	KUNIT_EXPECT_FALSE(test, mock.handle_at_remove);
 	ioasid_put(a);
 	ioasid_detach_device(b, &mock_domain, dev);
 	ioasid_free(b);

@@ -16,6 +16,7 @@
 #define pr_fmt(fmt)	"DMAR: " fmt
 
 #include <kunit/static_stub.h>
+#include <linux/bitfield.h>
 #include <linux/bitops.h>
 #include <linux/dmar.h>
 #include <linux/iommu.h>
@@ -238,32 +239,36 @@ static int intel_park_submit(struct intel_iommu *iommu, struct qi_desc *desc,
 	return qi_submit_sync(iommu, desc, count, 0);
 }
 
-/* Whether two descriptors wait for the device TLB of the same device. */
-static bool intel_park_same_devtlb(const struct qi_desc *a,
-				   const struct qi_desc *b)
+/* Whether a descriptor is for hardware that is there to answer. */
+static bool intel_park_is_answered(struct intel_iommu *iommu,
+				   const struct qi_desc *desc)
 {
-	u64 mask = QI_DEV_EIOTLB_SID(0xffff) | GENMASK_ULL(3, 0);
+	struct device *dev;
 
-	return (a->qw0 & GENMASK_ULL(3, 0)) == QI_DEIOTLB_TYPE &&
-	       !((a->qw0 ^ b->qw0) & mask);
+	if ((desc->qw0 & GENMASK_ULL(3, 0)) != QI_DEIOTLB_TYPE)
+		return true;
+
+	/* Stays: it has entries that are to be flushed */
+	dev = device_rbtree_find(iommu, FIELD_GET(QI_DEV_EIOTLB_SID(0xffff),
+						  desc->qw0));
+	return dev && intel_park_is_present(dev);
 }
 
 /*
- * A device that is gone and does not answer makes hardware drop the descriptors
- * behind its own, which belong to others: all are sent again by themselves, but
- * each device is waited for in vain only once.
+ * A device that is gone and does not answer makes hardware drop waits, whoever
+ * they belong to, and whoever sees that first gets the error, whatever it has
+ * submitted. So each descriptor is sent again by itself until there is none,
+ * unless it is for a device that is gone.
  */
 static void intel_park_submit_again(struct intel_iommu *iommu)
 {
 	struct intel_park *park = iommu->park;
-	const struct qi_desc *gone = NULL;
 	unsigned int i;
 
 	for (i = 0; i < park->count; i++) {
-		if (gone && intel_park_same_devtlb(gone, &park->desc[i]))
-			continue;
-		if (intel_park_submit(iommu, &park->desc[i], 1))
-			gone = &park->desc[i];
+		while (intel_park_is_answered(iommu, &park->desc[i]) &&
+		       intel_park_submit(iommu, &park->desc[i], 1) == -ETIMEDOUT)
+			cond_resched();
 	}
 }
 
@@ -275,8 +280,7 @@ static void intel_park_wait(struct intel_iommu *iommu)
 	if (!park->count)
 		return;
 
-	if (intel_park_submit(iommu, park->desc, park->count) &&
-	    park->count > 1)
+	if (intel_park_submit(iommu, park->desc, park->count))
 		intel_park_submit_again(iommu);
 	park->count = 0;
 	cond_resched();
@@ -547,7 +551,7 @@ void intel_pasid_park_sync(struct iommu_pasid_gather *gather)
 				intel_park_drain(entry);
 			drained = entry->dev;
 			intel_pasid_finish_park(entry);
-			list_del(&entry->node);
+			iommu_pasid_gather_del(entry);
 			ioasid_cond_resched(++count);
 		}
 	}

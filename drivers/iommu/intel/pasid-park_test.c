@@ -64,7 +64,9 @@ struct park_fixture {
 	bool meet;		/* another teardown comes in the middle of it */
 	bool meet_ignore;	/* its fault_ignore */
 	int submit_ret;		/* for submissions of more than one */
-	u16 gone_sid;		/* that of a device that does not answer, or 0 */
+	unsigned int errors;	/* so many come from devices of others */
+	u16 leaving_sid;	/* that of a device that will not answer, or 0 */
+	bool left;		/* it has not answered */
 };
 
 static struct pasid_entry *park_entry(struct park_fixture *fix, unsigned int nr,
@@ -80,6 +82,7 @@ static int park_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
 {
 	struct park_fixture *fix = kunit_get_current_test()->priv;
 	struct park_submit *submit = &fix->submit[fix->submits];
+	unsigned int i;
 
 	if (fix->submits++ >= ARRAY_SIZE(fix->submit) || count > PARK_BATCH)
 		return 0;
@@ -87,9 +90,18 @@ static int park_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
 	submit->count = count;
 	memcpy(submit->desc, desc, count * sizeof(*desc));
 	submit->entry = *park_entry(fix, 0, PASID);
-	if (fix->gone_sid && (desc->qw0 & 0xf) == QI_DEIOTLB_TYPE &&
-	    (u16)(desc->qw0 >> 16) == fix->gone_sid)
+	for (i = 0; i < count; i++) {
+		if (fix->leaving_sid &&
+		    (desc[i].qw0 & 0xf) == QI_DEIOTLB_TYPE &&
+		    (u16)(desc[i].qw0 >> 16) == fix->leaving_sid) {
+			fix->left = true;
+			return -ETIMEDOUT;
+		}
+	}
+	if (fix->errors) {
+		fix->errors--;
 		return -ETIMEDOUT;
+	}
 	return count > 1 ? fix->submit_ret : 0;
 }
 
@@ -123,7 +135,10 @@ static int park_bus_read(struct pci_bus *bus, unsigned int devfn, int where,
 	struct park_fixture *fix = container_of(bus, struct park_fixture, bus);
 
 	fix->config_reads++;
-	*val = fix->gone ? ~0 : 0x12348086;
+	*val = 0x12348086;
+	if (fix->gone || (fix->left &&
+			  PCI_DEVID(bus->number, devfn) == fix->leaving_sid))
+		*val = ~0;
 	return PCIBIOS_SUCCESSFUL;
 }
 
@@ -139,6 +154,12 @@ static void park_free_device(void *data)
 	kvfree(d->many);
 	free_page((unsigned long)d->entries);
 	free_page((unsigned long)d->dir);
+}
+
+static bool park_rid_less(struct rb_node *a, const struct rb_node *b)
+{
+	return rb_entry(a, struct device_domain_info, node)->devfn <
+	       rb_entry(b, struct device_domain_info, node)->devfn;
 }
 
 /* @nr: each device has an IOMMU of its own */
@@ -157,6 +178,8 @@ static void park_init_device(struct kunit *test, struct park_fixture *fix,
 	d->info.iommu = &fix->iommu[nr];
 	d->info.bus = 3;
 	d->info.devfn = PCI_DEVFN(2, 1);
+	d->pdev.devfn = d->info.devfn;
+	rb_add(&d->info.node, &d->info.iommu->device_rbtree, park_rid_less);
 	d->info.ats_enabled = 1;
 	d->info.pasid_table = &d->table;
 
@@ -191,8 +214,10 @@ static int park_test_init(struct kunit *test)
 
 	fix->bus.ops = &fix->bus_ops;
 	fix->bus_ops.read = park_bus_read;
+	fix->bus.number = 3;
 	for (i = 0; i < 2; i++) {
 		spin_lock_init(&fix->iommu[i].lock);
+		spin_lock_init(&fix->iommu[i].device_rbtree_lock);
 		mutex_init(&fix->iommu[i].prq_drain_lock);
 		/* Coherent, first and second stage */
 		fix->iommu[i].ecap = BIT_ULL(0) | BIT_ULL(46) | BIT_ULL(47);
@@ -828,30 +853,60 @@ static void failed_batch_is_sent_one_by_one(struct kunit *test)
 	}
 }
 
+/* The second device behind the IOMMU of the first */
+static void park_join_iommus(struct park_fixture *fix)
+{
+	struct device_domain_info *info = &fix->device[1].info;
+
+	rb_erase(&info->node, &info->iommu->device_rbtree);
+	info->iommu = &fix->iommu[0];
+	info->devfn++;
+	fix->device[1].pdev.devfn++;
+	rb_add(&info->node, &info->iommu->device_rbtree, park_rid_less);
+}
+
 /* One that has gone is not waited for as often as it has PASIDs */
-static void each_device_times_out_once(struct kunit *test)
+static void device_that_has_left_is_not_waited_for_again(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
-	unsigned int i, tried[2] = {};
+	unsigned int i;
 
-	fix->device[1].info.iommu = &fix->iommu[0];
-	fix->device[1].info.devfn++;
-	fix->gone_sid = TEST_SID;
+	park_join_iommus(fix);
+	fix->leaving_sid = TEST_SID;
 	for (i = 0; i < 10; i++) {
 		park_make_present(fix, i % 2, PASID + i,
 				  PASID_ENTRY_PGTT_SL_ONLY);
 		park(fix, i % 2, PASID + i);
 	}
 	intel_pasid_park_sync(&fix->gather);
-	/* One for all, then one of the device that is gone, all of the other */
-	KUNIT_ASSERT_EQ(test, fix->submits, 3 + 1 + 5);
+	/* One for all, then each of the other device */
+	KUNIT_ASSERT_EQ(test, fix->submits, 3 + 5);
 	KUNIT_EXPECT_EQ(test, fix->submit[2].count, 10);
 	for (i = 3; i < fix->submits; i++) {
 		KUNIT_EXPECT_EQ(test, fix->submit[i].count, 1);
-		tried[(u16)(fix->submit[i].desc[0].qw0 >> 16) != TEST_SID]++;
+		KUNIT_EXPECT_EQ(test, (u16)(fix->submit[i].desc[0].qw0 >> 16),
+				TEST_SID + 1);
 	}
-	KUNIT_EXPECT_EQ(test, tried[0], 1);
-	KUNIT_EXPECT_EQ(test, tried[1], 5);
+}
+
+/* The one who sees an error gets it, whoever has the device that is gone */
+static void errors_of_other_devices_lose_no_flush(struct kunit *test)
+{
+	static const u8 pattern[] = { 0, 0, 0, 1, 2 };
+	struct park_fixture *fix = test->priv;
+	unsigned int i;
+
+	fix->errors = 2;
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_FL_ONLY);
+	park(fix, 0, PASID);
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_ASSERT_EQ(test, fix->submits, ARRAY_SIZE(pattern));
+	for (i = 0; i < fix->submits; i++) {
+		KUNIT_EXPECT_EQ(test, fix->submit[i].count, 1);
+		KUNIT_EXPECT_EQ(test, park_step_of(&fix->submit[i].desc[0]),
+				pattern[i]);
+	}
+	KUNIT_EXPECT_EQ(test, fix->submits_at_drain, fix->submits);
 }
 
 /* Drain of page requests, on a queue and registers that are plain memory */
@@ -859,22 +914,47 @@ static void each_device_times_out_once(struct kunit *test)
 struct park_drain {
 	struct work_struct work;
 	struct completion done;
-	struct device *dev;
+	struct device_domain_info *info;
+	bool detach;
 };
+
+static void park_drain(struct park_drain *drain)
+{
+	struct device *dev = drain->info->dev;
+
+	if (drain->detach)
+		intel_pasid_tear_down_entry(drain->info->iommu, dev, PASID,
+					    false);
+	else
+		intel_iommu_drain_parked_prq(dev, PASID, FLPT_DEFAULT_DID);
+}
 
 static void park_drain_fn(struct work_struct *work)
 {
 	struct park_drain *drain = container_of(work, struct park_drain, work);
 
-	intel_iommu_drain_parked_prq(drain->dev, PASID, FLPT_DEFAULT_DID);
+	park_drain(drain);
 	complete(&drain->done);
 }
 
+static const struct park_drain_by {
+	const char *name;
+	bool detach;
+} park_drain_by[] = {
+	{ "park" },
+	{ "detach of what is parked", true },
+};
+
+KUNIT_ARRAY_PARAM_DESC(park_drain_by, park_drain_by, name);
+
 static void drain_waits_for_what_is_queued(struct kunit *test)
 {
+	const struct park_drain_by *param = test->param_value;
 	struct park_fixture *fix = test->priv;
 	struct intel_iommu *iommu = &fix->iommu[0];
-	struct park_drain drain = { .dev = fix->device[0].dev };
+	struct park_drain drain = {
+		.info = &fix->device[0].info, .detach = param->detach,
+	};
 	struct iommu_fault_param handlers = {};
 	u64 *queue = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
 	u8 *regs = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
@@ -891,15 +971,19 @@ static void drain_waits_for_what_is_queued(struct kunit *test)
 	handlers.queue = iopf_queue_alloc("park-test");
 	KUNIT_ASSERT_NOT_NULL(test, handlers.queue);
 	rcu_assign_pointer(fix->device[0].dev_iommu.fault_param, &handlers);
+	if (param->detach) {
+		park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+		park(fix, 0, PASID);
+		intel_pasid_park_sync(&fix->gather);
+	}
 	intel_mock_enable_prq(&fix->device[0].info);
 
 	/* Nothing is queued: nothing to wait for */
-	intel_iommu_drain_parked_prq(fix->device[0].dev, PASID,
-				     FLPT_DEFAULT_DID);
+	park_drain(&drain);
 
-	/* One of another PASID that was parked together with it */
+	/* One of another PASID that was parked together with it, then its own */
 	for (i = 0; i < 3; i++)
-		queue[4 * i] = (u64)(PASID + 1) << 32 | TEST_SID << 16 |
+		queue[4 * i] = (u64)(PASID + !i) << 32 | TEST_SID << 16 |
 			       BIT(8) | 1;
 	*tail = 32;
 	init_completion(&drain.done);
@@ -1223,8 +1307,10 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(each_device_is_drained_once),
 	KUNIT_CASE(device_with_a_quirk_is_flushed_twice),
 	KUNIT_CASE(failed_batch_is_sent_one_by_one),
-	KUNIT_CASE(each_device_times_out_once),
-	KUNIT_CASE(drain_waits_for_what_is_queued),
+	KUNIT_CASE(device_that_has_left_is_not_waited_for_again),
+	KUNIT_CASE(errors_of_other_devices_lose_no_flush),
+	KUNIT_CASE_PARAM(drain_waits_for_what_is_queued,
+			 park_drain_by_gen_params),
 	KUNIT_CASE_PARAM(parked_entry_is_not_set_up, park_setups_gen_params),
 	KUNIT_CASE(teardown_leaves_the_mark),
 	KUNIT_CASE(dirty_tracking_passes_a_parked_entry_by),

@@ -137,8 +137,9 @@ enum ioasid_state {
  * @attachments: out: (device, domain) pairs that the number is attached to
  *
  * Answers for numbers allocated through this file, also for those that were
- * freed, until the last reference is gone. @users and @attachments are counted
- * one after the other: they may not fit together while users come and go. Errors:
+ * freed, until they are recycled, soon after the last reference is gone. @users
+ * and @attachments are counted one after the other: they may not fit together
+ * while users come and go. Errors:
  *
  *  - ENOENT: @id is not, or no longer, an IOASID of this file
  *  - EINTR: a fatal signal

@@ -10,7 +10,8 @@
  *	memory that does not answer, in a call of its own: here
  * It cannot exhaust memory
  *	what numbers, mappings of a VM, attachments and calls take is charged to
- *	its memory cgroup, as long as they take it: here
+ *	its memory cgroup, as long as they take it, and so are the PASID tables
+ *	of a device that it makes grow: here
  * It cannot starve other sets
  *	the quota, who may raise it, fork, exec, new files: ioasid
  *	parked numbers count: ioasid_dma, ioasid_cgroup
@@ -433,6 +434,23 @@ static long long slab_of(const char *group)
 	return group_read(group, "memory.stat", "slab");
 }
 
+/* Memory of the kernel that is taken by the page */
+static long long pages_of(const char *group)
+{
+	return group_read(group, "memory.stat", "kernel") - slab_of(group);
+}
+
+/* Its PASID table is as on the first day */
+static int renew_device(const char *name)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+	int ret;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/remove", name);
+	ret = pdma_write_file(path, "1");
+	return ret ? ret : pdma_write_file("/sys/bus/pci/rescan", "1");
+}
+
 FIXTURE_SETUP(charge)
 {
 	const struct charge *what = variant->what;
@@ -453,8 +471,10 @@ FIXTURE_SETUP(charge)
 	ASSERT_NE(NULL, self->shared);
 	self->taker = map_shared(sizeof(*self->taker));
 	ASSERT_NE(NULL, self->taker);
-	if (what->device)
+	if (what->device) {
+		ASSERT_EQ(0, renew_device(parent));
 		ASSERT_EQ(0, pdma_create(parent, self->uuid));
+	}
 	snprintf(self->group, sizeof(self->group),
 		 CGROUP_ROOT "/ioasid-hostile-%d", getpid());
 	ret = mkdir(self->group, 0755);
@@ -511,7 +531,7 @@ static void take_in_group(FIXTURE_DATA(charge) *self,
 TEST_F(charge, memory_counts_in_the_cgroup_of_who_asked)
 {
 	const struct charge *what = variant->what;
-	long long floor, slab = 0;
+	long long floor, slab = 0, pages;
 	pid_t pid;
 
 	/* And the tables of a table: one for each 64 */
@@ -528,6 +548,7 @@ TEST_F(charge, memory_counts_in_the_cgroup_of_who_asked)
 		take_in_group(self, what);
 	expect_step(1);
 	EXPECT_GE(CHARGE_SLACK, slab_of(self->group));
+	pages = pages_of(self->group);
 	store(&self->shared->calls, 1);
 	expect_step(2);
 	/* Until all is added up, and what was freed is not there any more */
@@ -535,6 +556,12 @@ TEST_F(charge, memory_counts_in_the_cgroup_of_who_asked)
 	slab = slab_of(self->group);
 	EXPECT_LE(floor, slab + CHARGE_SLACK);
 	TH_LOG("%lld bytes charged, at least %lld expected", slab, floor);
+	if (what->device) {
+		/* A table of 64 PASIDs is a page, which the device keeps */
+		pages = pages_of(self->group) - pages;
+		EXPECT_LE(what->count * 4096, pages);
+		TH_LOG("%lld bytes in PASID tables", pages);
+	}
 	store(&self->shared->calls, 2);
 	expect_step(3);
 	/* All but what the process itself has needed to run */
