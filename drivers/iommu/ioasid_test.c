@@ -61,6 +61,8 @@ static struct mock_iommu {
 	enum iommu_page_response_code answer;
 	/* A page request could find the handle when a PASID was removed */
 	bool handle_at_remove;
+	/* or was told apart when it was parked */
+	bool marked_at_park;
 } mock;
 
 static void mock_log(char what)
@@ -161,6 +163,8 @@ static void mock_park_dev_pasid(struct device *dev, ioasid_t pasid,
 				struct iommu_pasid_gather_entry *entry)
 {
 	mock_log('P');
+	mock.marked_at_park =
+		iommu_group_pasid_is_parked(dev->iommu_group, pasid);
 	mock.park_depth = lockdep_depth(current);
 	mock_set_entry(dev, pasid, MOCK_PARKED | MOCK_STALE);
 	iommu_pasid_gather_add(gather, entry, dev, pasid);
@@ -1382,7 +1386,9 @@ static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
 
 	/* Parked in the middle of a group of requests */
 	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 9, 0), 0);
+	mock.marked_at_park = false;
 	ioasid_free(a);
+	KUNIT_EXPECT_TRUE(test, mock.marked_at_park);
 	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 9, 0), 0);
 	KUNIT_EXPECT_EQ(test, mock.answers, 1);
 	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 9, last), 0);
@@ -1396,15 +1402,21 @@ static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mock.faults, 3);
 	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_SUCCESS);
 
+	/* The other PASID was the last that needs somebody to handle faults */
+	ioasid_detach_device(b, &mock_domain, dev);
+	ioasid_free(b);
+	iopf_queue_remove_device(queue, dev);
+	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 9, last), 0);
+	KUNIT_EXPECT_EQ(test, mock.faults, 3);
+	KUNIT_EXPECT_EQ(test, mock.answers, 4);
+	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_INVALID);
+
 	/* One that comes between the drain and the end finds no handle */
 	mock.handle_at_remove = true;
 	ioasid_detach_device(a, &mock_domain, dev);
 	KUNIT_EXPECT_FALSE(test, mock.handle_at_remove);
 	ioasid_put(a);
-	ioasid_detach_device(b, &mock_domain, dev);
-	ioasid_free(b);
 	mock_domain.iopf_handler = NULL;
-	iopf_queue_remove_device(queue, dev);
 	iopf_queue_free(queue);
 }
 

@@ -257,7 +257,7 @@ static bool intel_park_is_answered(struct intel_iommu *iommu,
 /*
  * A device that is gone and does not answer makes hardware drop waits, whoever
  * they belong to, and whoever sees that first gets the error, whatever it has
- * submitted. So each descriptor is sent again by itself until there is none,
+ * submitted. So each descriptor is sent again by itself until there is no error,
  * unless it is for a device that is gone.
  */
 static void intel_park_submit_again(struct intel_iommu *iommu)
