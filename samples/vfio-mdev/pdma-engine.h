@@ -5,10 +5,15 @@
 #ifndef _PDMA_ENGINE_H
 #define _PDMA_ENGINE_H
 
+#include <linux/bitmap.h>
+#include <linux/bitops.h>
 #include <linux/build_bug.h>
+#include <linux/cleanup.h>
 #include <linux/err.h>
 #include <linux/io.h>
+#include <linux/io-64-nonatomic-lo-hi.h>
 #include <linux/pci.h>
+#include <linux/spinlock.h>
 #include <linux/stddef.h>
 #include <linux/types.h>
 
@@ -32,52 +37,303 @@ static_assert(offsetof(struct pdma_submit, period) == PDMA_SUBMIT_PERIOD);
 static_assert(offsetof(struct pdma_submit, burst) == PDMA_SUBMIT_BURST);
 static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE);
 
-/*
- * Neither what the channel did nor what it counted is left, nor its PASID. The
- * read completes the writes before it, see pdma.h on reset.
+/* The same for the CPU */
+struct pdma_cmd {
+	u64 src;
+	u64 dst;
+	u32 len;
+	u32 cmd;
+	u32 period;
+	u32 burst;
+};
+
+/* A register of the channel page, as user space reads it */
+union pdma_reg {
+	__le32 val32;
+	__le64 val64;
+};
+
+/**
+ * struct pdma_engine - the PCI function, and its registers
+ * @pdev: the PCI function, which has this as its driver data
+ * @bar: all of BAR 0
+ * @nr_channels: number of channels
+ * @lock: protects the registers and all below
+ * @in_use: channels that pdma_engine_get_channel() has handed out
+ * @down: all channels are stopped, and no register may be accessed: the
+ *	  function is being reset, or is suspended
+ * @pasid: PDMA_CTL_PASID of each channel, which the function loses then
+ *
+ * A reset or a suspend of the function must not wait for the user of a channel.
+ * The lock is therefore held for accesses to registers only, and is the
+ * innermost one: nothing is pinned, mapped, allocated, or copied to or from user
+ * space under it. What has to be serialized with that takes a lock of the
+ * channel.
  */
-static inline void pdma_clear_channel(void __iomem *bar, unsigned int nr)
+struct pdma_engine {
+	struct pci_dev *pdev;
+	void __iomem *bar;
+	unsigned int nr_channels;
+
+	/* Protects the registers and all below */
+	spinlock_t lock;
+	DECLARE_BITMAP(in_use, PDMA_MAX_CHANNELS);
+	bool down;
+	u32 pasid[PDMA_MAX_CHANNELS];
+};
+
+static inline struct pdma_cmd pdma_to_cmd(const struct pdma_submit *submit)
 {
-	writel(1, bar + PDMA_CTL(nr) + PDMA_CTL_RESET);
-	writel(0, bar + PDMA_CTL(nr) + PDMA_CTL_PASID);
-	readl(bar + PDMA_CHANNEL_PAGE(nr) + PDMA_STATUS);
+	return (struct pdma_cmd){
+		.src = le64_to_cpu(submit->src),
+		.dst = le64_to_cpu(submit->dst),
+		.len = le32_to_cpu(submit->len),
+		.cmd = le32_to_cpu(submit->cmd),
+		.period = le32_to_cpu(submit->period),
+		.burst = le32_to_cpu(submit->burst),
+	};
+}
+
+/* Channels */
+
+/* The number of a channel that nobody uses, or -EUSERS */
+static inline int pdma_engine_get_channel(struct pdma_engine *engine)
+{
+	unsigned int nr;
+
+	guard(spinlock)(&engine->lock);
+	nr = find_first_zero_bit(engine->in_use, engine->nr_channels);
+	if (nr == engine->nr_channels)
+		return -EUSERS;
+	__set_bit(nr, engine->in_use);
+	return nr;
+}
+
+static inline void pdma_engine_put_channel(struct pdma_engine *engine,
+					   unsigned int nr)
+{
+	guard(spinlock)(&engine->lock);
+	__clear_bit(nr, engine->in_use);
+}
+
+static inline unsigned int pdma_engine_available(struct pdma_engine *engine)
+{
+	guard(spinlock)(&engine->lock);
+	return engine->nr_channels -
+	       bitmap_weight(engine->in_use, PDMA_MAX_CHANNELS);
+}
+
+/* Registers */
+
+static inline void __iomem *pdma_engine_regs(struct pdma_engine *engine,
+					     unsigned int nr)
+{
+	return engine->bar + PDMA_CHANNEL_PAGE(nr);
+}
+
+/* The read completes the writes before it: see pdma.h on stop and reset */
+static inline u32 pdma_engine_status(struct pdma_engine *engine,
+				     unsigned int nr)
+{
+	lockdep_assert_held(&engine->lock);
+	return readl(pdma_engine_regs(engine, nr) + PDMA_STATUS);
+}
+
+static inline void pdma_engine_write_pasid(struct pdma_engine *engine,
+					   unsigned int nr)
+{
+	writel(engine->pasid[nr], engine->bar + PDMA_CTL(nr) + PDMA_CTL_PASID);
+	pdma_engine_status(engine, nr);
+}
+
+static inline void pdma_engine_write_stop(struct pdma_engine *engine,
+					  unsigned int nr)
+{
+	writel(PDMA_CMD_STOP, pdma_engine_regs(engine, nr) + PDMA_CMD);
+	pdma_engine_status(engine, nr);
+}
+
+static inline void pdma_engine_write_reset(struct pdma_engine *engine,
+					   unsigned int nr)
+{
+	writel(1, engine->bar + PDMA_CTL(nr) + PDMA_CTL_RESET);
+	pdma_engine_write_pasid(engine, nr);
+}
+
+/* When this returns, the channel issues no DMA until the next command */
+static inline void pdma_engine_stop(struct pdma_engine *engine, unsigned int nr)
+{
+	guard(spinlock)(&engine->lock);
+	if (!engine->down)
+		pdma_engine_write_stop(engine, nr);
+}
+
+/* The same. The channel forgets all but its PASID, now or when it is back. */
+static inline void pdma_engine_reset(struct pdma_engine *engine,
+				     unsigned int nr)
+{
+	guard(spinlock)(&engine->lock);
+	if (!engine->down)
+		pdma_engine_write_reset(engine, nr);
+}
+
+/* @pasid: PDMA_PASID_VALID and a number that is attached, or 0: no DMA at all */
+static inline void pdma_engine_set_pasid(struct pdma_engine *engine,
+					 unsigned int nr, u32 pasid)
+{
+	guard(spinlock)(&engine->lock);
+	engine->pasid[nr] = pasid;
+	if (!engine->down)
+		pdma_engine_write_pasid(engine, nr);
+}
+
+static inline u32 pdma_engine_get_pasid(struct pdma_engine *engine,
+					unsigned int nr)
+{
+	guard(spinlock)(&engine->lock);
+	return engine->pasid[nr];
+}
+
+static inline int __pdma_engine_check_idle(struct pdma_engine *engine,
+					   unsigned int nr)
+{
+	if (engine->down)
+		return -EAGAIN;
+	return pdma_engine_status(engine, nr) & PDMA_STATUS_BUSY ? -EBUSY : 0;
+}
+
+static inline int pdma_engine_check_idle(struct pdma_engine *engine,
+					 unsigned int nr)
+{
+	guard(spinlock)(&engine->lock);
+	return __pdma_engine_check_idle(engine, nr);
+}
+
+/* -EINVAL: the channel does not accept the command */
+static inline int pdma_engine_start(struct pdma_engine *engine, unsigned int nr,
+				    const struct pdma_cmd *cmd)
+{
+	void __iomem *regs = pdma_engine_regs(engine, nr);
+	int ret;
+
+	guard(spinlock)(&engine->lock);
+	ret = __pdma_engine_check_idle(engine, nr);
+	if (ret)
+		return ret;
+
+	writeq(cmd->src, regs + PDMA_SRC);
+	writeq(cmd->dst, regs + PDMA_DST);
+	writel(cmd->len, regs + PDMA_LEN);
+	writel(cmd->period ?: 100, regs + PDMA_PERIOD);
+	writel(cmd->burst ?: 1, regs + PDMA_BURST);
+	writel(cmd->cmd, regs + PDMA_CMD);
+	return pdma_engine_status(engine, nr) & PDMA_STATUS_INVALID ? -EINVAL :
+								      0;
+}
+
+/* One register of the channel page, of 32 or 64 bits */
+static inline int pdma_engine_read(struct pdma_engine *engine, unsigned int nr,
+				   u64 offset, size_t count, union pdma_reg *reg)
+{
+	void __iomem *regs = pdma_engine_regs(engine, nr);
+
+	if ((count != sizeof(reg->val32) && count != sizeof(reg->val64)) ||
+	    !IS_ALIGNED(offset, count) || offset >= PDMA_PAGE_SIZE)
+		return -EINVAL;
+
+	guard(spinlock)(&engine->lock);
+	if (engine->down)
+		return -EAGAIN;
+	if (count == sizeof(reg->val32))
+		reg->val32 = cpu_to_le32(readl(regs + offset));
+	else
+		reg->val64 = cpu_to_le64(readq(regs + offset));
+	return 0;
+}
+
+/* Reset and suspend of the function */
+
+static inline void pdma_engine_quiesce(struct pdma_engine *engine)
+{
+	unsigned int nr;
+
+	guard(spinlock)(&engine->lock);
+	for (nr = 0; nr < engine->nr_channels; nr++)
+		pdma_engine_write_stop(engine, nr);
+	engine->down = true;
+}
+
+/*
+ * The function has been reset, or may have been. A channel whose PASID is parked
+ * gets it back, too: the IOMMU goes on refusing its DMA.
+ */
+static inline void pdma_engine_restore(struct pdma_engine *engine)
+{
+	unsigned int nr;
+
+	guard(spinlock)(&engine->lock);
+	for (nr = 0; nr < engine->nr_channels; nr++)
+		pdma_engine_write_reset(engine, nr);
+	engine->down = false;
+}
+
+static inline void pdma_engine_reset_prepare(struct pci_dev *pdev)
+{
+	pdma_engine_quiesce(pci_get_drvdata(pdev));
+}
+
+static inline void pdma_engine_reset_done(struct pci_dev *pdev)
+{
+	pdma_engine_restore(pci_get_drvdata(pdev));
+}
+
+static inline int pdma_engine_suspend(struct device *dev)
+{
+	pdma_engine_quiesce(dev_get_drvdata(dev));
+	pci_clear_master(to_pci_dev(dev));
+	return 0;
+}
+
+static inline int pdma_engine_resume(struct device *dev)
+{
+	pdma_engine_restore(dev_get_drvdata(dev));
+	pci_set_master(to_pci_dev(dev));
+	return 0;
 }
 
 /*
  * Enable the function, map all of BAR 0, and stop all channels: whoever had the
  * engine before may have left it running. Undone when the driver lets go of it.
- * Returns the mapping or ERR_PTR.
  */
-static inline void __iomem *pdma_init_engine(struct pci_dev *pdev,
-					     unsigned int *nr_channels)
+static inline int pdma_init_engine(struct pdma_engine *engine,
+				   struct pci_dev *pdev)
 {
 	struct device *dev = &pdev->dev;
-	void __iomem *bar;
 	unsigned int nr;
 	int ret;
 
+	engine->pdev = pdev;
+	spin_lock_init(&engine->lock);
+
 	ret = pcim_enable_device(pdev);
 	if (ret)
-		return IOMEM_ERR_PTR(ret);
+		return ret;
 
-	bar = pcim_iomap_region(pdev, 0, KBUILD_MODNAME);
-	if (IS_ERR(bar))
-		return bar;
+	engine->bar = pcim_iomap_region(pdev, 0, KBUILD_MODNAME);
+	if (IS_ERR(engine->bar))
+		return PTR_ERR(engine->bar);
 	if (pci_resource_len(pdev, 0) < PDMA_PAGE_SIZE ||
-	    readl(bar + PDMA_ID) != PDMA_ID_VALUE)
-		return IOMEM_ERR_PTR(dev_err_probe(dev, -ENODEV,
-						   "not a PASID DMA engine\n"));
+	    readl(engine->bar + PDMA_ID) != PDMA_ID_VALUE)
+		return dev_err_probe(dev, -ENODEV, "not a PASID DMA engine\n");
 
-	nr = readl(bar + PDMA_CHANNELS);
+	nr = readl(engine->bar + PDMA_CHANNELS);
 	if (!nr || nr > PDMA_MAX_CHANNELS ||
 	    pci_resource_len(pdev, 0) < PDMA_CHANNEL_PAGE(nr))
-		return IOMEM_ERR_PTR(dev_err_probe(dev, -ENODEV,
-						   "bad number of channels\n"));
+		return dev_err_probe(dev, -ENODEV, "bad number of channels\n");
 
-	*nr_channels = nr;
-	while (nr--)
-		pdma_clear_channel(bar, nr);
-	return bar;
+	engine->nr_channels = nr;
+	pdma_engine_restore(engine);
+	return 0;
 }
 
 #endif

@@ -15,12 +15,22 @@
  *
  * A channel can have a PASID of the other kind instead: an IOASID that the user
  * has allocated. Both kinds live side by side in the PASID table of the engine.
+ *
+ * Locks, outermost first:
+ *
+ *   pdma_sva_channel.lock  what the user of the channel does, one after the other
+ *   those of SVA, of IOASID and the IOMMU
+ *   pdma_engine.lock       the registers, and which PASID a channel has
+ *
+ * Nothing is copied to or from user space with any of them held. Binding may take
+ * long, because it waits for locks of the SVA core and for memory; that delays
+ * the user of the channel, and the driver core when it takes the engine away.
+ * open(), which is called with a lock of all misc devices held, takes the
+ * innermost lock only.
  */
 #include <linux/cleanup.h>
 #include <linux/fs.h>
 #include <linux/gfp.h>
-#include <linux/io.h>
-#include <linux/io-64-nonatomic-lo-hi.h>
 #include <linux/ioasid.h>
 #include <linux/iommu.h>
 #include <linux/kref.h>
@@ -35,33 +45,11 @@
 #include "pdma-engine.h"
 
 /**
- * struct pdma_sva_dev - an engine, and the character device for it
- * @kref: held by the driver core and by every open file
- * @pdev: the PCI function, valid as long as @bar
- * @nr_channels: how many channels it has
- * @misc: the character device
- * @name: of @misc
- * @lock: protects all below, and all of the channels
- * @bar: all of BAR 0, NULL: the engine has been taken from us
- * @channels: open files by channel, NULL: free
- */
-struct pdma_sva_dev {
-	struct kref kref;
-	struct pci_dev *pdev;
-	unsigned int nr_channels;
-	struct miscdevice misc;
-	char name[40];
-
-	/* Protects all below, and all of the channels */
-	struct mutex lock;
-	void __iomem *bar;
-	struct pdma_sva_channel *channels[PDMA_MAX_CHANNELS];
-};
-
-/**
- * struct pdma_sva_channel - an open file
+ * struct pdma_sva_channel - a channel, and the open file that has it
  * @sva: the engine
  * @nr: number of the channel
+ * @lock: protects all below
+ * @gone: the engine has been taken from us
  * @handle: of the process that the channel is bound to, or NULL
  * @mm: its address space; @handle keeps the pointer from getting a new meaning
  * @ioasid: attached to @domain, or NULL
@@ -72,6 +60,10 @@ struct pdma_sva_dev {
 struct pdma_sva_channel {
 	struct pdma_sva_dev *sva;
 	unsigned int nr;
+
+	/* Protects all below */
+	struct mutex lock;
+	bool gone;
 
 	/* SVA */
 	struct iommu_sva *handle;
@@ -84,12 +76,30 @@ struct pdma_sva_channel {
 	struct page *page;
 };
 
+/**
+ * struct pdma_sva_dev - an engine, and the character device for it
+ * @kref: held by the driver core and by every open file
+ * @engine: the PCI function, valid for a channel until it is @gone
+ * @misc: the character device
+ * @name: of @misc
+ * @channels: all there can be
+ */
+struct pdma_sva_dev {
+	struct kref kref;
+	struct pdma_engine engine;
+	struct miscdevice misc;
+	char name[40];
+	struct pdma_sva_channel channels[PDMA_MAX_CHANNELS];
+};
+
 static void pdma_sva_free(struct kref *kref)
 {
 	struct pdma_sva_dev *sva = container_of(kref, struct pdma_sva_dev,
 						kref);
+	unsigned int nr;
 
-	mutex_destroy(&sva->lock);
+	for (nr = 0; nr < PDMA_MAX_CHANNELS; nr++)
+		mutex_destroy(&sva->channels[nr].lock);
 	kfree(sva);
 }
 
@@ -98,33 +108,26 @@ static void pdma_sva_put(struct pdma_sva_dev *sva)
 	kref_put(&sva->kref, pdma_sva_free);
 }
 
-/* Registers */
-
-static void __iomem *pdma_sva_regs(struct pdma_sva_channel *ch)
+static struct pdma_engine *pdma_sva_engine(struct pdma_sva_channel *ch)
 {
-	return ch->sva->bar + PDMA_CHANNEL_PAGE(ch->nr);
+	return &ch->sva->engine;
 }
 
-/* The read completes the writes before it: see pdma.h on stop */
-static u32 pdma_sva_status(struct pdma_sva_channel *ch)
+static struct device *pdma_sva_dma_dev(struct pdma_sva_channel *ch)
 {
-	return readl(pdma_sva_regs(ch) + PDMA_STATUS);
-}
-
-static void pdma_sva_stop(struct pdma_sva_channel *ch)
-{
-	writel(PDMA_CMD_STOP, pdma_sva_regs(ch) + PDMA_CMD);
-	pdma_sva_status(ch);
-}
-
-/* @val: PDMA_PASID_VALID and a number, or 0: no DMA at all */
-static void pdma_sva_write_pasid(struct pdma_sva_channel *ch, u32 val)
-{
-	writel(val, ch->sva->bar + PDMA_CTL(ch->nr) + PDMA_CTL_PASID);
-	pdma_sva_status(ch);
+	return &pdma_sva_engine(ch)->pdev->dev;
 }
 
 /* PASID */
+
+static int pdma_sva_may_bind(struct pdma_sva_channel *ch)
+{
+	lockdep_assert_held(&ch->lock);
+
+	if (ch->gone)
+		return -ENODEV;
+	return ch->handle || ch->ioasid ? -EBUSY : 0;
+}
 
 /*
  * Takes PASIDs and ATS of device and bus, and first-stage translation of the
@@ -134,18 +137,22 @@ static int pdma_sva_bind(struct pdma_sva_channel *ch)
 {
 	struct iommu_sva *handle;
 	u32 pasid;
+	int ret;
 
-	if (ch->handle || ch->ioasid)
-		return -EBUSY;
+	guard(mutex)(&ch->lock);
+	ret = pdma_sva_may_bind(ch);
+	if (ret)
+		return ret;
 
-	handle = iommu_sva_bind_device(&ch->sva->pdev->dev, current->mm);
+	handle = iommu_sva_bind_device(pdma_sva_dma_dev(ch), current->mm);
 	if (IS_ERR(handle))
 		return PTR_ERR(handle);
 
 	pasid = iommu_sva_get_pasid(handle);
 	ch->handle = handle;
 	ch->mm = current->mm;
-	pdma_sva_write_pasid(ch, PDMA_PASID_VALID | pasid);
+	pdma_engine_set_pasid(pdma_sva_engine(ch), ch->nr,
+			      PDMA_PASID_VALID | pasid);
 	return pasid;
 }
 
@@ -153,7 +160,7 @@ static int pdma_sva_map_page(struct pdma_sva_channel *ch)
 {
 	int ret;
 
-	ch->domain = iommu_paging_domain_alloc(&ch->sva->pdev->dev);
+	ch->domain = iommu_paging_domain_alloc(pdma_sva_dma_dev(ch));
 	if (IS_ERR(ch->domain))
 		return PTR_ERR(ch->domain);
 
@@ -190,47 +197,56 @@ static int pdma_sva_attach(struct pdma_sva_channel *ch, void __user *uptr)
 		__s32 fd;
 		__u32 id;
 	} arg;
+	struct ioasid_tracker tracker = {};
 	struct ioasid *ioasid;
 	int ret;
 
 	if (copy_from_user(&arg, uptr, sizeof(arg)))
 		return -EFAULT;
-	if (ch->handle || ch->ioasid)
-		return -EBUSY;
 
-	ioasid = ioasid_fd_get(arg.fd, arg.id, IOASID_USER_DRIVER,
-			       &ch->tracker);
+	ioasid = ioasid_fd_get(arg.fd, arg.id, IOASID_USER_DRIVER, &tracker);
 	if (IS_ERR(ioasid))
 		return PTR_ERR(ioasid);
+
+	guard(mutex)(&ch->lock);
+	ret = pdma_sva_may_bind(ch);
+	if (ret)
+		goto err_put_ioasid;
 
 	ret = pdma_sva_map_page(ch);
 	if (ret)
 		goto err_put_ioasid;
 
-	ret = ioasid_attach_device(ioasid, ch->domain, &ch->sva->pdev->dev,
+	ret = ioasid_attach_device(ioasid, ch->domain, pdma_sva_dma_dev(ch),
 				   NULL);
 	if (ret)
 		goto err_unmap_page;
 
 	ch->ioasid = ioasid;
-	pdma_sva_write_pasid(ch, PDMA_PASID_VALID | ioasid_id(ioasid));
+	ch->tracker = tracker;
+	pdma_engine_set_pasid(pdma_sva_engine(ch), ch->nr,
+			      PDMA_PASID_VALID | ioasid_id(ioasid));
 	return 0;
 
 err_unmap_page:
 	pdma_sva_unmap_page(ch);
 err_put_ioasid:
-	ioasid_user_put(ioasid, IOASID_USER_DRIVER, &ch->tracker);
+	ioasid_user_put(ioasid, IOASID_USER_DRIVER, &tracker);
 	return ret;
 }
 
-static int pdma_sva_unbind(struct pdma_sva_channel *ch)
+static int __pdma_sva_unbind(struct pdma_sva_channel *ch)
 {
+	lockdep_assert_held(&ch->lock);
+
+	if (ch->gone)
+		return -ENODEV;
 	if (!ch->handle && !ch->ioasid)
 		return -ENXIO;
 
 	/* First of all: DMA of an unbound PASID is a fault that is reported */
-	pdma_sva_stop(ch);
-	pdma_sva_write_pasid(ch, 0);
+	pdma_engine_stop(pdma_sva_engine(ch), ch->nr);
+	pdma_engine_set_pasid(pdma_sva_engine(ch), ch->nr, 0);
 
 	if (ch->handle) {
 		iommu_sva_unbind_device(ch->handle);
@@ -238,12 +254,18 @@ static int pdma_sva_unbind(struct pdma_sva_channel *ch)
 		ch->mm = NULL;
 	} else {
 		ioasid_detach_device(ch->ioasid, ch->domain,
-				     &ch->sva->pdev->dev);
+				     pdma_sva_dma_dev(ch));
 		ioasid_user_put(ch->ioasid, IOASID_USER_DRIVER, &ch->tracker);
 		ch->ioasid = NULL;
 		pdma_sva_unmap_page(ch);
 	}
 	return 0;
+}
+
+static int pdma_sva_unbind(struct pdma_sva_channel *ch)
+{
+	guard(mutex)(&ch->lock);
+	return __pdma_sva_unbind(ch);
 }
 
 /* Commands */
@@ -259,28 +281,17 @@ static int pdma_sva_may_start(struct pdma_sva_channel *ch)
 }
 
 static int pdma_sva_start(struct pdma_sva_channel *ch,
-			  const struct pdma_submit *submit)
+			  const struct pdma_cmd *cmd)
 {
-	void __iomem *regs = pdma_sva_regs(ch);
-	u32 cmd = le32_to_cpu(submit->cmd);
 	int ret;
 
-	if (cmd != PDMA_CMD_COPY && cmd != PDMA_CMD_STREAM)
+	if (cmd->cmd != PDMA_CMD_COPY && cmd->cmd != PDMA_CMD_STREAM)
 		return -EINVAL;
 
 	ret = pdma_sva_may_start(ch);
 	if (ret)
 		return ret;
-	if (pdma_sva_status(ch) & PDMA_STATUS_BUSY)
-		return -EBUSY;
-
-	writeq(le64_to_cpu(submit->src), regs + PDMA_SRC);
-	writeq(le64_to_cpu(submit->dst), regs + PDMA_DST);
-	writel(le32_to_cpu(submit->len), regs + PDMA_LEN);
-	writel(le32_to_cpu(submit->period) ?: 100, regs + PDMA_PERIOD);
-	writel(le32_to_cpu(submit->burst) ?: 1, regs + PDMA_BURST);
-	writel(cmd, regs + PDMA_CMD);
-	return pdma_sva_status(ch) & PDMA_STATUS_INVALID ? -EINVAL : 0;
+	return pdma_engine_start(pdma_sva_engine(ch), ch->nr, cmd);
 }
 
 static ssize_t pdma_sva_write(struct file *file, const char __user *buf,
@@ -288,20 +299,22 @@ static ssize_t pdma_sva_write(struct file *file, const char __user *buf,
 {
 	struct pdma_sva_channel *ch = file->private_data;
 	struct pdma_submit submit;
+	struct pdma_cmd cmd;
 	int ret = 0;
 
 	if (*ppos || count != sizeof(submit))
 		return -EINVAL;
 	if (copy_from_user(&submit, buf, sizeof(submit)))
 		return -EFAULT;
+	cmd = pdma_to_cmd(&submit);
 
-	guard(mutex)(&ch->sva->lock);
-	if (!ch->sva->bar)
+	guard(mutex)(&ch->lock);
+	if (ch->gone)
 		return -ENODEV;
-	if (le32_to_cpu(submit.cmd) == PDMA_CMD_STOP)
-		pdma_sva_stop(ch);
+	if (cmd.cmd == PDMA_CMD_STOP)
+		pdma_engine_stop(pdma_sva_engine(ch), ch->nr);
 	else
-		ret = pdma_sva_start(ch, &submit);
+		ret = pdma_sva_start(ch, &cmd);
 	return ret ?: count;
 }
 
@@ -310,36 +323,24 @@ static ssize_t pdma_sva_read(struct file *file, char __user *buf, size_t count,
 			     loff_t *ppos)
 {
 	struct pdma_sva_channel *ch = file->private_data;
-	__le64 val64;
-	__le32 val32;
-	void *val;
+	union pdma_reg reg;
+	int ret;
 
-	if ((count != sizeof(val32) && count != sizeof(val64)) ||
-	    !IS_ALIGNED(*ppos, count) || *ppos >= PDMA_PAGE_SIZE)
-		return -EINVAL;
-
-	scoped_guard(mutex, &ch->sva->lock) {
-		if (!ch->sva->bar)
+	scoped_guard(mutex, &ch->lock) {
+		if (ch->gone)
 			return -ENODEV;
-		if (count == sizeof(val32)) {
-			val32 = cpu_to_le32(readl(pdma_sva_regs(ch) + *ppos));
-			val = &val32;
-		} else {
-			val64 = cpu_to_le64(readq(pdma_sva_regs(ch) + *ppos));
-			val = &val64;
-		}
+		ret = pdma_engine_read(pdma_sva_engine(ch), ch->nr, *ppos,
+				       count, &reg);
+		if (ret)
+			return ret;
 	}
-	return copy_to_user(buf, val, count) ? -EFAULT : count;
+	return copy_to_user(buf, &reg, count) ? -EFAULT : count;
 }
 
 static long pdma_sva_ioctl(struct file *file, unsigned int cmd,
 			   unsigned long arg)
 {
 	struct pdma_sva_channel *ch = file->private_data;
-
-	guard(mutex)(&ch->sva->lock);
-	if (!ch->sva->bar)
-		return -ENODEV;
 
 	switch (cmd) {
 	case PDMA_SVA_BIND:
@@ -358,25 +359,14 @@ static int pdma_sva_open(struct inode *inode, struct file *file)
 	/* misc_deregister() waits for this function: the engine is there */
 	struct pdma_sva_dev *sva = container_of(file->private_data,
 						struct pdma_sva_dev, misc);
-	struct pdma_sva_channel *ch;
+	int nr = pdma_engine_get_channel(&sva->engine);
 
-	ch = kzalloc(sizeof(*ch), GFP_KERNEL_ACCOUNT);
-	if (!ch)
-		return -ENOMEM;
-	ch->sva = sva;
-
-	guard(mutex)(&sva->lock);
-	while (sva->channels[ch->nr]) {
-		if (++ch->nr == sva->nr_channels) {
-			kfree(ch);
-			return -EUSERS;
-		}
-	}
+	if (nr < 0)
+		return nr;
 	/* This user is not to see the counters of the last one */
-	pdma_clear_channel(sva->bar, ch->nr);
-	sva->channels[ch->nr] = ch;
+	pdma_engine_reset(&sva->engine, nr);
 	kref_get(&sva->kref);
-	file->private_data = ch;
+	file->private_data = &sva->channels[nr];
 	return 0;
 }
 
@@ -385,14 +375,12 @@ static int pdma_sva_release(struct inode *inode, struct file *file)
 	struct pdma_sva_channel *ch = file->private_data;
 	struct pdma_sva_dev *sva = ch->sva;
 
-	scoped_guard(mutex, &sva->lock) {
-		if (sva->bar) {
-			pdma_sva_unbind(ch);
-			pdma_clear_channel(sva->bar, ch->nr);
-		}
-		sva->channels[ch->nr] = NULL;
+	scoped_guard(mutex, &ch->lock) {
+		__pdma_sva_unbind(ch);
+		if (!ch->gone)
+			pdma_engine_reset(&sva->engine, ch->nr);
 	}
-	kfree(ch);
+	pdma_engine_put_channel(&sva->engine, ch->nr);
 	pdma_sva_put(sva);
 	return 0;
 }
@@ -413,14 +401,18 @@ static int pdma_sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	struct device *dev = &pdev->dev;
 	struct pdma_sva_dev *sva;
+	unsigned int nr;
 	int ret;
 
 	sva = kzalloc(sizeof(*sva), GFP_KERNEL);
 	if (!sva)
 		return -ENOMEM;
 	kref_init(&sva->kref);
-	mutex_init(&sva->lock);
-	sva->pdev = pdev;
+	for (nr = 0; nr < PDMA_MAX_CHANNELS; nr++) {
+		sva->channels[nr].sva = sva;
+		sva->channels[nr].nr = nr;
+		mutex_init(&sva->channels[nr].lock);
+	}
 	snprintf(sva->name, sizeof(sva->name), PDMA_SVA_DRIVER "-%s",
 		 pci_name(pdev));
 	sva->misc.minor = MISC_DYNAMIC_MINOR;
@@ -429,14 +421,12 @@ static int pdma_sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	sva->misc.parent = dev;
 	sva->misc.mode = 0660;
 
-	sva->bar = pdma_init_engine(pdev, &sva->nr_channels);
-	if (IS_ERR(sva->bar)) {
-		ret = PTR_ERR(sva->bar);
+	ret = pdma_init_engine(&sva->engine, pdev);
+	if (ret)
 		goto err_put;
-	}
 
 	pci_set_master(pdev);
-	pci_set_drvdata(pdev, sva);
+	pci_set_drvdata(pdev, &sva->engine);
 	/* From here on it can be opened */
 	ret = misc_register(&sva->misc);
 	if (ret)
@@ -453,19 +443,27 @@ err_put:
 /* Files may stay open, but nothing is left behind them */
 static void pdma_sva_remove(struct pci_dev *pdev)
 {
-	struct pdma_sva_dev *sva = pci_get_drvdata(pdev);
+	struct pdma_sva_dev *sva = container_of(pci_get_drvdata(pdev),
+						struct pdma_sva_dev, engine);
 	unsigned int nr;
 
 	misc_deregister(&sva->misc);
-	scoped_guard(mutex, &sva->lock) {
-		for (nr = 0; nr < sva->nr_channels; nr++)
-			if (sva->channels[nr])
-				pdma_sva_unbind(sva->channels[nr]);
-		sva->bar = NULL;
+	for (nr = 0; nr < PDMA_MAX_CHANNELS; nr++) {
+		guard(mutex)(&sva->channels[nr].lock);
+		__pdma_sva_unbind(&sva->channels[nr]);
+		sva->channels[nr].gone = true;
 	}
 	pci_clear_master(pdev);
 	pdma_sva_put(sva);
 }
+
+static const struct pci_error_handlers pdma_sva_err_handler = {
+	.reset_prepare = pdma_engine_reset_prepare,
+	.reset_done = pdma_engine_reset_done,
+};
+
+static DEFINE_SIMPLE_DEV_PM_OPS(pdma_sva_pm_ops, pdma_engine_suspend,
+				pdma_engine_resume);
 
 /* No MODULE_DEVICE_TABLE: nobody gets this driver without having asked for it */
 static const struct pci_device_id pdma_sva_ids[] = {
@@ -478,6 +476,8 @@ static struct pci_driver pdma_sva_driver = {
 	.id_table = pdma_sva_ids,
 	.probe = pdma_sva_probe,
 	.remove = pdma_sva_remove,
+	.err_handler = &pdma_sva_err_handler,
+	.driver.pm = pm_sleep_ptr(&pdma_sva_pm_ops),
 };
 module_pci_driver(pdma_sva_driver);
 

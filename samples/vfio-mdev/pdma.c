@@ -14,8 +14,8 @@
  *    IOVA that the user gave them, and the channel starts.
  *
  * The engine has no interrupts. Pages stay pinned and mapped until something
- * tells that the command is over: the next command, PDMA_CMD_STOP, a reset,
- * another PASID, the user's unmap of one of them, or the last close.
+ * tells that the command is over: the next command, PDMA_CMD_STOP, a reset of
+ * the channel, another PASID, the user's unmap of one of them, or the last close.
  *
  * When the owner of the PASID frees it, the IOMMU refuses what the channel
  * sends. The driver is not told and has nothing to do. It finds out when it is
@@ -24,21 +24,27 @@
  *
  * Locks, outermost first:
  *
- *   pdma_dev.lock      which channel has which mediated device
- *   pdma_channel.lock  what the channel does, and all it takes for that
+ *   pdma_channel.lock  what the user of the channel does, one after the other
  *   those of the container or of iommufd that pinning takes, mmap_lock, and
  *   those of IOASID and the IOMMU
+ *   pdma_engine.lock   the registers, and which PASID a channel has
  *
  * pdma_channel.lock is held from before pages are pinned until the channel
- * runs. dma_unmap() takes it, too, so an unmap finds a command with all of its
- * pages or none of them; it never runs in between, where VFIO would find the
- * memory still pinned and give up on us. This is sound because VFIO and iommufd
- * call dma_unmap() with none of the locks that pinning or unpinning takes.
- * mmap(), which is called with mmap_lock held, must not take it.
+ * runs. Pinning may wait for user space, so only the user of the channel may be
+ * made to wait for this lock. dma_unmap() takes it, too, so an unmap finds a
+ * command with all of its pages or none of them; it never runs in between, where
+ * VFIO would find the memory still pinned and give up on us. This is sound
+ * because VFIO and iommufd call dma_unmap() with none of the locks that pinning
+ * or unpinning takes. mmap(), which is called with mmap_lock held, must not take
+ * it.
+ *
+ * A reset or a suspend of the engine takes pdma_engine.lock only. It ends all
+ * commands, but neither pins nor unpins, because that can wait for the user,
+ * too: the pages of a command that it has ended stay pinned and mapped, like
+ * those of a copy that is done.
  */
 #include <linux/cleanup.h>
 #include <linux/io.h>
-#include <linux/io-64-nonatomic-lo-hi.h>
 #include <linux/ioasid.h>
 #include <linux/iommu.h>
 #include <linux/mdev.h>
@@ -62,23 +68,14 @@
 
 /**
  * struct pdma_dev - the engine, parent of the mediated devices
- * @pdev: the PCI function
- * @bar: all of BAR 0
- * @nr_channels: how many channels it has
- * @lock: protects @channels
- * @channels: mediated devices by channel, NULL: free
- * @resv_regions: IOVAs that are not memory for a DMA of @pdev
+ * @engine: the PCI function and its channels
+ * @resv_regions: IOVAs that are not memory for a DMA of the engine
  * @type: the only type of mediated devices
  * @types: array of that type, as the mdev core wants it
  * @parent: what the mdev core knows of us
  */
 struct pdma_dev {
-	struct pci_dev *pdev;
-	void __iomem *bar;
-	unsigned int nr_channels;
-	/* Outside of pdma_channel.lock */
-	struct mutex lock;
-	struct pdma_channel *channels[PDMA_MAX_CHANNELS];
+	struct pdma_engine engine;
 	struct list_head resv_regions;
 	struct mdev_type type;
 	struct mdev_type *types[1];
@@ -112,12 +109,11 @@ struct pdma_page {
  * @vdev: what VFIO knows of it
  * @pdma: the engine
  * @nr: number of the channel
- * @ctl: its registers in the control page
- * @regs: the channel page
  * @domain: what its DMA is translated by, from open to close
  * @lock: protects all below, and that the channel is started and stopped
  *	  together with it
- * @ioasid: attached to @domain, its number is in @ctl; NULL: no DMA
+ * @ioasid: attached to @domain, its number is the PASID of the channel; NULL:
+ *	    no DMA
  * @tracker: of the reference to @ioasid
  * @src: pinned for reading
  * @dst: pinned for writing
@@ -129,8 +125,6 @@ struct pdma_channel {
 	struct vfio_device vdev;
 	struct pdma_dev *pdma;
 	unsigned int nr;
-	void __iomem *ctl;
-	void __iomem *regs;
 	struct iommu_domain *domain;
 
 	/* Protects all below, see above for what it is taken with */
@@ -144,50 +138,24 @@ struct pdma_channel {
 	unsigned int nr_mapped;
 };
 
-/* struct pdma_submit for the CPU */
-struct pdma_cmd {
-	u64 src;
-	u64 dst;
-	u32 len;
-	u32 cmd;
-	u32 period;
-	u32 burst;
-};
+static struct pdma_dev *to_pdma_dev(struct device *dev)
+{
+	return container_of(dev_get_drvdata(dev), struct pdma_dev, engine);
+}
 
 static struct pdma_channel *to_pdma_channel(struct vfio_device *vdev)
 {
 	return container_of(vdev, struct pdma_channel, vdev);
 }
 
+static struct pdma_engine *pdma_engine(struct pdma_channel *ch)
+{
+	return &ch->pdma->engine;
+}
+
 static struct device *pdma_dma_dev(struct pdma_channel *ch)
 {
-	return &ch->pdma->pdev->dev;
-}
-
-/* Registers */
-
-/* The read completes the writes before it: see pdma.h on stop and reset */
-static u32 pdma_status(struct pdma_channel *ch)
-{
-	return readl(ch->regs + PDMA_STATUS);
-}
-
-/* @ioasid: must be attached; NULL: no DMA at all */
-static void pdma_write_pasid(struct pdma_channel *ch, struct ioasid *ioasid)
-{
-	writel(ioasid ? PDMA_PASID_VALID | ioasid_id(ioasid) : 0,
-	       ch->ctl + PDMA_CTL_PASID);
-	pdma_status(ch);
-}
-
-static void pdma_write_cmd(struct pdma_channel *ch, const struct pdma_cmd *cmd)
-{
-	writeq(cmd->src, ch->regs + PDMA_SRC);
-	writeq(cmd->dst, ch->regs + PDMA_DST);
-	writel(cmd->len, ch->regs + PDMA_LEN);
-	writel(cmd->period ?: 100, ch->regs + PDMA_PERIOD);
-	writel(cmd->burst ?: 1, ch->regs + PDMA_BURST);
-	writel(cmd->cmd, ch->regs + PDMA_CMD);
+	return &pdma_engine(ch)->pdev->dev;
 }
 
 /* Memory of a command */
@@ -293,16 +261,14 @@ static void pdma_release(struct pdma_channel *ch)
 
 static void pdma_stop(struct pdma_channel *ch)
 {
-	writel(PDMA_CMD_STOP, ch->regs + PDMA_CMD);
-	pdma_status(ch);
+	pdma_engine_stop(pdma_engine(ch), ch->nr);
 	pdma_release(ch);
 }
 
 /* Does not touch the PASID */
 static void pdma_reset(struct pdma_channel *ch)
 {
-	writel(1, ch->ctl + PDMA_CTL_RESET);
-	pdma_status(ch);
+	pdma_engine_reset(pdma_engine(ch), ch->nr);
 	pdma_release(ch);
 }
 
@@ -376,17 +342,18 @@ static bool pdma_cmd_valid(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 
 static int pdma_start(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 {
-	int ret = 0;
+	int ret;
 
 	if (!ch->ioasid)
 		return -ENXIO;
 	/* It may be parked right after this: then the IOMMU refuses the DMA */
 	if (!ioasid_is_active(ch->ioasid))
 		return -ESHUTDOWN;
-	if (pdma_status(ch) & PDMA_STATUS_BUSY)
-		return -EBUSY;
+	ret = pdma_engine_check_idle(pdma_engine(ch), ch->nr);
+	if (ret)
+		return ret;
 
-	/* What a copy that is done has left */
+	/* Left by a copy that is done, or by a command that a reset ended */
 	pdma_release(ch);
 
 	if (cmd->cmd == PDMA_CMD_COPY)
@@ -398,12 +365,13 @@ static int pdma_start(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 	if (ret)
 		goto err_release;
 
-	pdma_write_cmd(ch, cmd);
-	if (pdma_status(ch) & PDMA_STATUS_INVALID) {
+	/* If the engine was reset meanwhile, the channel has its PASID again */
+	ret = pdma_engine_start(pdma_engine(ch), ch->nr, cmd);
+	if (!ret)
+		return 0;
+	/* The command is valid, so it is the channel that is not well */
+	if (ret == -EINVAL)
 		ret = -EIO;
-		goto err_release;
-	}
-	return 0;
 
 err_release:
 	pdma_release(ch);
@@ -452,7 +420,8 @@ static int pdma_replace_ioasid(struct pdma_channel *ch, struct ioasid *new,
 
 	/* A command ends with the PASID that it was submitted for */
 	pdma_stop(ch);
-	pdma_write_pasid(ch, new);
+	pdma_engine_set_pasid(pdma_engine(ch), ch->nr,
+			      new ? PDMA_PASID_VALID | ioasid_id(new) : 0);
 	ch->ioasid = new;
 	ch->tracker = tracker;
 
@@ -494,12 +463,12 @@ static int pdma_set_ioasid(struct pdma_channel *ch,
 static int pdma_get_ioasid(struct pdma_channel *ch,
 			   struct vfio_device_feature_ioasid __user *arg)
 {
-	struct vfio_device_feature_ioasid feature = { .fd = -1 };
+	struct vfio_device_feature_ioasid feature = {
+		.fd = -1,
+		.id = pdma_engine_get_pasid(pdma_engine(ch), ch->nr) &
+		      PDMA_PASID_MASK,
+	};
 
-	scoped_guard(mutex, &ch->lock) {
-		if (ch->ioasid)
-			feature.id = ioasid_id(ch->ioasid);
-	}
 	return copy_to_user(arg, &feature, sizeof(feature)) ? -EFAULT : 0;
 }
 
@@ -569,25 +538,17 @@ static ssize_t pdma_vfio_read(struct vfio_device *vdev, char __user *buf,
 			      size_t count, loff_t *ppos)
 {
 	struct pdma_channel *ch = to_pdma_channel(vdev);
-	u64 offset = *ppos & PDMA_REGION_MASK;
-	__le64 val64;
-	__le32 val32;
-	void *val;
+	union pdma_reg reg;
+	int ret;
 
-	if (*ppos >> PDMA_REGION_SHIFT != PDMA_REGION_STATUS ||
-	    (count != sizeof(val32) && count != sizeof(val64)) ||
-	    !IS_ALIGNED(offset, count) || offset >= PDMA_PAGE_SIZE)
+	if (*ppos >> PDMA_REGION_SHIFT != PDMA_REGION_STATUS)
 		return -EINVAL;
 
-	if (count == sizeof(val32)) {
-		val32 = cpu_to_le32(readl(ch->regs + offset));
-		val = &val32;
-	} else {
-		val64 = cpu_to_le64(readq(ch->regs + offset));
-		val = &val64;
-	}
-
-	if (copy_to_user(buf, val, count))
+	ret = pdma_engine_read(pdma_engine(ch), ch->nr,
+			       *ppos & PDMA_REGION_MASK, count, &reg);
+	if (ret)
+		return ret;
+	if (copy_to_user(buf, &reg, count))
 		return -EFAULT;
 	*ppos += count;
 	return count;
@@ -608,14 +569,7 @@ static ssize_t pdma_vfio_write(struct vfio_device *vdev, const char __user *buf,
 	if (copy_from_user(&submit, buf, sizeof(submit)))
 		return -EFAULT;
 
-	cmd = (struct pdma_cmd){
-		.src = le64_to_cpu(submit.src),
-		.dst = le64_to_cpu(submit.dst),
-		.len = le32_to_cpu(submit.len),
-		.cmd = le32_to_cpu(submit.cmd),
-		.period = le32_to_cpu(submit.period),
-		.burst = le32_to_cpu(submit.burst),
-	};
+	cmd = pdma_to_cmd(&submit);
 	ret = pdma_submit(ch, &cmd);
 	if (ret)
 		return ret;
@@ -627,7 +581,7 @@ static ssize_t pdma_vfio_write(struct vfio_device *vdev, const char __user *buf,
 static int pdma_vfio_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 {
 	struct pdma_channel *ch = to_pdma_channel(vdev);
-	phys_addr_t phys = pci_resource_start(ch->pdma->pdev, 0) +
+	phys_addr_t phys = pci_resource_start(pdma_engine(ch)->pdev, 0) +
 			   PDMA_CHANNEL_PAGE(ch->nr);
 
 	if (vma->vm_pgoff !=
@@ -737,34 +691,9 @@ static const struct vfio_device_ops pdma_vfio_ops = {
 
 /* Mediated devices */
 
-/* Find a free channel for @ch */
-static int pdma_add_channel(struct pdma_dev *pdma, struct pdma_channel *ch)
-{
-	unsigned int nr;
-
-	guard(mutex)(&pdma->lock);
-	for (nr = 0; nr < pdma->nr_channels; nr++) {
-		if (pdma->channels[nr])
-			continue;
-		ch->pdma = pdma;
-		ch->nr = nr;
-		ch->ctl = pdma->bar + PDMA_CTL(nr);
-		ch->regs = pdma->bar + PDMA_CHANNEL_PAGE(nr);
-		pdma->channels[nr] = ch;
-		return 0;
-	}
-	return -EUSERS;
-}
-
-static void pdma_del_channel(struct pdma_channel *ch)
-{
-	guard(mutex)(&ch->pdma->lock);
-	ch->pdma->channels[ch->nr] = NULL;
-}
-
 static int pdma_mdev_probe(struct mdev_device *mdev)
 {
-	struct pdma_dev *pdma = dev_get_drvdata(mdev->type->parent->dev);
+	struct pdma_dev *pdma = to_pdma_dev(mdev->type->parent->dev);
 	struct pdma_channel *ch;
 	int ret;
 
@@ -772,19 +701,21 @@ static int pdma_mdev_probe(struct mdev_device *mdev)
 	if (IS_ERR(ch))
 		return PTR_ERR(ch);
 
-	ret = pdma_add_channel(pdma, ch);
-	if (ret)
+	ret = pdma_engine_get_channel(&pdma->engine);
+	if (ret < 0)
 		goto err_put_device;
+	ch->pdma = pdma;
+	ch->nr = ret;
 	dev_set_drvdata(&mdev->dev, ch);
 
 	/* From here on it can be opened */
 	ret = vfio_register_emulated_iommu_dev(&ch->vdev);
 	if (ret)
-		goto err_del_channel;
+		goto err_put_channel;
 	return 0;
 
-err_del_channel:
-	pdma_del_channel(ch);
+err_put_channel:
+	pdma_engine_put_channel(&pdma->engine, ch->nr);
 err_put_device:
 	vfio_put_device(&ch->vdev);
 	return ret;
@@ -796,19 +727,13 @@ static void pdma_mdev_remove(struct mdev_device *mdev)
 
 	/* Returns when the last user has closed it */
 	vfio_unregister_group_dev(&ch->vdev);
-	pdma_del_channel(ch);
+	pdma_engine_put_channel(pdma_engine(ch), ch->nr);
 	vfio_put_device(&ch->vdev);
 }
 
 static unsigned int pdma_mdev_get_available(struct mdev_type *mtype)
 {
-	struct pdma_dev *pdma = dev_get_drvdata(mtype->parent->dev);
-	unsigned int nr, available = 0;
-
-	guard(mutex)(&pdma->lock);
-	for (nr = 0; nr < pdma->nr_channels; nr++)
-		available += !pdma->channels[nr];
-	return available;
+	return pdma_engine_available(&to_pdma_dev(mtype->parent->dev)->engine);
 }
 
 static ssize_t pdma_mdev_show_description(struct mdev_type *mtype, char *buf)
@@ -849,15 +774,11 @@ static int pdma_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	pdma = devm_kzalloc(dev, sizeof(*pdma), GFP_KERNEL);
 	if (!pdma)
 		return -ENOMEM;
-	pdma->pdev = pdev;
-	ret = devm_mutex_init(dev, &pdma->lock);
-	if (ret)
-		return ret;
 	INIT_LIST_HEAD(&pdma->resv_regions);
 
-	pdma->bar = pdma_init_engine(pdev, &pdma->nr_channels);
-	if (IS_ERR(pdma->bar))
-		return PTR_ERR(pdma->bar);
+	ret = pdma_init_engine(&pdma->engine, pdev);
+	if (ret)
+		return ret;
 
 	pci_set_master(pdev);
 	iommu_get_resv_regions(dev, &pdma->resv_regions);
@@ -865,7 +786,7 @@ static int pdma_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	pdma->type.sysfs_name = "channel";
 	pdma->type.pretty_name = "PASID DMA channel";
 	pdma->types[0] = &pdma->type;
-	pci_set_drvdata(pdev, pdma);
+	pci_set_drvdata(pdev, &pdma->engine);
 	/* From here on mediated devices can be created */
 	ret = mdev_register_parent(&pdma->parent, dev, &pdma_mdev_driver,
 				   pdma->types, ARRAY_SIZE(pdma->types));
@@ -881,7 +802,7 @@ err_master:
 
 static void pdma_pci_remove(struct pci_dev *pdev)
 {
-	struct pdma_dev *pdma = pci_get_drvdata(pdev);
+	struct pdma_dev *pdma = to_pdma_dev(&pdev->dev);
 
 	/* Waits for the users: all channels are idle and without a PASID then */
 	mdev_unregister_parent(&pdma->parent);
@@ -889,28 +810,13 @@ static void pdma_pci_remove(struct pci_dev *pdev)
 	pci_clear_master(pdev);
 }
 
-/* A function level reset has stopped all channels and cleared their PASIDs */
-static void pdma_pci_reset_done(struct pci_dev *pdev)
-{
-	struct pdma_dev *pdma = pci_get_drvdata(pdev);
-	struct pdma_channel *ch;
-	unsigned int nr;
-
-	guard(mutex)(&pdma->lock);
-	for (nr = 0; nr < pdma->nr_channels; nr++) {
-		ch = pdma->channels[nr];
-		if (!ch)
-			continue;
-		guard(mutex)(&ch->lock);
-		pdma_reset(ch);
-		if (ch->ioasid)
-			pdma_write_pasid(ch, ch->ioasid);
-	}
-}
-
 static const struct pci_error_handlers pdma_pci_err_handler = {
-	.reset_done = pdma_pci_reset_done,
+	.reset_prepare = pdma_engine_reset_prepare,
+	.reset_done = pdma_engine_reset_done,
 };
+
+static DEFINE_SIMPLE_DEV_PM_OPS(pdma_pm_ops, pdma_engine_suspend,
+				pdma_engine_resume);
 
 static const struct pci_device_id pdma_pci_ids[] = {
 	{ PCI_DEVICE(PDMA_VENDOR_ID, PDMA_DEVICE_ID) },
@@ -924,6 +830,7 @@ static struct pci_driver pdma_pci_driver = {
 	.probe = pdma_pci_probe,
 	.remove = pdma_pci_remove,
 	.err_handler = &pdma_pci_err_handler,
+	.driver.pm = pm_sleep_ptr(&pdma_pm_ops),
 };
 
 static int __init pdma_init(void)

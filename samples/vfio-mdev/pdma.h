@@ -107,11 +107,22 @@
  * pwrite(). It pins and maps what the command needs and starts the channel.
  * Errors: ENXIO no PASID was given yet, ESHUTDOWN the PASID is parked, EBUSY a
  * command is going on, EINVAL a field is not valid or the write is not one
- * whole struct, EFAULT the memory was not mapped by the user.
+ * whole struct, EFAULT the memory was not mapped by the user, EAGAIN the engine
+ * is being reset or is suspended.
  * PDMA_CMD_STOP returns when the channel issues no more DMA.
  *
  * PDMA_REGION_STATUS: the channel page, for pread() and for a read-only,
- * shared mmap().
+ * shared mmap(). Errors: EINVAL not one register of 32 or 64 bits, EAGAIN as
+ * above. What the mapping shows meanwhile is undefined.
+ *
+ * A function level reset of the engine waits for no user, and neither does a
+ * suspend of the machine. From its beginning on the channel issues no more DMA,
+ * and the command that was going on does not continue. When the function is
+ * back, the channel page is as after a reset of the channel, and the channel has
+ * the PASID that it had: the next command works, unless the PASID was parked
+ * meanwhile (ESHUTDOWN); DMA with a parked PASID stays blocked. A command whose
+ * memory is being pinned meanwhile starts afterwards. Giving the channel a PASID
+ * may fail during the reset (EBUSY).
  */
 #define PDMA_REGION_SUBMIT		0
 #define PDMA_REGION_STATUS		1
@@ -146,6 +157,8 @@
  * page tables: the engine cannot ask for a page. Errors: EPERM the channel is
  * bound to another process, else as above. pread() reads a register of the
  * channel page. All of these: ENODEV the engine has been taken from the driver.
+ * A function level reset and a suspend do to the channel what they do to a
+ * mediated device: afterwards it has its PASID again, whichever kind it is.
  */
 #define PDMA_SVA_DRIVER			"pdma-sva"
 #define PDMA_SVA_BIND			_IO('P', 0)
