@@ -13,6 +13,7 @@
 #include "../kselftest_harness.h"
 #include "ioasid_utils.h"
 #include "pdma_utils.h"
+#include "stall_utils.h"
 
 #define DRIVER		"/sys/bus/pci/drivers/pdma"
 
@@ -43,6 +44,7 @@ FIXTURE_VARIANT(mdev)
 	int (*open)(struct pdma_dev *dev, const char *uuid,
 		    const struct pdma_dev *share);
 	bool cdev;
+	bool pinning_waits;	/* for a page that user space has to deliver */
 	bool takes_long;
 };
 
@@ -54,6 +56,7 @@ FIXTURE_VARIANT_ADD(mdev, container)
 FIXTURE_VARIANT_ADD(mdev, compat)
 {
 	.open = pdma_open_compat,
+	.pinning_waits = true,
 	.takes_long = true,
 };
 
@@ -61,6 +64,7 @@ FIXTURE_VARIANT_ADD(mdev, cdev)
 {
 	.open = pdma_open_cdev,
 	.cdev = true,
+	.pinning_waits = true,
 };
 
 FIXTURE_SETUP(mdev)
@@ -173,6 +177,29 @@ static bool has_exited(pid_t pid, int *status)
 {
 	return waitpid(pid, status, WNOHANG) == pid;
 }
+
+static void reset_path(const char *parent, char path[PDMA_PATH_LEN + NAME_MAX])
+{
+	snprintf(path, PDMA_PATH_LEN + NAME_MAX,
+		 "/sys/bus/pci/devices/%s/reset", parent);
+}
+
+/* Function level reset of the engine @parent */
+static int reset_engine(const char *parent)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	reset_path(parent, path);
+	return pdma_write_file(path, "1");
+}
+
+#define need_reset_of_engine() do {					\
+	char __path[PDMA_PATH_LEN + NAME_MAX];				\
+									\
+	reset_path(self->parent, __path);				\
+	if (!pdma_exists(__path))					\
+		SKIP(return, "the engine has no function level reset");	\
+} while (0)
 
 /* Creation and description */
 
@@ -940,6 +967,7 @@ struct race {
 	bool end;
 	int bad;
 	unsigned int rounds;
+	unsigned int refused;	/* because the engine was being reset */
 };
 
 static void end_race(struct race *race)
@@ -986,6 +1014,8 @@ static void *submit_until_end(void *arg)
 			count_round(race);
 		else if (rc == -EBUSY)
 			pdma_stop(race->dev);
+		else if (rc == -EAGAIN)
+			race->refused++;
 		else if (rc != -EFAULT)
 			race->bad = rc;
 	}
@@ -1187,18 +1217,13 @@ TEST_F(mdev, reset_stops_dma_and_keeps_the_pasid)
 
 TEST_F(mdev, reset_of_the_engine_stops_dma_and_keeps_the_pasids)
 {
-	char path[PDMA_PATH_LEN + NAME_MAX];
 	struct pdma_dev second;
 
-	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/reset",
-		 self->parent);
-	if (!pdma_exists(path))
-		SKIP(return, "the engine has no function level reset");
-
+	need_reset_of_engine();
 	/* One that has a PASID, one that has none */
 	open_second(&second, NULL);
 	start_stream(&self->dev);
-	EXPECT_EQ(0, pdma_write_file(path, "1"));
+	EXPECT_EQ(0, reset_engine(self->parent));
 	test_stopped(&self->dev);
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
 	test_users(self->id, 1, 1);
@@ -1207,8 +1232,140 @@ TEST_F(mdev, reset_of_the_engine_stops_dma_and_keeps_the_pasids)
 
 	/* What was parked before stays so */
 	test_cmd_free(self->ioasid, 1, &self->id);
-	EXPECT_EQ(0, pdma_write_file(path, "1"));
+	EXPECT_EQ(0, reset_engine(self->parent));
 	EXPECT_EQ(-ESHUTDOWN, pdma_copy(&self->dev, IOVA, IOVA, 8));
+	pdma_close(&second);
+}
+
+/* The command has ended, but nothing has told the driver to unpin its memory */
+TEST_F(mdev, memory_of_a_command_that_a_reset_ended_can_be_unmapped)
+{
+	need_reset_of_engine();
+	start_stream(&self->dev);
+	EXPECT_EQ(0, reset_engine(self->parent));
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	test_stopped(&self->dev);
+	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	test_copies(&self->dev);
+
+	/* Or closed */
+	start_stream(&self->dev);
+	EXPECT_EQ(0, reset_engine(self->parent));
+	pdma_close(&self->dev);
+	test_users(self->id, 0, 0);
+}
+
+TEST_F(mdev, reset_of_the_engine_races_with_submission)
+{
+	struct race race = { .dev = &self->dev };
+	unsigned int rounds = 0;
+	__u64 start;
+	pthread_t thread;
+
+	need_reset_of_engine();
+	start = pdma_now_ms();
+	ASSERT_EQ(0, pthread_create(&thread, NULL, submit_until_end, &race));
+	while (race_goes_on(&race, start, rounds)) {
+		EXPECT_EQ(0, reset_engine(self->parent));
+		usleep(rounds % 5 * 1000);
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+		rounds++;
+	}
+	end_race(&race);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	test_race(&race, rounds);
+	/* What was accepted went to an engine that was there */
+	EXPECT_LT(0, race.refused);
+	EXPECT_EQ(0, pdma_stop(&self->dev));
+	test_copies(&self->dev);
+}
+
+struct stalled_copy {
+	struct pdma_dev *dev;
+	bool done;
+	int ret;
+};
+
+static void *copy_from_stalled_page(void *arg)
+{
+	struct stalled_copy *copy = arg;
+
+	copy->ret = pdma_copy(copy->dev, IOVA + PAGE, IOVA, PAGE);
+	__atomic_store_n(&copy->done, true, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+static bool copy_is_done(struct stalled_copy *copy)
+{
+	return __atomic_load_n(&copy->done, __ATOMIC_SEQ_CST);
+}
+
+/*
+ * The second device pins memory that user space does not deliver. By iommufd
+ * that waits; type1 does not wait for a page.
+ */
+TEST_F(mdev, user_that_waits_for_its_memory_delays_nobody)
+{
+	char uuid[PDMA_UUID_LEN + 1];
+	struct pdma_dev second;
+	struct stalled_copy copy = { .dev = &second };
+	static struct stall stall;
+	pthread_t thread;
+	pid_t pid;
+	int status, ret;
+	char *mem;
+
+	need_reset_of_engine();
+	ret = stall_prepare(&stall);
+	if (ret == -ENOSYS)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ret);
+	memset(stall.answer, 0x5a, PAGE);
+	mem = pdma_alloc_buffer(PAGE);
+	ASSERT_NE(NULL, mem);
+
+	open_second(&second, NULL);
+	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
+	ASSERT_EQ(0, pdma_map(&second, stall.page, IOVA, PAGE));
+	ASSERT_EQ(0, pdma_map(&second, mem, IOVA + PAGE, PAGE));
+	start_stream(&self->dev);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, copy_from_stalled_page,
+				    &copy));
+	ASSERT_TRUE(wait_until(copy_is_done(&copy) || stall_wait(&stall, 0)));
+	EXPECT_EQ(variant->pinning_waits, !copy_is_done(&copy));
+
+	/* In another process: when it does not return, this one goes on */
+	pid = run_alone(reset_engine, self->parent);
+	ASSERT_LT(0, pid);
+	ASSERT_TRUE(wait_until_ms(has_exited(pid, &status), 30000));
+	EXPECT_EQ(0, status);
+	test_stopped(&self->dev);
+	start_stream(&self->dev);
+	test_streams(&self->dev);
+	EXPECT_EQ(0, pdma_stop(&self->dev));
+	test_copies(&self->dev);
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	EXPECT_EQ(self->other, pdma_get_ioasid(&second));
+
+	EXPECT_EQ(self->available - 2, pdma_available(self->parent));
+	EXPECT_EQ(0, pdma_create(self->parent, uuid));
+	EXPECT_EQ(self->available - 3, pdma_available(self->parent));
+	EXPECT_EQ(0, pdma_remove(uuid));
+
+	/* The command that was in the middle of it starts now */
+	EXPECT_EQ(variant->pinning_waits, !copy_is_done(&copy));
+	ASSERT_EQ(0, stall_answer(&stall));
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	if (!variant->pinning_waits) {
+		EXPECT_EQ(-EFAULT, copy.ret);
+		copy_from_stalled_page(&copy);
+	}
+	EXPECT_EQ(0, copy.ret);
+	EXPECT_EQ(PDMA_STATUS_DONE, pdma_wait_idle(&second));
+	EXPECT_EQ(0, memcmp(mem, stall.answer, PAGE));
+	EXPECT_EQ(0, pdma_unmap(&second, IOVA, PAGE));
 	pdma_close(&second);
 }
 

@@ -7,6 +7,7 @@
  * those of the CPU. The engine cannot ask for pages, so all memory of these
  * tests is touched before.
  */
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -17,6 +18,7 @@
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
 #include "pdma_utils.h"
+#include "stall_utils.h"
 
 #define PCI_DRIVERS "/sys/bus/pci/drivers/"
 
@@ -91,14 +93,22 @@ static int sva_unbind(struct pdma_dev *dev)
 	return ioctl(dev->device, PDMA_SVA_UNBIND) ? -errno : 0;
 }
 
+struct attach_arg {
+	__s32 fd;
+	__u32 id;
+};
+
+/* @arg may be a bad pointer */
+static int sva_attach_raw(struct pdma_dev *dev, void *arg)
+{
+	return ioctl(dev->device, PDMA_SVA_ATTACH, arg) ? -errno : 0;
+}
+
 static int sva_attach(struct pdma_dev *dev, int fd, __u32 id)
 {
-	struct {
-		__s32 fd;
-		__u32 id;
-	} arg = { .fd = fd, .id = id };
+	struct attach_arg arg = { .fd = fd, .id = id };
 
-	return ioctl(dev->device, PDMA_SVA_ATTACH, &arg) ? -errno : 0;
+	return sva_attach_raw(dev, &arg);
 }
 
 /* Memory */
@@ -703,6 +713,116 @@ TEST_F(sva, engine_can_be_taken_away_while_bound)
 	expect_silence();
 }
 
+/* The PASID that the engine has for the first channel, which is that of dev */
+static __u32 pasid_register(struct rig *rig)
+{
+	return bar_read32(&rig->bar, PDMA_CTL(0) + PDMA_CTL_PASID);
+}
+
+static bool has_reset(struct rig *rig)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/reset", rig->engine);
+	return pdma_exists(path);
+}
+
+/* Reset the engine under a channel that streams to @dst */
+static void reset_and_go_on(struct __test_metadata *_metadata, struct rig *rig,
+			    __u32 pasid, __u64 dst)
+{
+	ASSERT_EQ(0, pdma_stream(&rig->dev, dst, 4096, 50, 1));
+	ASSERT_EQ(0, pdma_wait_counter(&rig->dev, 3));
+	ASSERT_EQ(0, pci_reset(rig->engine));
+	EXPECT_EQ(0, pdma_status(&rig->dev));
+	EXPECT_EQ(0, pdma_done(&rig->dev));
+	EXPECT_EQ(PDMA_PASID_VALID | pasid, pasid_register(rig));
+
+	ASSERT_EQ(0, pdma_stream(&rig->dev, dst, 4096, 50, 1));
+	ASSERT_EQ(0, pdma_wait_counter(&rig->dev, 3));
+	EXPECT_EQ(0, pdma_refused(&rig->dev));
+}
+
+TEST_F(sva, bound_channel_works_after_a_reset_of_the_engine)
+{
+	struct rig *rig = &self->rig;
+	int round, pasid;
+
+	if (!has_reset(rig))
+		SKIP(return, "the engine has no function level reset");
+
+	for (round = 0; round < 2; round++) {
+		pasid = sva_bind(&rig->dev);
+		ASSERT_LT(0, pasid);
+		reset_and_go_on(_metadata, rig, pasid, (uintptr_t)rig->buf);
+		expect_running(_metadata, &rig->dev, rig->buf);
+		EXPECT_EQ(0, sva_unbind(&rig->dev));
+	}
+	/* What is unbound does not come back */
+	ASSERT_EQ(0, pci_reset(rig->engine));
+	EXPECT_EQ(0, pasid_register(rig));
+	EXPECT_EQ(-ENXIO, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
+				      1));
+	expect_silence();
+	expect_plain(_metadata, rig, pasid);
+}
+
+TEST_F(sva, attached_channel_works_after_a_reset_of_the_engine)
+{
+	struct rig *rig = &self->rig;
+	struct ioasid_query query;
+	int round;
+	__u32 id;
+
+	if (!has_reset(rig))
+		SKIP(return, "the engine has no function level reset");
+
+	test_cmd_alloc(rig->fd, 0, 0, 1, &id);
+	for (round = 0; round < 2; round++) {
+		ASSERT_EQ(0, sva_attach(&rig->dev, rig->fd, id));
+		reset_and_go_on(_metadata, rig, id, PDMA_SVA_IOVA);
+		test_cmd_query(rig->fd, id, &query);
+		EXPECT_EQ(1, query.users);
+		EXPECT_EQ(1, query.attachments);
+		EXPECT_EQ(0, sva_unbind(&rig->dev));
+	}
+	ASSERT_EQ(0, pci_reset(rig->engine));
+	EXPECT_EQ(0, pasid_register(rig));
+	expect_silence();
+	expect_plain(_metadata, rig, id);
+}
+
+TEST_F(sva, parked_channel_stays_blocked_and_silent_after_a_reset)
+{
+	struct rig *rig = &self->rig;
+	__u64 suppressed;
+	__u32 id;
+
+	if (!has_reset(rig))
+		SKIP(return, "the engine has no function level reset");
+
+	test_cmd_alloc(rig->fd, 0, 0, 1, &id);
+	ASSERT_EQ(0, sva_attach(&rig->dev, rig->fd, id));
+	ASSERT_EQ(0, pdma_stream(&rig->dev, PDMA_SVA_IOVA, 4096, 50, 1));
+	ASSERT_EQ(0, pdma_wait_counter(&rig->dev, 3));
+	test_cmd_free(rig->fd, 1, &id);
+	ASSERT_EQ(0, pci_reset(rig->engine));
+	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&rig->dev, PDMA_SVA_IOVA, 4096, 50,
+					  1));
+
+	/* Not only by the driver: the channel tries, and reaches nothing */
+	suppressed = bar_suppressed(&rig->bar);
+	EXPECT_TRUE(bar_stream(&rig->bar, 0, PDMA_SVA_IOVA, 4096, 50));
+	ASSERT_TRUE(wait_refused(&rig->dev, 100));
+	EXPECT_LE(100, bar_suppressed(&rig->bar) - suppressed);
+	EXPECT_EQ(0, pdma_done(&rig->dev));
+	expect_silence();
+
+	EXPECT_EQ(0, sva_unbind(&rig->dev));
+	EXPECT_TRUE(ioasid_wait_recycled(rig->fd, id));
+	expect_plain(_metadata, rig, id);
+}
+
 /* Neither the process itself, nor who looks after its address space */
 TEST_F(sva, exit_of_a_process_needs_no_memory)
 {
@@ -739,6 +859,159 @@ TEST_F(sva, exit_of_a_process_needs_no_memory)
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
 	EXPECT_TRUE(wait_free(rig->fd, rig->shared->pasid));
 	expect_plain(_metadata, rig, rig->shared->pasid);
+}
+
+/*
+ * A call of one user waits for a page that is not delivered. One variant for
+ * each way to hand over such a page.
+ */
+FIXTURE(stalled)
+{
+	struct rig rig;
+	struct pdma_dev dev;	/* the user's */
+	struct stall stall;
+	__u32 id;
+};
+
+FIXTURE_VARIANT(stalled)
+{
+	int (*call)(struct pdma_dev *dev, void *page);
+	int ret;		/* when the page is delivered after all */
+};
+
+static int stalled_submit(struct pdma_dev *dev, void *page)
+{
+	return pdma_submit_raw(dev, page, PDMA_SUBMIT_SIZE, 0);
+}
+
+static int stalled_read(struct pdma_dev *dev, void *page)
+{
+	return pread(dev->device, page, 4, PDMA_STATUS) == 4 ? 0 : -errno;
+}
+
+/* The engine has been taken away when the argument is known */
+FIXTURE_VARIANT_ADD(stalled, attach)
+{
+	.call = sva_attach_raw,
+	.ret = -ENODEV,
+};
+
+FIXTURE_VARIANT_ADD(stalled, submit)
+{
+	.call = stalled_submit,
+	.ret = -ENODEV,
+};
+
+/* The register was read before */
+FIXTURE_VARIANT_ADD(stalled, read)
+{
+	.call = stalled_read,
+};
+
+FIXTURE_SETUP(stalled)
+{
+	const char *reason;
+	int ret;
+
+	ret = stall_prepare(&self->stall);
+	if (ret == -ENOSYS)
+		SKIP(return, "no userfaultfd");
+	ASSERT_EQ(0, ret);
+	reason = setup(_metadata, &self->rig);
+	if (reason)
+		SKIP(return, "%s", reason);
+	ASSERT_EQ(0, sva_open(&self->dev, self->rig.engine));
+	test_cmd_alloc(self->rig.fd, 0, 0, 1, &self->id);
+}
+
+FIXTURE_TEARDOWN_PARENT(stalled)
+{
+	teardown(_metadata, &self->rig);
+}
+
+struct stalled_call {
+	int (*fn)(struct pdma_dev *dev, void *page);
+	struct pdma_dev *dev;
+	void *page;
+	int ret;
+};
+
+static void *do_stalled_call(void *arg)
+{
+	struct stalled_call *call = arg;
+
+	call->ret = call->fn(call->dev, call->page);
+	return NULL;
+}
+
+/* All that another user can do, and root. The step that fails, or 0. */
+static int use_engine(struct rig *rig)
+{
+	struct pdma_dev dev;
+	int fd;
+
+	touch(rig->buf);
+	if (sva_open(&dev, rig->engine))
+		return 1;
+	if (sva_bind(&dev) <= 0)
+		return 2;
+	if (pdma_stream(&dev, (uintptr_t)rig->buf, 4096, 50, 1) ||
+	    pdma_wait_counter(&dev, 3))
+		return 3;
+	if (pdma_stop(&dev) || pdma_status(&dev))
+		return 4;
+	if (has_reset(rig) &&
+	    (pci_reset(rig->engine) ||
+	     pdma_stream(&dev, (uintptr_t)rig->buf, 4096, 50, 1) ||
+	     pdma_wait_counter(&dev, 3)))
+		return 5;
+	if (sva_unbind(&dev))
+		return 6;
+	pdma_close(&dev);
+	if (sva_open(&dev, rig->engine))
+		return 7;
+	fd = ioasid_open();
+	if (fd < 0)
+		return 8;
+	close(fd);
+	return pci_write(rig->engine, "driver/unbind", rig->engine) ? 9 : 0;
+}
+
+TEST_F(stalled, user_delays_no_other_user)
+{
+	struct rig *rig = &self->rig;
+	struct attach_arg arg = { .fd = rig->fd, .id = self->id };
+	struct stalled_call call = {
+		.fn = variant->call, .dev = &self->dev,
+		.page = self->stall.page,
+	};
+	struct pdma_submit cmd = { .cmd = PDMA_CMD_STOP };
+	struct ioasid_query query;
+	int status = -1;
+	pthread_t thread;
+	pid_t pid;
+
+	if (variant->call == sva_attach_raw)
+		memcpy(self->stall.answer, &arg, sizeof(arg));
+	else
+		memcpy(self->stall.answer, &cmd, sizeof(cmd));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, do_stalled_call, &call));
+	ASSERT_TRUE(stall_wait(&self->stall, IOASID_WAIT_MS));
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid)
+		_exit(use_engine(rig));
+	EXPECT_TRUE(wait_until_ms(waitpid(pid, &status, WNOHANG) == pid,
+				  30000));
+	EXPECT_EQ(0, status);
+
+	ASSERT_EQ(0, stall_answer(&self->stall));
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(variant->ret, call.ret);
+	test_cmd_query(rig->fd, self->id, &query);
+	EXPECT_EQ(0, query.users);
+	expect_silence();
 }
 
 /*
