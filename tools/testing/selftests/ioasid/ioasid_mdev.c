@@ -474,6 +474,8 @@ TEST_F(mdev, dropped_pasid_is_free_and_dma_has_ended)
 
 TEST_F(mdev, submission_without_memory_is_enomem_and_pins_nothing)
 {
+	bool by_iommufd = variant->open != pdma_open_group &&
+			  pdma_exists("/sys/kernel/debug/fail_iommufd");
 	int nth_fd = fail_nth_open(), rc;
 	unsigned int nth, failed = 0;
 	bool last;
@@ -488,7 +490,9 @@ TEST_F(mdev, submission_without_memory_is_enomem_and_pins_nothing)
 		last = !fail_nth_end(nth_fd);
 		if (rc) {
 			failed++;
-			EXPECT_EQ(-ENOMEM, rc);
+			/* CONFIG_IOMMUFD_TEST fails more than allocations */
+			if (rc != -EFAULT || !by_iommufd)
+				EXPECT_EQ(-ENOMEM, rc);
 			EXPECT_EQ(0, pdma_status(&self->dev));
 		}
 		EXPECT_EQ(0, pdma_stop(&self->dev));
