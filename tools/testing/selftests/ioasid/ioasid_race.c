@@ -442,7 +442,7 @@ static bool do_stream(struct thread *t)
 	before = load(&shared->num[n].state);
 	ret = pdma_stream(&t->dev, IOVA, STREAM_LEN, 0, 0);
 	if (ret == -ESHUTDOWN || (ret && load(&shared->engine_gone)) ||
-	    (ret == -EIO && shared->resets))
+	    (ret == -EAGAIN && shared->resets))
 		return true;
 	if (ret)
 		return fail("stream: %d", ret);
