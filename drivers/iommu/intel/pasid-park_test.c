@@ -1018,6 +1018,118 @@ static void drain_waits_for_what_is_queued(struct kunit *test)
 	iopf_queue_free(handlers.queue);
 }
 
+/* Suspend and resume of the page request queue, with registers in memory */
+
+#define PARK_PRQ_ADDRESS(iommu)	(virt_to_phys((iommu)->prq) | PRQ_ORDER)
+
+static u32 *park_reg(struct intel_iommu *iommu, unsigned int offset)
+{
+	return (u32 *)((u8 __force *)iommu->reg + offset);
+}
+
+static u64 *park_reg64(struct intel_iommu *iommu, unsigned int offset)
+{
+	return (u64 *)park_reg(iommu, offset);
+}
+
+/* A queue with two requests, and an interrupt that is masked or not */
+static struct intel_iommu *park_init_prq(struct kunit *test, u32 pectl)
+{
+	struct park_fixture *fix = test->priv;
+	struct intel_iommu *iommu = &fix->iommu[0];
+
+	iommu->prq = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
+	iommu->reg = (void __iomem *)kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, iommu->prq);
+	KUNIT_ASSERT_NOT_NULL(test, iommu->reg);
+	init_completion(&iommu->prq_complete);
+	*park_reg64(iommu, DMAR_PQA_REG) = PARK_PRQ_ADDRESS(iommu);
+	*park_reg64(iommu, DMAR_PQH_REG) = 0x20;
+	*park_reg64(iommu, DMAR_PQT_REG) = 0x60;
+	*park_reg(iommu, DMAR_PECTL_REG) = pectl;
+	*park_reg(iommu, DMAR_PEDATA_REG) = 0x4021;
+	*park_reg(iommu, DMAR_PEADDR_REG) = 0xfee01004;
+	*park_reg(iommu, DMAR_PEUADDR_REG) = 0x100;
+	return iommu;
+}
+
+static void expect_prq_interrupt(struct kunit *test, struct intel_iommu *iommu,
+				 u32 pectl)
+{
+	KUNIT_EXPECT_EQ(test, *park_reg(iommu, DMAR_PECTL_REG), pectl);
+	KUNIT_EXPECT_EQ(test, *park_reg(iommu, DMAR_PEDATA_REG), 0x4021);
+	KUNIT_EXPECT_EQ(test, *park_reg(iommu, DMAR_PEADDR_REG), 0xfee01004);
+	KUNIT_EXPECT_EQ(test, *park_reg(iommu, DMAR_PEUADDR_REG), 0x100);
+}
+
+static const struct park_resume {
+	const char *name;
+	u64 address;		/* what is in the address register */
+	u32 pectl;
+} park_resumes[] = {
+	{ "without power", 0, 0 },
+	{ "without power, interrupt masked", 0, DMA_FECTL_IM },
+	{ "from hibernation, queue of another kernel", 0x5550000 | PRQ_ORDER,
+	  0 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(park_resumes, park_resumes, name);
+
+static void page_request_queue_is_set_up_on_resume(struct kunit *test)
+{
+	const struct park_resume *param = test->param_value;
+	struct intel_iommu *iommu = park_init_prq(test, param->pectl);
+
+	intel_iommu_suspend_prq(iommu);
+	memset((void __force *)iommu->reg, 0, PAGE_SIZE);
+	*park_reg(iommu, DMAR_PECTL_REG) = DMA_FECTL_IM;
+	if (param->address) {
+		*park_reg64(iommu, DMAR_PQA_REG) = param->address;
+		*park_reg64(iommu, DMAR_PQH_REG) = 0x40;
+		*park_reg64(iommu, DMAR_PQT_REG) = 0x80;
+	}
+
+	intel_iommu_resume_prq(iommu);
+	KUNIT_EXPECT_EQ(test, *park_reg64(iommu, DMAR_PQA_REG),
+			PARK_PRQ_ADDRESS(iommu));
+	KUNIT_EXPECT_EQ(test, *park_reg64(iommu, DMAR_PQH_REG), 0);
+	KUNIT_EXPECT_EQ(test, *park_reg64(iommu, DMAR_PQT_REG), 0);
+	/* Both are cleared by writing 1 */
+	KUNIT_EXPECT_EQ(test, *park_reg(iommu, DMAR_PRS_REG),
+			DMA_PRS_PPR | DMA_PRS_PRO);
+	expect_prq_interrupt(test, iommu, param->pectl);
+	/* Nothing is left to wait for */
+	KUNIT_EXPECT_TRUE(test, completion_done(&iommu->prq_complete));
+}
+
+static void page_requests_survive_an_aborted_suspend(struct kunit *test)
+{
+	struct intel_iommu *iommu = park_init_prq(test, 0);
+
+	intel_iommu_suspend_prq(iommu);
+	intel_iommu_resume_prq(iommu);
+	KUNIT_EXPECT_EQ(test, *park_reg64(iommu, DMAR_PQA_REG),
+			PARK_PRQ_ADDRESS(iommu));
+	KUNIT_EXPECT_EQ(test, *park_reg64(iommu, DMAR_PQH_REG), 0x20);
+	KUNIT_EXPECT_EQ(test, *park_reg64(iommu, DMAR_PQT_REG), 0x60);
+	KUNIT_EXPECT_EQ(test, *park_reg(iommu, DMAR_PRS_REG), 0);
+	expect_prq_interrupt(test, iommu, 0);
+	KUNIT_EXPECT_FALSE(test, completion_done(&iommu->prq_complete));
+}
+
+/* Registers that are reserved without page request support */
+static void iommu_without_page_requests_is_left_alone(struct kunit *test)
+{
+	struct intel_iommu *iommu = park_init_prq(test, 0);
+
+	iommu->prq = NULL;
+	intel_iommu_suspend_prq(iommu);
+	memset((void __force *)iommu->reg, 0, PAGE_SIZE);
+	intel_iommu_resume_prq(iommu);
+	KUNIT_EXPECT_NULL(test, memchr_inv((void __force *)iommu->reg, 0,
+					   PAGE_SIZE));
+}
+
 /* The mark is the gate (invariant 3) */
 
 static int setup_first_level(struct park_fixture *fix)
@@ -1311,6 +1423,10 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(errors_of_other_devices_lose_no_flush),
 	KUNIT_CASE_PARAM(drain_waits_for_what_is_queued,
 			 park_drain_by_gen_params),
+	KUNIT_CASE_PARAM(page_request_queue_is_set_up_on_resume,
+			 park_resumes_gen_params),
+	KUNIT_CASE(page_requests_survive_an_aborted_suspend),
+	KUNIT_CASE(iommu_without_page_requests_is_left_alone),
 	KUNIT_CASE_PARAM(parked_entry_is_not_set_up, park_setups_gen_params),
 	KUNIT_CASE(teardown_leaves_the_mark),
 	KUNIT_CASE(dirty_tracking_passes_a_parked_entry_by),

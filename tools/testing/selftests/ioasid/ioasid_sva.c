@@ -1560,4 +1560,346 @@ TEST_F(end, number_serves_a_user_afterwards)
 	expect_silence();
 }
 
+/*
+ * Pages that a process gives up. x86 flushes more than 33 pages as a whole, by
+ * other requests to the device TLB than for a few.
+ */
+#define PAGE 4096
+#define SLOTS (PAGE / sizeof(__u64))
+
+static const unsigned int page_counts[] = { 16, 33, 34, 64 };
+
+static bool page_is_poison(volatile __u64 *page)
+{
+	unsigned int i;
+	__u64 all;
+
+	memset(&all, POISON, sizeof(all));
+	for (i = 0; i < SLOTS; i++)
+		if (page[i] != all)
+			return false;
+	return true;
+}
+
+/* Two mappings of the same memory: one stays, the other one has DMA */
+struct twin {
+	size_t len;
+	volatile __u64 *keep, *give;
+};
+
+static void map_twin(struct __test_metadata *_metadata, struct twin *twin,
+		     unsigned int pages)
+{
+	unsigned int i;
+
+	twin->len = (size_t)pages * PAGE;
+	twin->keep = map_shared(twin->len);
+	ASSERT_NE(NULL, twin->keep);
+	twin->give = mremap((void *)twin->keep, 0, twin->len, MREMAP_MAYMOVE);
+	ASSERT_NE(MAP_FAILED, twin->give);
+	for (i = 0; i < pages; i++) {
+		twin->keep[i * SLOTS] = 0;
+		twin->give[i * SLOTS] = 0;
+	}
+}
+
+/*
+ * A channel that is bound and streams into a page. It is enough that the first
+ * and the last one are cached by the device.
+ */
+struct stream {
+	struct pdma_dev dev;
+	size_t page;
+};
+
+static void start_streams(struct __test_metadata *_metadata,
+			  struct stream stream[2], volatile __u64 *buf,
+			  unsigned int pages)
+{
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		stream[i].page = i ? pages - 1 : 0;
+		ASSERT_EQ(0, pdma_stream(&stream[i].dev,
+					 (uintptr_t)&buf[stream[i].page * SLOTS],
+					 PAGE, 50, 1));
+	}
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, pdma_wait_counter(&stream[i].dev, 3));
+}
+
+/* What is tried arrives nowhere, and the engine has tried often enough */
+static void expect_streams_blocked(struct __test_metadata *_metadata,
+				   struct stream stream[2],
+				   volatile __u64 *buf)
+{
+	__u64 done[2], refused[2];
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		done[i] = pdma_done(&stream[i].dev);
+		refused[i] = pdma_refused(&stream[i].dev);
+		memset((void *)&buf[stream[i].page * SLOTS], POISON, PAGE);
+	}
+	for (i = 0; i < 2; i++) {
+		EXPECT_TRUE(wait_until(pdma_done(&stream[i].dev) != done[i] ||
+				       pdma_refused(&stream[i].dev) >=
+				       refused[i] + 10));
+		EXPECT_EQ(done[i], pdma_done(&stream[i].dev));
+		EXPECT_TRUE(page_is_poison(&buf[stream[i].page * SLOTS]));
+	}
+}
+
+static void stop_streams(struct __test_metadata *_metadata,
+			 struct stream stream[2])
+{
+	int i;
+
+	for (i = 0; i < 2; i++)
+		ASSERT_EQ(0, pdma_stop(&stream[i].dev));
+}
+
+FIXTURE(unmap)
+{
+	struct rig rig;
+	struct stream stream[2];
+};
+
+FIXTURE_SETUP(unmap)
+{
+	const char *reason = setup(_metadata, &self->rig);
+	int i;
+
+	if (reason)
+		SKIP(return, "%s", reason);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, sva_open(&self->stream[i].dev, self->rig.engine));
+		ASSERT_LT(0, sva_bind(&self->stream[i].dev));
+	}
+}
+
+FIXTURE_TEARDOWN_PARENT(unmap)
+{
+	teardown(_metadata, &self->rig);
+}
+
+TEST_F(unmap, dma_ends_with_munmap)
+{
+	struct twin twin;
+	unsigned int i;
+
+	faults_begin(&self->rig);
+	for (i = 0; i < ARRAY_LEN(page_counts); i++) {
+		TH_LOG("%u pages", page_counts[i]);
+		map_twin(_metadata, &twin, page_counts[i]);
+		start_streams(_metadata, self->stream, twin.give,
+			      page_counts[i]);
+		ASSERT_EQ(0, munmap((void *)twin.give, twin.len));
+		expect_streams_blocked(_metadata, self->stream, twin.keep);
+		stop_streams(_metadata, self->stream);
+		munmap((void *)twin.keep, twin.len);
+	}
+	faults_end(&self->rig);
+}
+
+TEST_F(unmap, writes_end_with_mprotect)
+{
+	struct twin twin;
+	unsigned int i;
+
+	faults_begin(&self->rig);
+	for (i = 0; i < ARRAY_LEN(page_counts); i++) {
+		TH_LOG("%u pages", page_counts[i]);
+		map_twin(_metadata, &twin, page_counts[i]);
+		start_streams(_metadata, self->stream, twin.give,
+			      page_counts[i]);
+		ASSERT_EQ(0, mprotect((void *)twin.give, twin.len, PROT_READ));
+		expect_streams_blocked(_metadata, self->stream, twin.keep);
+		stop_streams(_metadata, self->stream);
+		munmap((void *)twin.give, twin.len);
+		munmap((void *)twin.keep, twin.len);
+	}
+	faults_end(&self->rig);
+}
+
+/* Nor is it the old page that a later stream finds at an address */
+TEST_F(unmap, stream_after_a_new_mapping_goes_to_the_new_page)
+{
+	volatile __u64 *fresh;
+	struct twin twin;
+	unsigned int i;
+	int k;
+
+	for (i = 0; i < ARRAY_LEN(page_counts); i++) {
+		TH_LOG("%u pages", page_counts[i]);
+		map_twin(_metadata, &twin, page_counts[i]);
+		start_streams(_metadata, self->stream, twin.give,
+			      page_counts[i]);
+		stop_streams(_metadata, self->stream);
+		ASSERT_EQ(0, munmap((void *)twin.give, twin.len));
+		fresh = mmap((void *)twin.give, twin.len,
+			     PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED |
+			     MAP_POPULATE, -1, 0);
+		ASSERT_EQ(twin.give, fresh);
+		memset((void *)fresh, POISON, twin.len);
+		memset((void *)twin.keep, POISON, twin.len);
+
+		start_streams(_metadata, self->stream, fresh, page_counts[i]);
+		stop_streams(_metadata, self->stream);
+		for (k = 0; k < 2; k++) {
+			size_t at = self->stream[k].page * SLOTS;
+
+			EXPECT_FALSE(page_is_poison(&fresh[at]));
+			EXPECT_TRUE(page_is_poison(&twin.keep[at]));
+		}
+		munmap((void *)fresh, twin.len);
+		munmap((void *)twin.keep, twin.len);
+	}
+}
+
+/*
+ * After fork(), the child has the pages, and whoever writes gets a copy. The
+ * device cannot ask for one: it is refused until the parent has written.
+ */
+TEST_F(unmap, writes_after_fork_do_not_reach_the_child)
+{
+	struct rig *rig = &self->rig;
+	volatile __u64 *buf;
+	__u64 done[2], refused[2];
+	int i, status;
+	pid_t pid;
+
+	faults_begin(rig);
+	buf = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, buf);
+	buf[0] = 0;
+	buf[SLOTS] = 0;
+	start_streams(_metadata, self->stream, buf, 2);
+
+	pid = fork();
+	if (!pid) {
+		static __u64 copy[2 * SLOTS];
+
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		memcpy(copy, (void *)buf, sizeof(copy));
+		store(&rig->shared->pasid, 1);
+		while (!load(&rig->shared->go))
+			usleep(200);
+		_exit(!!memcmp(copy, (void *)buf, sizeof(copy)));
+	}
+	ASSERT_LT(0, pid);
+	for (i = 0; i < 2; i++) {
+		done[i] = pdma_done(&self->stream[i].dev);
+		refused[i] = pdma_refused(&self->stream[i].dev);
+	}
+	ASSERT_TRUE(wait_until(load(&rig->shared->pasid)));
+	for (i = 0; i < 2; i++) {
+		EXPECT_TRUE(wait_until(pdma_done(&self->stream[i].dev) !=
+				       done[i] ||
+				       pdma_refused(&self->stream[i].dev) >=
+				       refused[i] + 10));
+		EXPECT_EQ(done[i], pdma_done(&self->stream[i].dev));
+	}
+
+	/* The parent gets its own pages */
+	buf[0] = 0;
+	buf[SLOTS] = 0;
+	for (i = 0; i < 2; i++)
+		EXPECT_EQ(0, pdma_wait_counter(&self->stream[i].dev, 3));
+	store(&rig->shared->go, 1);
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	stop_streams(_metadata, self->stream);
+	faults_end(rig);
+}
+
+/*
+ * A channel that nobody has is given the PASID of a process that has exited:
+ * nothing arrives, and nothing is reported.
+ */
+static void expect_silently_blocked(struct __test_metadata *_metadata,
+				    struct rig *rig, __u32 pasid)
+{
+	unsigned int ch = bar_read32(&rig->bar, PDMA_CHANNELS) - 1;
+	__u64 suppressed = bar_suppressed(&rig->bar);
+	__u64 arrived = bar_done(&rig->bar, ch);
+
+	poison(rig->buf);
+	bar_set_pasid(&rig->bar, ch, PDMA_PASID_VALID | pasid);
+	EXPECT_TRUE(bar_stream(&rig->bar, ch, (uintptr_t)rig->buf, PAGE, 50));
+	EXPECT_TRUE(wait_until(bar_suppressed(&rig->bar) >= suppressed + 100 ||
+			       bar_recorded(&rig->bar) != rig->faults));
+	bar_stop(&rig->bar, ch);
+	bar_set_pasid(&rig->bar, ch, 0);
+	EXPECT_EQ(arrived, bar_done(&rig->bar, ch));
+	EXPECT_TRUE(is_poison(rig->buf));
+	expect_silence();
+}
+
+/* A reset attaches anew what is attached, but not what has ended */
+TEST_F(end, stays_blocked_and_silent_across_a_reset)
+{
+	struct rig *rig = &self->rig;
+	__u32 pasid, got;
+	pid_t pid;
+
+	pid = start_bound(_metadata, rig, &rig->dev, variant->how);
+	pasid = rig->shared->pasid;
+	expect_running(_metadata, &rig->dev, rig->buf);
+	end_address_space(_metadata, rig, pid, variant->how);
+	expect_blocked(_metadata, &rig->dev, rig->buf);
+	expect_silence();
+
+	ASSERT_EQ(0, pci_reset(rig->engine));
+	expect_silently_blocked(_metadata, rig, pasid);
+	test_err_alloc(ENOSPC, rig->fd, pasid, pasid, 1, &got);
+
+	EXPECT_EQ(0, sva_unbind(&rig->dev));
+	reap(pid, variant->how);
+	EXPECT_TRUE(wait_free(rig->fd, pasid));
+	expect_silence();
+	expect_plain(_metadata, rig, pasid);
+}
+
+#define RESET_ROUNDS 20
+
+/* Each round ends the address space a little later after the reset has begun */
+TEST_F(end, in_the_middle_of_a_reset_blocks)
+{
+	struct rig *rig = &self->rig;
+	int round, rounds = times(RESET_ROUNDS), status;
+	__u64 start, took = 0;
+	pid_t pid, resetter;
+	__u32 pasid;
+
+	start = now_us();
+	ASSERT_EQ(0, pci_reset(rig->engine));
+	took = now_us() - start;
+
+	for (round = 0; round < rounds; round++) {
+		pid = start_bound(_metadata, rig, &rig->dev, variant->how);
+		pasid = rig->shared->pasid;
+		expect_running(_metadata, &rig->dev, rig->buf);
+		resetter = fork();
+		if (!resetter)
+			_exit(!!pci_reset(rig->engine));
+		ASSERT_LT(0, resetter);
+		usleep(took * round / rounds);
+		end_address_space(_metadata, rig, pid, variant->how);
+		ASSERT_EQ(resetter, waitpid(resetter, &status, 0));
+		ASSERT_EQ(0, status);
+
+		expect_silently_blocked(_metadata, rig, pasid);
+		EXPECT_EQ(0, sva_unbind(&rig->dev));
+		reap(pid, variant->how);
+		ASSERT_TRUE(wait_free(rig->fd, pasid));
+	}
+	expect_silence();
+	expect_plain(_metadata, rig, pasid);
+	TH_LOG("%d rounds, a reset takes %llu us", rounds,
+	       (unsigned long long)took);
+}
+
 TEST_HARNESS_MAIN
