@@ -19,16 +19,12 @@
 #include "ioasid_watch.h"
 #include "pdma_utils.h"
 #include "stall_utils.h"
-
-#define PCI_DRIVERS "/sys/bus/pci/drivers/"
+#include "sva_utils.h"
 
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
 #define BUF_LEN PDMA_MAX_LEN
 #define POISON 0x5a
-
-/* In ECAP: the IOMMU walks page tables of the format of the CPU */
-#define ECAP_FSTS_SHIFT 47
 
 /* All of the number space */
 #define NR_IDS 0x100000
@@ -46,70 +42,6 @@ struct shared {
 
 #define load(ptr) __atomic_load_n(ptr, __ATOMIC_SEQ_CST)
 #define store(ptr, val) __atomic_store_n(ptr, val, __ATOMIC_SEQ_CST)
-
-/* The engine and its driver */
-
-static bool has_first_stage(const char *name)
-{
-	char ecap[32];
-
-	return !pci_read(name, "iommu/intel-iommu/ecap", ecap, sizeof(ecap)) &&
-	       (strtoull(ecap, NULL, 16) >> ECAP_FSTS_SHIFT & 1);
-}
-
-/* Linux 6.12 refuses SVA on x86, unless it is told otherwise at boot */
-static bool sva_is_refused(void)
-{
-	char val[8];
-
-	return !pdma_read_file("/sys/module/iommu_sva/parameters/allow_unsafe_x86",
-			       val, sizeof(val)) && val[0] != 'Y';
-}
-
-/*
- * An open file, a channel. It has the offsets of a mediated device that has its
- * regions at 0: all that submits commands or reads registers works with it.
- */
-static int sva_open(struct pdma_dev *dev, const char *engine)
-{
-	char path[PDMA_PATH_LEN + NAME_MAX];
-
-	pdma_init(dev);
-	snprintf(path, sizeof(path), "/dev/" PDMA_SVA_DRIVER "-%s", engine);
-	dev->device = open(path, O_RDWR | O_CLOEXEC);
-	return dev->device < 0 ? -errno : 0;
-}
-
-/* The PASID of this process, or -errno */
-static int sva_bind(struct pdma_dev *dev)
-{
-	int ret = ioctl(dev->device, PDMA_SVA_BIND);
-
-	return ret < 0 ? -errno : ret;
-}
-
-static int sva_unbind(struct pdma_dev *dev)
-{
-	return ioctl(dev->device, PDMA_SVA_UNBIND) ? -errno : 0;
-}
-
-struct attach_arg {
-	__s32 fd;
-	__u32 id;
-};
-
-/* @arg may be a bad pointer */
-static int sva_attach_raw(struct pdma_dev *dev, void *arg)
-{
-	return ioctl(dev->device, PDMA_SVA_ATTACH, arg) ? -errno : 0;
-}
-
-static int sva_attach(struct pdma_dev *dev, int fd, __u32 id)
-{
-	struct attach_arg arg = { .fd = fd, .id = id };
-
-	return sva_attach_raw(dev, &arg);
-}
 
 /* Memory */
 

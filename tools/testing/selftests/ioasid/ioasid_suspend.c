@@ -1,0 +1,751 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Suspend to RAM and resume, with ACTIVE and PARKED PASIDs
+ *
+ * A suspended IOMMU translates nothing and blocks nothing, and a device that
+ * has lost power has lost its PASIDs. ACTIVE ones work again after resume, once
+ * the user has started its device again; PARKED ones stay blocked and silent.
+ *
+ * Each IOVA here is the physical address of a page of the test, the victim. DMA
+ * that passes the IOMMU untranslated writes to that page.
+ *
+ * Something has to wake the machine: the alarm of its clock, or, if IOASID_WAKE
+ * is in the environment, somebody outside.
+ */
+#include <fcntl.h>
+#include <sys/wait.h>
+
+#include "../kselftest_harness.h"
+#include "ioasid_channel.h"
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "pdma_utils.h"
+#include "sva_utils.h"
+#include "vfio_pci_utils.h"
+
+#define PAGE 4096
+#define PERIOD 1000		/* of a stream, in us */
+
+/* PASIDs that are numbers and nothing else; nobody attaches the second one */
+#define PLAIN_PASID 0x3333
+#define UNKNOWN_PASID 0x4444
+
+/* Suspend */
+
+#define STATE "/sys/power/state"
+#define MEM_SLEEP "/sys/power/mem_sleep"
+#define PM_TEST "/sys/power/pm_test"
+#define ALARM "/sys/class/rtc/rtc0/wakealarm"
+
+/* In seconds: longer than it takes to suspend */
+#define ALARM_DELAY "+20"
+
+static bool file_has(const char *path, const char *word)
+{
+	char text[256];
+
+	return !pdma_read_file(path, text, sizeof(text)) && strstr(text, word);
+}
+
+/* Why the machine cannot be suspended, or NULL */
+static const char *cannot_suspend(const char *pm_test)
+{
+	if (!file_has(STATE, "mem") || !file_has(MEM_SLEEP, "deep"))
+		return "no suspend to RAM";
+	if (strcmp(pm_test, "none")) {
+		if (!file_has(PM_TEST, pm_test))
+			return "no " PM_TEST;
+	} else if (!getenv("IOASID_WAKE") && !pdma_exists(ALARM)) {
+		return "nothing wakes this machine, it has no " ALARM;
+	}
+	return NULL;
+}
+
+/*
+ * @pm_test: "none" is the real thing, in which devices lose their registers;
+ * "core" turns the IOMMU off and on again, and lets devices have their power.
+ */
+static int suspend(const char *pm_test)
+{
+	bool alarm = !strcmp(pm_test, "none") && !getenv("IOASID_WAKE");
+	int ret;
+
+	ret = pdma_write_file(MEM_SLEEP, "deep");
+	if (!ret && pdma_exists(PM_TEST))
+		ret = pdma_write_file(PM_TEST, pm_test);
+	/* The time that the test of the core takes */
+	if (!ret && strcmp(pm_test, "none"))
+		ret = pdma_write_file("/sys/module/suspend/parameters/pm_test_delay",
+				      "1");
+	if (!ret && alarm) {
+		pdma_write_file(ALARM, "0");
+		ret = pdma_write_file(ALARM, ALARM_DELAY);
+	}
+	if (!ret)
+		ret = pdma_write_file(STATE, "mem");
+	if (pdma_exists(PM_TEST))
+		pdma_write_file(PM_TEST, "none");
+	return ret;
+}
+
+/* Memory */
+
+static __u64 physical(volatile void *addr)
+{
+	off_t pos = (uintptr_t)addr / PAGE * sizeof(__u64);
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	__u64 entry;
+
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &entry, sizeof(entry), pos) != sizeof(entry))
+		entry = 0;
+	close(fd);
+	/* Present, and then the number of the page frame */
+	return entry >> 63 ? (entry & ((1ull << 55) - 1)) * PAGE : 0;
+}
+
+static volatile __u64 *alloc_victim(void)
+{
+	void *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED | MAP_POPULATE,
+			  -1, 0);
+
+	if (page == MAP_FAILED)
+		return NULL;
+	memset(page, POISON, PAGE);
+	return page;
+}
+
+static bool is_poisoned(volatile __u64 *page)
+{
+	size_t i;
+
+	for (i = 0; i < PAGE / sizeof(*page); i++)
+		if (page[i] != 0x0101010101010101ull * POISON)
+			return false;
+	return true;
+}
+
+/* Nothing was written to it, and it is where it was */
+#define expect_untouched(_victim, _iova) do {				\
+	EXPECT_TRUE(is_poisoned(_victim));				\
+	EXPECT_EQ(_iova, physical(_victim));				\
+} while (0)
+
+#define ASSERT_SUSPEND(_pm_test) do {					\
+	TH_LOG("suspend, %s", _pm_test);				\
+	ASSERT_EQ(0, suspend(_pm_test));				\
+} while (0)
+
+/*
+ * What the counters of the emulated IOMMU say after resume if nothing happened
+ * meanwhile
+ */
+static __u64 count_after(const char *pm_test, __u64 before)
+{
+	return strcmp(pm_test, "none") ? before : 0;
+}
+
+/* Let the channel stream with @pasid behind the back of its driver */
+#define bar_start(_bar, _ch, _pasid, _iova) do {			\
+	bar_stop(_bar, _ch);						\
+	bar_set_pasid(_bar, _ch, PDMA_PASID_VALID | (_pasid));		\
+	ASSERT_TRUE(bar_stream(_bar, _ch, _iova, PAGE, PERIOD));	\
+} while (0)
+
+/* The channel goes on trying, the IOMMU keeps that to itself */
+#define expect_silently_blocked(_bar, _ch) do {				\
+	__u64 __done = bar_done(_bar, _ch);				\
+	__u64 __recorded = bar_recorded(_bar);				\
+	__u64 __suppressed = bar_suppressed(_bar);			\
+									\
+	EXPECT_TRUE(wait_until(bar_suppressed(_bar) >=			\
+			       __suppressed + 10));			\
+	EXPECT_EQ(__done, bar_done(_bar, _ch));				\
+	EXPECT_EQ(__recorded, bar_recorded(_bar));			\
+} while (0)
+
+/* The fault interrupt runs in a thread of its own: let it finish */
+static void drop_faults(int kmsg)
+{
+	while (usleep(100000), kmsg_faults(kmsg, 0) > 0)
+		;
+}
+
+/* Mediated devices: one that is ACTIVE and one that is PARKED on each engine */
+
+#define NR_ENGINES 2
+
+struct pair {
+	struct engine engine;
+	struct channel ch[2];
+	__u32 id[2];
+	int nr[2];		/* of the channel */
+	volatile __u64 *victim[2];
+	__u64 iova[2];
+};
+
+enum { ACTIVE, PARKED };
+
+FIXTURE(mdev)
+{
+	int fd;
+	int kmsg;
+	pid_t opener;
+	struct pair pair[NR_ENGINES];
+	unsigned int nr_pairs;
+};
+
+FIXTURE_VARIANT(mdev)
+{
+	const char *pm_test;
+};
+
+FIXTURE_VARIANT_ADD(mdev, mem) { .pm_test = "none" };
+FIXTURE_VARIANT_ADD(mdev, core) { .pm_test = "core" };
+
+static void pair_setup(struct __test_metadata *_metadata, int fd,
+		       struct pair *pair)
+{
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		struct channel *ch = &pair->ch[i];
+
+		channel_open(_metadata, ch, pair->engine.name);
+		pair->victim[i] = alloc_victim();
+		ASSERT_NE(NULL, pair->victim[i]);
+		pair->iova[i] = physical(pair->victim[i]);
+		ASSERT_NE(0, pair->iova[i]);
+		ASSERT_EQ(0, pdma_map(&ch->dev, (void *)ch->buf, pair->iova[i],
+				      PAGE));
+		pair->id[i] = give_ioasid(_metadata, ch, fd);
+		pair->nr[i] = bar_find_channel(&pair->engine.bar, pair->id[i]);
+		ASSERT_LE(0, pair->nr[i]);
+	}
+}
+
+static void pair_stream(struct __test_metadata *_metadata, struct pair *pair,
+			int i)
+{
+	struct channel *ch = &pair->ch[i];
+
+	ch->len = PAGE;
+	ASSERT_EQ(0, pdma_stream(&ch->dev, pair->iova[i], PAGE, PERIOD, 1));
+	expect_running(_metadata, ch);
+}
+
+FIXTURE_SETUP(mdev)
+{
+	const char *reason = cannot_suspend(variant->pm_test);
+	int ats;
+
+	if (reason)
+		SKIP(return, "%s", reason);
+	self->fd = ioasid_open();
+	if (self->fd == -ENOENT)
+		SKIP(return, "no " IOASID_DEV);
+	ASSERT_LE(0, self->fd);
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	self->opener = getpid();
+	for (ats = 0; ats < 2; ats++)
+		if (!find_engine(&self->pair[self->nr_pairs].engine, ats))
+			pair_setup(_metadata, self->fd,
+				   &self->pair[self->nr_pairs++]);
+	if (!self->nr_pairs)
+		SKIP(return, "no PASID DMA engine");
+}
+
+/* In the parent of the test, where nothing is open any more */
+FIXTURE_TEARDOWN_PARENT(mdev)
+{
+	unsigned int i;
+
+	for (i = 0; i < 2 * self->nr_pairs; i++)
+		channel_remove(_metadata, &self->pair[i / 2].ch[i % 2],
+			       self->opener);
+}
+
+TEST_F(mdev, active_works_again_and_parked_stays_parked)
+{
+	__u64 recorded[NR_ENGINES];
+	unsigned int i;
+
+	for (i = 0; i < self->nr_pairs; i++) {
+		struct pair *pair = &self->pair[i];
+
+		recorded[i] = bar_recorded(&pair->engine.bar);
+		pair_stream(_metadata, pair, ACTIVE);
+		pair_stream(_metadata, pair, PARKED);
+		test_cmd_free(self->fd, 1, &pair->id[PARKED]);
+		expect_blocked(&pair->ch[PARKED]);
+	}
+
+	ASSERT_SUSPEND(variant->pm_test);
+
+	for (i = 0; i < self->nr_pairs; i++) {
+		struct pair *pair = &self->pair[i];
+		struct pdma_bar *bar = &pair->engine.bar;
+		int nr = pair->nr[PARKED];
+		struct channel *ch = &pair->ch[PARKED];
+
+		EXPECT_EQ(count_after(variant->pm_test, recorded[i]),
+			  bar_recorded(bar));
+		expect_untouched(pair->victim[ACTIVE], pair->iova[ACTIVE]);
+		expect_untouched(pair->victim[PARKED], pair->iova[PARKED]);
+		EXPECT_TRUE(is_poison(ch));
+		EXPECT_EQ(IOASID_STATE_PARKED,
+			  ioasid_state(self->fd, pair->id[PARKED]));
+		EXPECT_EQ(pair->id[ACTIVE],
+			  pdma_get_ioasid(&pair->ch[ACTIVE].dev));
+
+		/* The driver does not start it, and the engine cannot use it */
+		EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, pair->iova[PARKED],
+						  PAGE, PERIOD, 1));
+		bar_start(bar, nr, pair->id[PARKED], pair->iova[PARKED]);
+		expect_silently_blocked(bar, nr);
+
+		EXPECT_EQ(0, pdma_stop(&pair->ch[ACTIVE].dev));
+		pair_stream(_metadata, pair, ACTIVE);
+		expect_silently_blocked(bar, nr);
+		EXPECT_TRUE(is_poison(ch));
+		bar_stop(bar, nr);
+		expect_taken(self->fd, pair->id[PARKED]);
+		EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+		EXPECT_TRUE(ioasid_wait_recycled(self->fd, pair->id[PARKED]));
+		expect_free(self->fd, pair->id[PARKED]);
+
+		/* What is parked now is blocked as ever */
+		test_cmd_free(self->fd, 1, &pair->id[ACTIVE]);
+		expect_blocked(&pair->ch[ACTIVE]);
+		EXPECT_EQ(0, pdma_stop(&pair->ch[ACTIVE].dev));
+		expect_untouched(pair->victim[ACTIVE], pair->iova[ACTIVE]);
+		expect_untouched(pair->victim[PARKED], pair->iova[PARKED]);
+	}
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/* The engine with ATS as a device of vfio-pci */
+
+FIXTURE(pci)
+{
+	char engine[NAME_MAX + 1];
+	bool ours;		/* the engine has our driver */
+	bool takes_ioasids;
+	int fd;
+	int kmsg;
+	__u32 id;
+	struct pdma_dev dev;
+	struct pdma_bar bar;
+	/* Two address spaces, with a victim each */
+	__u32 hwpt[2];
+	volatile __u64 *buf[2];
+	volatile __u64 *victim[2];
+	__u64 iova[2];
+};
+
+FIXTURE_VARIANT(pci)
+{
+	const char *pm_test;
+};
+
+FIXTURE_VARIANT_ADD(pci, mem) { .pm_test = "none" };
+FIXTURE_VARIANT_ADD(pci, core) { .pm_test = "core" };
+
+static int map_buf(struct pdma_dev *dev, volatile __u64 *buf, __u64 iova)
+{
+	struct iommu_ioas_alloc ioas = { .size = sizeof(ioas) };
+
+	if (ioctl(dev->iommufd, IOMMU_IOAS_ALLOC, &ioas))
+		return -errno;
+	dev->ioas_id = ioas.out_ioas_id;
+	return pdma_map(dev, (void *)buf, iova, PAGE);
+}
+
+static int alloc_hwpt(struct pdma_dev *dev, __u32 dev_id, __u32 *hwpt)
+{
+	struct iommu_hwpt_alloc alloc = {
+		.size = sizeof(alloc), .flags = HWPT_ALLOC_PASID,
+		.dev_id = dev_id, .pt_id = dev->ioas_id,
+	};
+
+	if (ioctl(dev->iommufd, IOMMU_HWPT_ALLOC, &alloc))
+		return -errno;
+	*hwpt = alloc.out_hwpt_id;
+	return 0;
+}
+
+FIXTURE_SETUP(pci)
+{
+	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+	const char *reason = cannot_suspend(variant->pm_test);
+	struct pdma_feature probe = {};
+	int i;
+
+	if (reason)
+		SKIP(return, "%s", reason);
+	self->fd = ioasid_open();
+	if (self->fd == -ENOENT)
+		SKIP(return, "no " IOASID_DEV);
+	ASSERT_LE(0, self->fd);
+	if (pci_find_engine(self->engine))
+		SKIP(return, "no engine with ATS");
+	if (has_first_stage(self->engine))
+		SKIP(return, "the IOMMU has first-stage translation only");
+	if (!pdma_exists("/sys/bus/pci/drivers/vfio-pci"))
+		SKIP(return, "no driver vfio-pci");
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+
+	ASSERT_EQ(0, pci_set_driver(self->engine, "vfio-pci"));
+	self->ours = true;
+	pdma_init(&self->dev);
+	self->dev.device = open_cdev(self->engine);
+	ASSERT_LE(0, self->dev.device);
+	self->dev.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, self->dev.iommufd);
+	bind.iommufd = self->dev.iommufd;
+	ASSERT_EQ(0, ioctl(self->dev.device, VFIO_DEVICE_BIND_IOMMUFD, &bind));
+	self->takes_ioasids =
+		pdma_feature_ioasid(&self->dev, VFIO_DEVICE_FEATURE_PROBE |
+				    VFIO_DEVICE_FEATURE_SET, &probe) != -ENOTTY;
+
+	ASSERT_EQ(0, map_engine(&self->bar, self->dev.device));
+	for (i = 0; i < 2; i++) {
+		self->buf[i] = pdma_alloc_buffer(PAGE);
+		ASSERT_NE(NULL, self->buf[i]);
+		self->victim[i] = alloc_victim();
+		ASSERT_NE(NULL, self->victim[i]);
+		self->iova[i] = physical(self->victim[i]);
+		ASSERT_NE(0, self->iova[i]);
+		ASSERT_EQ(0, map_buf(&self->dev, self->buf[i], self->iova[i]));
+		if (self->takes_ioasids)
+			ASSERT_EQ(0, alloc_hwpt(&self->dev, bind.out_devid,
+						&self->hwpt[i]));
+	}
+	/* Enables the PASID capability, even if no PASID is attached */
+	ASSERT_EQ(0, pdma_attach_ioas(&self->dev, self->dev.ioas_id));
+	test_cmd_alloc(self->fd, 0, 0, 1, &self->id);
+}
+
+/* In the parent of the test, where nothing is open any more */
+FIXTURE_TEARDOWN_PARENT(pci)
+{
+	if (self->ours)
+		EXPECT_EQ(0, pci_set_driver(self->engine, ""));
+}
+
+/* What the channel writes arrives in this buffer */
+#define expect_arrives(_ch, _buf) do {					\
+	__u64 __done;							\
+									\
+	memset((void *)(_buf), POISON, PAGE);				\
+	__done = bar_done(&self->bar, _ch);				\
+	EXPECT_TRUE(wait_until(bar_done(&self->bar, _ch) >= __done + 3)); \
+	EXPECT_FALSE(is_poisoned(_buf));				\
+} while (0)
+
+#define start(_ch, _pasid, _space) \
+	bar_start(&self->bar, _ch, _pasid, self->iova[_space])
+
+#define expect_untouched_victims() do {					\
+	expect_untouched(self->victim[0], self->iova[0]);		\
+	expect_untouched(self->victim[1], self->iova[1]);		\
+} while (0)
+
+/* A device that has lost its registers belongs to a user who writes them again */
+#define restart_if_lost(_ch, _pasid, _space) do {			\
+	if (!strcmp(variant->pm_test, "none")) {			\
+		EXPECT_EQ(0, bar_read32(&self->bar,			\
+					PDMA_CTL(_ch) + PDMA_CTL_PASID)); \
+		start(_ch, _pasid, _space);				\
+	}								\
+} while (0)
+
+TEST_F(pci, active_works_again)
+{
+	__u64 recorded;
+
+	if (!self->takes_ioasids)
+		SKIP(return, "vfio-pci takes no IOASIDs");
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, attach(&self->dev, PLAIN_PASID, self->hwpt[1]));
+	start(0, self->id, 0);
+	start(1, PLAIN_PASID, 1);
+	expect_arrives(0, self->buf[0]);
+	expect_arrives(1, self->buf[1]);
+	recorded = bar_recorded(&self->bar);
+
+	ASSERT_SUSPEND(variant->pm_test);
+
+	EXPECT_EQ(count_after(variant->pm_test, recorded),
+		  bar_recorded(&self->bar));
+	expect_untouched_victims();
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	restart_if_lost(0, self->id, 0);
+	restart_if_lost(1, PLAIN_PASID, 1);
+	expect_arrives(0, self->buf[0]);
+	expect_arrives(1, self->buf[1]);
+
+	/* What is parked now is blocked as ever */
+	test_cmd_free(self->fd, 1, &self->id);
+	memset((void *)self->buf[0], POISON, PAGE);
+	expect_silently_blocked(&self->bar, 0);
+	EXPECT_TRUE(is_poisoned(self->buf[0]));
+	expect_arrives(1, self->buf[1]);
+	expect_untouched_victims();
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+TEST_F(pci, parked_stays_parked_until_it_is_recycled)
+{
+	__u64 recorded;
+
+	if (!self->takes_ioasids)
+		SKIP(return, "vfio-pci takes no IOASIDs");
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	start(0, self->id, 0);
+	expect_arrives(0, self->buf[0]);
+	test_cmd_free(self->fd, 1, &self->id);
+	memset((void *)self->buf[0], POISON, PAGE);
+	expect_silently_blocked(&self->bar, 0);
+	recorded = bar_recorded(&self->bar);
+
+	ASSERT_SUSPEND(variant->pm_test);
+
+	EXPECT_EQ(count_after(variant->pm_test, recorded),
+		  bar_recorded(&self->bar));
+	expect_untouched_victims();
+	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
+	restart_if_lost(0, self->id, 0);
+	expect_silently_blocked(&self->bar, 0);
+	EXPECT_TRUE(is_poisoned(self->buf[0]));
+	expect_untouched_victims();
+
+	expect_taken(self->fd, self->id);
+	bar_stop(&self->bar, 0);
+	EXPECT_EQ(0, detach(&self->dev, self->id));
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
+	expect_free(self->fd, self->id);
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/* Such a fault is recorded, and the kernel hears of it */
+#define expect_reported(_ch, _pasid) do {				\
+	__u64 __recorded = bar_recorded(&self->bar);			\
+	__u64 __done = bar_done(&self->bar, _ch);			\
+									\
+	EXPECT_TRUE(wait_until(bar_recorded(&self->bar) >=		\
+			       __recorded + 3));			\
+	EXPECT_TRUE(wait_until(kmsg_faults(self->kmsg, _pasid) > 0));	\
+	EXPECT_EQ(__done, bar_done(&self->bar, _ch));			\
+} while (0)
+
+TEST_F(pci, what_was_never_attached_is_blocked_and_reported)
+{
+	kmsg_expect_faults(self->kmsg, true);
+	start(0, UNKNOWN_PASID, 0);
+	expect_reported(0, UNKNOWN_PASID);
+
+	ASSERT_SUSPEND(variant->pm_test);
+
+	expect_untouched_victims();
+	restart_if_lost(0, UNKNOWN_PASID, 0);
+	/* The message may wait for the end of the time in which there were many */
+	drop_faults(self->kmsg);
+	expect_reported(0, UNKNOWN_PASID);
+	expect_untouched_victims();
+	bar_stop(&self->bar, 0);
+	drop_faults(self->kmsg);
+	kmsg_expect_faults(self->kmsg, false);
+}
+
+/* Processes with SVA, and an IOASID, on the engine with ATS */
+
+FIXTURE(sva)
+{
+	char engine[NAME_MAX + 1];
+	bool ours;
+	int fd;
+	int kmsg;
+	struct pdma_bar bar;
+	/* Of this process, with an IOASID, and of a process that has exited */
+	struct pdma_dev dev[3];
+	int nr[3];
+	__u32 pasid[3];
+	volatile __u64 *buf;
+	volatile __u64 *victim;
+};
+
+enum { OWN, IOASID, EXITED };
+
+FIXTURE_VARIANT(sva)
+{
+	const char *pm_test;
+};
+
+FIXTURE_VARIANT_ADD(sva, mem) { .pm_test = "none" };
+FIXTURE_VARIANT_ADD(sva, core) { .pm_test = "core" };
+
+/* IOVAs of SVA are addresses of the process: a victim, and a page at its address */
+static bool alloc_pages(volatile __u64 **victim, volatile __u64 **buf)
+{
+	unsigned int tries;
+
+	for (tries = 0; tries < 100; tries++) {
+		*victim = alloc_victim();
+		if (!*victim || !physical(*victim))
+			return false;
+		*buf = mmap((void *)physical(*victim), PAGE,
+			    PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE |
+			    MAP_FIXED_NOREPLACE, -1, 0);
+		if (*buf != MAP_FAILED)
+			return true;
+	}
+	return false;
+}
+
+FIXTURE_SETUP(sva)
+{
+	const char *reason = cannot_suspend(variant->pm_test);
+	int i;
+
+	if (reason)
+		SKIP(return, "%s", reason);
+	self->fd = ioasid_open();
+	if (self->fd == -ENOENT)
+		SKIP(return, "no " IOASID_DEV);
+	ASSERT_LE(0, self->fd);
+	if (pci_find_engine(self->engine))
+		SKIP(return, "no engine with ATS");
+	if (!has_first_stage(self->engine))
+		SKIP(return, "the IOMMU has no first-stage translation");
+	if (!pdma_exists(PCI_DRIVERS PDMA_SVA_DRIVER))
+		SKIP(return, "no driver " PDMA_SVA_DRIVER);
+	if (sva_is_refused())
+		SKIP(return, "SVA is off, boot with iommu_sva.allow_unsafe_x86=1");
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	ASSERT_TRUE(alloc_pages(&self->victim, &self->buf));
+
+	ASSERT_EQ(0, pci_set_driver(self->engine, PDMA_SVA_DRIVER));
+	self->ours = true;
+	ASSERT_EQ(0, bar_map(&self->bar, self->engine));
+	for (i = 0; i < 3; i++)
+		ASSERT_EQ(0, sva_open(&self->dev[i], self->engine));
+}
+
+FIXTURE_TEARDOWN_PARENT(sva)
+{
+	if (self->ours)
+		EXPECT_EQ(0, pci_set_driver(self->engine, ""));
+}
+
+static void find_channel(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(sva) *self, int i, int pasid)
+{
+	ASSERT_LT(0, pasid);
+	self->pasid[i] = pasid;
+	self->nr[i] = bar_find_channel(&self->bar, pasid);
+	ASSERT_LE(0, self->nr[i]);
+}
+
+/* What the process has bound outlives it, as long as we have the file */
+static void bind_in_child(struct __test_metadata *_metadata,
+			  FIXTURE_DATA(sva) *self)
+{
+	int status;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		/* Shared memory is not in the page tables of a child yet */
+		memset((void *)self->buf, 0, PAGE);
+		if (sva_bind(&self->dev[EXITED]) < 0 ||
+		    pdma_stream(&self->dev[EXITED], (uintptr_t)self->buf, PAGE,
+				PERIOD, 1) ||
+		    pdma_wait_counter(&self->dev[EXITED], 3))
+			_exit(1);
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
+}
+
+static void expect_sva_running(struct __test_metadata *_metadata,
+			       FIXTURE_DATA(sva) *self)
+{
+	memset((void *)self->buf, POISON, PAGE);
+	ASSERT_EQ(0, pdma_stream(&self->dev[OWN], (uintptr_t)self->buf, PAGE,
+				 PERIOD, 1));
+	EXPECT_EQ(0, pdma_wait_counter(&self->dev[OWN], 3));
+	EXPECT_FALSE(is_poisoned(self->buf));
+}
+
+TEST_F(sva, active_works_again_and_what_is_blocked_stays_blocked)
+{
+	__u64 recorded;
+	__u32 id;
+	int i;
+
+	/* The only one with a PASID so far, whatever that is */
+	bind_in_child(_metadata, self);
+	for (i = 0; i < (int)bar_read32(&self->bar, PDMA_CHANNELS); i++) {
+		__u32 val = bar_read32(&self->bar,
+				       PDMA_CTL(i) + PDMA_CTL_PASID);
+
+		if (val & PDMA_PASID_VALID)
+			find_channel(_metadata, self, EXITED,
+				     val & PDMA_PASID_MASK);
+	}
+	expect_silently_blocked(&self->bar, self->nr[EXITED]);
+
+	test_cmd_alloc(self->fd, 0, 0, 1, &id);
+	ASSERT_EQ(0, sva_attach(&self->dev[IOASID], self->fd, id));
+	find_channel(_metadata, self, IOASID, id);
+	ASSERT_EQ(0, pdma_stream(&self->dev[IOASID], PDMA_SVA_IOVA, PAGE,
+				 PERIOD, 1));
+	ASSERT_EQ(0, pdma_wait_counter(&self->dev[IOASID], 3));
+	test_cmd_free(self->fd, 1, &id);
+	expect_silently_blocked(&self->bar, self->nr[IOASID]);
+
+	find_channel(_metadata, self, OWN, sva_bind(&self->dev[OWN]));
+	expect_sva_running(_metadata, self);
+	recorded = bar_recorded(&self->bar);
+
+	ASSERT_SUSPEND(variant->pm_test);
+
+	EXPECT_EQ(count_after(variant->pm_test, recorded),
+		  bar_recorded(&self->bar));
+	expect_untouched(self->victim, (uintptr_t)self->buf);
+	EXPECT_EQ(IOASID_STATE_PARKED, ioasid_state(self->fd, id));
+	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&self->dev[IOASID], PDMA_SVA_IOVA,
+					  PAGE, PERIOD, 1));
+	memset((void *)self->buf, POISON, PAGE);
+	for (i = IOASID; i <= EXITED; i++) {
+		bar_start(&self->bar, self->nr[i], self->pasid[i],
+			  (uintptr_t)self->buf);
+		expect_silently_blocked(&self->bar, self->nr[i]);
+	}
+	EXPECT_TRUE(is_poisoned(self->buf));
+
+	EXPECT_EQ(0, pdma_stop(&self->dev[OWN]));
+	expect_sva_running(_metadata, self);
+	for (i = IOASID; i <= EXITED; i++) {
+		expect_silently_blocked(&self->bar, self->nr[i]);
+		EXPECT_EQ(0, sva_unbind(&self->dev[i]));
+	}
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
+	EXPECT_EQ(0, sva_unbind(&self->dev[OWN]));
+	expect_untouched(self->victim, (uintptr_t)self->buf);
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+TEST_HARNESS_MAIN
