@@ -426,7 +426,8 @@ FIXTURE_SETUP(pci)
 						&self->hwpt[i]));
 	}
 	/* Enables the PASID capability, even if no PASID is attached */
-	ASSERT_EQ(0, pdma_attach_ioas(&self->dev, self->dev.ioas_id));
+	ASSERT_EQ(0, pdma_attach_ioas(&self->dev, self->takes_ioasids ?
+				      self->hwpt[1] : self->dev.ioas_id));
 	test_cmd_alloc(self->fd, 0, 0, 1, &self->id);
 }
 
@@ -557,6 +558,48 @@ TEST_F(pci, what_was_never_attached_is_blocked_and_reported)
 	expect_untouched_victims();
 	restart_if_lost(0, UNKNOWN_PASID, 0);
 	/* The message may wait for the end of the time in which there were many */
+	drop_faults(self->kmsg);
+	expect_reported(0, UNKNOWN_PASID);
+	expect_untouched_victims();
+	bar_stop(&self->bar, 0);
+	drop_faults(self->kmsg);
+	kmsg_expect_faults(self->kmsg, false);
+}
+
+static int low_power(struct pdma_dev *dev, __u32 feature)
+{
+	struct vfio_device_feature header = {
+		.argsz = sizeof(header),
+		.flags = VFIO_DEVICE_FEATURE_SET | feature,
+	};
+
+	return ioctl(dev->device, VFIO_DEVICE_FEATURE, &header) ? -errno : 0;
+}
+
+static bool runtime_suspended(const char *name)
+{
+	char status[16];
+
+	return !pci_read(name, "power/runtime_status", status,
+			 sizeof(status)) && !strcmp(status, "suspended");
+}
+
+/* The engine has no PM capability: in low power, it is as awake as ever */
+TEST_F(pci, device_in_low_power_does_no_dma)
+{
+	if (short_run() && !strcmp(variant->pm_test, "none"))
+		SKIP(return, LONG_ONLY);
+	kmsg_expect_faults(self->kmsg, true);
+	start(0, UNKNOWN_PASID, 0);
+	expect_reported(0, UNKNOWN_PASID);
+	ASSERT_EQ(0, low_power(&self->dev, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY));
+	ASSERT_TRUE(wait_until(runtime_suspended(self->engine)));
+
+	ASSERT_SUSPEND(variant->pm_test);
+
+	expect_untouched_victims();
+	EXPECT_EQ(0, low_power(&self->dev, VFIO_DEVICE_FEATURE_LOW_POWER_EXIT));
+	restart_if_lost(0, UNKNOWN_PASID, 0);
 	drop_faults(self->kmsg);
 	expect_reported(0, UNKNOWN_PASID);
 	expect_untouched_victims();
