@@ -168,7 +168,10 @@ static inline void pdma_engine_stop(struct pdma_engine *engine, unsigned int nr)
 		pdma_engine_write_stop(engine, nr);
 }
 
-/* The same. The channel forgets all but its PASID, now or when it is back. */
+/*
+ * Stop the channel and clear all of its state but the PASID. If the engine is down,
+ * pdma_engine_restore() does that.
+ */
 static inline void pdma_engine_reset(struct pdma_engine *engine,
 				     unsigned int nr)
 {
@@ -264,8 +267,8 @@ static inline void pdma_engine_quiesce(struct pdma_engine *engine)
 }
 
 /*
- * The function has been reset, or may have been. A channel whose PASID is parked
- * gets it back, too: the IOMMU goes on refusing its DMA.
+ * The function has been reset, or may have been. Restore parked PASIDs as well:
+ * the IOMMU still blocks their DMA.
  */
 static inline void pdma_engine_restore(struct pdma_engine *engine)
 {

@@ -22,9 +22,10 @@
  *   those of SVA, of IOASID and the IOMMU
  *   pdma_engine.lock       the registers, and which PASID a channel has
  *
- * Nothing is copied to or from user space with any of them held. Binding may take
- * long, because it waits for locks of the SVA core and for memory; that delays
- * the user of the channel, and the driver core when it takes the engine away.
+ * None of them is held across copy_from_user() or copy_to_user(). Binding may
+ * take long, because iommu_sva_bind_device() takes the mmap_lock of the process
+ * under a lock of the SVA core: a process whose mmap_lock is held for long delays
+ * all binds and unbinds of the machine, which a driver cannot change.
  * open(), which is called with a lock of all misc devices held, takes the
  * innermost lock only.
  */
@@ -82,7 +83,7 @@ struct pdma_sva_channel {
  * @engine: the PCI function, valid for a channel until it is @gone
  * @misc: the character device
  * @name: of @misc
- * @channels: all there can be
+ * @channels: all channels, by number
  */
 struct pdma_sva_dev {
 	struct kref kref;
@@ -363,7 +364,7 @@ static int pdma_sva_open(struct inode *inode, struct file *file)
 
 	if (nr < 0)
 		return nr;
-	/* This user is not to see the counters of the last one */
+	/* Do not leak the counters of the previous user */
 	pdma_engine_reset(&sva->engine, nr);
 	kref_get(&sva->kref);
 	file->private_data = &sva->channels[nr];

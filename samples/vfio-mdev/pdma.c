@@ -369,7 +369,7 @@ static int pdma_start(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 	ret = pdma_engine_start(pdma_engine(ch), ch->nr, cmd);
 	if (!ret)
 		return 0;
-	/* The command is valid, so it is the channel that is not well */
+	/* The command was checked before: report a device error */
 	if (ret == -EINVAL)
 		ret = -EIO;
 
@@ -577,7 +577,11 @@ static ssize_t pdma_vfio_write(struct vfio_device *vdev, const char __user *buf,
 	return count;
 }
 
-/* Reads of the channel page. A write could start DMA to pages never pinned. */
+/*
+ * Reads of the channel page. A write could start DMA to pages never pinned. The
+ * mapping stays while the function is reset: a driver of a real device has to zap
+ * it, as vfio-pci does, because reads of a function in reset can end in an error.
+ */
 static int pdma_vfio_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 {
 	struct pdma_channel *ch = to_pdma_channel(vdev);

@@ -121,8 +121,9 @@
  * back, the channel page is as after a reset of the channel, and the channel has
  * the PASID that it had: the next command works, unless the PASID was parked
  * meanwhile (ESHUTDOWN); DMA with a parked PASID stays blocked. A command whose
- * memory is being pinned meanwhile starts afterwards. Giving the channel a PASID
- * may fail during the reset (EBUSY).
+ * memory is being pinned meanwhile starts if the function is back by then, and
+ * fails with EAGAIN otherwise. Giving the channel a PASID may fail during the
+ * reset (EBUSY).
  */
 #define PDMA_REGION_SUBMIT		0
 #define PDMA_REGION_STATUS		1

@@ -1064,13 +1064,14 @@ static void expect_prq_interrupt(struct kunit *test, struct intel_iommu *iommu,
 
 static const struct park_resume {
 	const char *name;
-	u64 address;		/* what is in the address register */
+	bool hibernated;	/* another kernel has used the registers */
+	u64 address;		/* of its queue, 0: the same */
 	u32 pectl;
 } park_resumes[] = {
-	{ "without power", 0, 0 },
-	{ "without power, interrupt masked", 0, DMA_FECTL_IM },
-	{ "from hibernation, queue of another kernel", 0x5550000 | PRQ_ORDER,
-	  0 },
+	{ "without power", false, 0, 0 },
+	{ "without power, interrupt masked", false, 0, DMA_FECTL_IM },
+	{ "from hibernation", true, 0x5550000 | PRQ_ORDER, 0 },
+	{ "from hibernation, queue at the same address", true, 0, 0 },
 };
 
 KUNIT_ARRAY_PARAM_DESC(park_resumes, park_resumes, name);
@@ -1083,8 +1084,9 @@ static void page_request_queue_is_set_up_on_resume(struct kunit *test)
 	intel_iommu_suspend_prq(iommu);
 	memset((void __force *)iommu->reg, 0, PAGE_SIZE);
 	*park_reg(iommu, DMAR_PECTL_REG) = DMA_FECTL_IM;
-	if (param->address) {
-		*park_reg64(iommu, DMAR_PQA_REG) = param->address;
+	if (param->hibernated) {
+		*park_reg64(iommu, DMAR_PQA_REG) =
+			param->address ?: PARK_PRQ_ADDRESS(iommu);
 		*park_reg64(iommu, DMAR_PQH_REG) = 0x40;
 		*park_reg64(iommu, DMAR_PQT_REG) = 0x80;
 	}
