@@ -193,13 +193,13 @@ static int reset_engine(const char *parent)
 	return pdma_write_file(path, "1");
 }
 
-#define need_reset_of_engine() do {					\
-	char __path[PDMA_PATH_LEN + NAME_MAX];				\
-									\
-	reset_path(self->parent, __path);				\
-	if (!pdma_exists(__path))					\
-		SKIP(return, "the engine has no function level reset");	\
-} while (0)
+static bool has_reset(const char *parent)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	reset_path(parent, path);
+	return pdma_exists(path);
+}
 
 /* Creation and description */
 
@@ -1223,7 +1223,9 @@ TEST_F(mdev, reset_of_the_engine_stops_dma_and_keeps_the_pasids)
 {
 	struct pdma_dev second;
 
-	need_reset_of_engine();
+	if (!has_reset(self->parent))
+		SKIP(return, "the engine has no function level reset");
+
 	/* One that has a PASID, one that has none */
 	open_second(&second, NULL);
 	start_stream(&self->dev);
@@ -1244,7 +1246,9 @@ TEST_F(mdev, reset_of_the_engine_stops_dma_and_keeps_the_pasids)
 /* The command has ended, but nothing has told the driver to unpin its memory */
 TEST_F(mdev, memory_of_a_command_that_a_reset_ended_can_be_unmapped)
 {
-	need_reset_of_engine();
+	if (!has_reset(self->parent))
+		SKIP(return, "the engine has no function level reset");
+
 	start_stream(&self->dev);
 	EXPECT_EQ(0, reset_engine(self->parent));
 	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
@@ -1267,7 +1271,9 @@ TEST_F(mdev, reset_of_the_engine_races_with_submission)
 	__u64 start;
 	pthread_t thread;
 
-	need_reset_of_engine();
+	if (!has_reset(self->parent))
+		SKIP(return, "the engine has no function level reset");
+
 	start = pdma_now_ms();
 	ASSERT_EQ(0, pthread_create(&thread, NULL, submit_until_end, &race));
 	while (race_goes_on(&race, start, rounds)) {
@@ -1321,10 +1327,12 @@ TEST_F(mdev, user_that_waits_for_its_memory_delays_nobody)
 	int status, ret;
 	char *mem;
 
-	need_reset_of_engine();
+	if (!has_reset(self->parent))
+		SKIP(return, "the engine has no function level reset");
+
 	ret = stall_prepare(&stall);
-	if (ret == -ENOSYS)
-		SKIP(return, "no userfaultfd");
+	if (stall.uffd < 0)
+		SKIP(return, "no userfaultfd: %s", strerror(-ret));
 	ASSERT_EQ(0, ret);
 	memset(stall.answer, 0x5a, PAGE);
 	mem = pdma_alloc_buffer(PAGE);

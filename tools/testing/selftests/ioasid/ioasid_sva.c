@@ -846,8 +846,8 @@ FIXTURE_SETUP(stalled)
 	int ret;
 
 	ret = stall_prepare(&self->stall);
-	if (ret == -ENOSYS)
-		SKIP(return, "no userfaultfd");
+	if (self->stall.uffd < 0)
+		SKIP(return, "no userfaultfd: %s", strerror(-ret));
 	ASSERT_EQ(0, ret);
 	reason = setup(_metadata, &self->rig);
 	if (reason)

@@ -25,7 +25,7 @@ struct stall {
 	char answer[STALL_PAGE];	/* what the page holds in the end */
 };
 
-/* 0 or -errno, -ENOSYS: there is no userfaultfd */
+/* 0 or -errno. A negative uffd: there is no userfaultfd, or not for us. */
 static inline int stall_prepare(struct stall *stall)
 {
 	struct uffdio_api api = { .api = UFFD_API };
