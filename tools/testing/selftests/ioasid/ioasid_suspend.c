@@ -65,7 +65,7 @@ static const char *cannot_suspend(const char *pm_test)
  * @pm_test: "none" is the real thing, in which devices lose their registers;
  * "core" turns the IOMMU off and on again, and lets devices have their power.
  */
-static int suspend(const char *pm_test)
+static int suspend_machine(const char *pm_test)
 {
 	bool alarm = !strcmp(pm_test, "none") && !getenv("IOASID_WAKE");
 	int ret;
@@ -135,7 +135,7 @@ static bool is_poisoned(volatile __u64 *page)
 
 #define ASSERT_SUSPEND(_pm_test) do {					\
 	TH_LOG("suspend, %s", _pm_test);				\
-	ASSERT_EQ(0, suspend(_pm_test));				\
+	ASSERT_EQ(0, suspend_machine(_pm_test));			\
 } while (0)
 
 /*
