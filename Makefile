@@ -7,7 +7,7 @@ BUILD ?= build
 export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T LONG V SIGNOFF OPS SEED SECONDS_MAX
 
 .NOTPARALLEL:
-.PHONY: help setup qemu tree refresh series bisect kernel boot run test soak models mutants coverage kcsan fuzz check bench deb kunit selftests clean
+.PHONY: help setup qemu tree refresh series bisect kernel boot run test soak models mutants coverage kcsan fuzz peers check bench deb kunit selftests clean
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
@@ -19,6 +19,8 @@ help:
 	@echo "make coverage   what of our kernel code the tests reach, by gcov"
 	@echo "make kcsan      run the tests in a kernel that looks for data races; T=NAME runs one"
 	@echo "make fuzz       make calls that nobody would make, guided by coverage"
+	@echo "make peers      run the kernel's own tests, on the pristine kernel and on ours;"
+	@echo "                T=SUITE runs one of iommu, vfio, kvm, cgroup, kunit"
 	@echo "make check      run the kernel's checkers on our code; T=NAME runs one"
 	@echo
 	@echo "make setup      install the Debian packages that are missing"
@@ -96,6 +98,10 @@ kcsan:
 
 fuzz:
 	@CONFIG=fuzz rig/test ioasid_fuzz
+
+peers: qemu tree
+	@rig/setup uuid-dev
+	@rig/peers $(T)
 
 check: tree
 	@rig/check

@@ -98,3 +98,33 @@ lock()
 		flock 9
 	fi
 }
+
+# check_out_base TREE: the pristine kernel as a worktree of the kernel tree, made
+# anew when the source has changed. The caller holds a lock.
+check_out_base()
+{
+	local tree=$1
+
+	if [ "$(cat "$tree.base" 2>/dev/null)" = "$(git -C "$src" rev-parse base)" ] &&
+		git -C "$tree" rev-parse -q --verify HEAD >/dev/null 2>&1; then
+		return
+	fi
+	need_space 2000 "checking out the pristine Linux $BASE"
+	step "check out the pristine Linux $BASE" "$log/base-$BASE.log" check_out_base_anew "$tree"
+}
+
+check_out_base_anew()
+{
+	local tree=$1
+
+	export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
+	mkdir -p "$(dirname "$tree")"
+	rm -rf "$tree" "$tree.base"
+	git -C "$src" worktree prune
+	git -C "$src" worktree add -q --detach "$tree" base
+	# Not in git: see rig/unpack
+	(cd "$src" && find . -path ./.git -prune -o -type f -perm -100 -printf '%P\0') |
+		(cd "$tree" && xargs -0r chmod -f +x || true)
+	git -C "$tree" update-index -q --refresh
+	git -C "$src" rev-parse base >"$tree.base"
+}

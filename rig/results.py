@@ -181,10 +181,11 @@ def kunit(lines):
 
 # ---- what the guest's test job wrote (rig/guest/test)
 
-def guest(lines, programs, died):
+def guest(lines, programs, died, reader=program):
     """
     The results of each program of the list, and of the search for leaks. A
-    program that never began failed: the kernel was dead by then.
+    program that never began failed: the kernel was dead by then. reader gets the
+    name, the output and the exit status of a program.
     """
     text = {}       # program -> its output
     status = {}
@@ -218,12 +219,12 @@ def guest(lines, programs, died):
         if name not in text:
             results.append(Result(FAIL, name, "did not run"))
         elif name not in status:
-            results += program(name, text[name], 0)
+            results += reader(name, text[name], 0)
             results.append(Result(FAIL, name, "did not end: " + died, text[name][-DETAILS:]))
         else:
             if status[name] == 137:
                 text[name].append("# killed: it did not end in time")
-            results += program(name, text[name], status[name])
+            results += reader(name, text[name], status[name])
     if leaks is None:
         results.append(Result(FAIL, "no_memory_is_leaked", "was not looked at: " + died))
     elif leaks == ["not supported"]:
