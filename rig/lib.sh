@@ -124,7 +124,7 @@ check_out_base_anew()
 	git -C "$src" worktree add -q --detach "$tree" base
 	# Not in git: see rig/unpack
 	(cd "$src" && find . -path ./.git -prune -o -type f -perm -100 -printf '%P\0') |
-		(cd "$tree" && xargs -0r chmod -f +x || true)
+		(cd "$tree" && xargs -0r chmod -f +x) || true
 	git -C "$tree" update-index -q --refresh
 	git -C "$src" rev-parse base >"$tree.base"
 }
