@@ -474,8 +474,8 @@ TEST_F(mdev, dropped_pasid_is_free_and_dma_has_ended)
 
 TEST_F(mdev, submission_without_memory_is_enomem_and_pins_nothing)
 {
-	bool by_iommufd = variant->open != pdma_open_group &&
-			  pdma_exists("/sys/kernel/debug/fail_iommufd");
+	bool fails_more = variant->open != pdma_open_group &&
+			  iommufd_fails_more();
 	int nth_fd = fail_nth_open(), rc;
 	unsigned int nth, failed = 0;
 	bool last;
@@ -490,8 +490,7 @@ TEST_F(mdev, submission_without_memory_is_enomem_and_pins_nothing)
 		last = !fail_nth_end(nth_fd);
 		if (rc) {
 			failed++;
-			/* CONFIG_IOMMUFD_TEST fails more than allocations */
-			if (rc != -EFAULT || !by_iommufd)
+			if (rc != -EFAULT || !fails_more)
 				EXPECT_EQ(-ENOMEM, rc);
 			EXPECT_EQ(0, pdma_status(&self->dev));
 		}

@@ -138,6 +138,15 @@ static inline bool pdma_exists(const char *path)
 	return !access(path, F_OK);
 }
 
+/*
+ * With CONFIG_IOMMUFD_TEST, fault injection does not only fail allocations of
+ * iommufd, but lookups of objects (-ENOENT) and pinning (-EFAULT), too.
+ */
+static inline bool iommufd_fails_more(void)
+{
+	return pdma_exists("/sys/kernel/debug/fail_iommufd");
+}
+
 /* Parents and the life of mediated devices */
 
 /*
