@@ -1797,7 +1797,10 @@ TEST_F(end, stays_blocked_and_silent_across_a_reset)
 
 #define RESET_ROUNDS 20
 
-/* Each round ends the address space a little later after the reset has begun */
+/*
+ * Each round ends the address space a little later after the reset has begun, up
+ * to after its end: PASIDs are attached again at the end.
+ */
 TEST_F(end, in_the_middle_of_a_reset_blocks)
 {
 	struct rig *rig = &self->rig;
@@ -1818,7 +1821,7 @@ TEST_F(end, in_the_middle_of_a_reset_blocks)
 		if (!resetter)
 			_exit(!!pci_reset(rig->engine));
 		ASSERT_LT(0, resetter);
-		usleep(took * round / rounds);
+		usleep(took * 3 / 2 * round / rounds);
 		end_address_space(_metadata, rig, pid, variant->how);
 		ASSERT_EQ(resetter, waitpid(resetter, &status, 0));
 		ASSERT_EQ(0, status);
