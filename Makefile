@@ -19,8 +19,8 @@ help:
 	@echo "make coverage   what of our kernel code the tests reach, by gcov"
 	@echo "make kcsan      run the tests in a kernel that looks for data races; T=NAME runs one"
 	@echo "make fuzz       make calls that nobody would make, guided by coverage"
-	@echo "make peers      run the kernel's own tests of iommufd, on the pristine kernel and on ours;"
-	@echo "                T=SUITE runs another suite: vfio, kvm, cgroup"
+	@echo "make peers      run the kernel's own tests, on the pristine kernel and on ours;"
+	@echo "                T=SUITE runs one: iommu, kvm, cgroup; on 7.3 vfio and kunit, too"
 	@echo "make check      run the kernel's checkers on our code; T=NAME runs one"
 	@echo
 	@echo "make setup      install the Debian packages that are missing"

@@ -170,6 +170,13 @@ def kernel_log(lines):
     return Result(PASS, "kernel_log_is_clean")
 
 
+def why_it_died(status, silence, log):
+    """What the status of rig/boot means, with what the kernel said first"""
+    why = {124: "the time was up", 125: "the kernel died",
+           126: f"nothing was heard of it for {silence} s"}.get(status, f"status {status}")
+    return why if log.outcome == PASS else f"{why}: {log.why}"
+
+
 def kunit(lines):
     """The results of the KUnit suites that ran at boot; none if KUnit did not"""
     lines = [STAMP.sub("", line) for line in lines]
