@@ -104,13 +104,13 @@ def flatten(stream, path):
     return results
 
 
-def program(name, lines, status):
+def program(name, lines, status, needs_plan=True):
     """The results of a program that writes TAP, and what its exit status says"""
     stream = read_tap(lines)
     results = flatten(stream, name)
     if stream.planned == 0 and stream.skip is not None:
         return [Result(SKIP, name, stream.skip)]
-    if stream.planned is None:
+    if stream.planned is None and needs_plan:
         results.append(Result(FAIL, name, "gave no plan", lines[-DETAILS:]))
     elif not results:
         results.append(Result(FAIL, name, "ran no test", lines[-DETAILS:]))
@@ -171,14 +171,14 @@ def kernel_log(lines):
 
 
 def why_it_died(status, silence, log):
-    """What the status of rig/boot means, with what the kernel said first"""
+    """The meaning of rig/boot's exit status, and the first bad line of the kernel log"""
     why = {124: "the time was up", 125: "the kernel died",
            126: f"nothing was heard of it for {silence} s"}.get(status, f"status {status}")
     return why if log.outcome == PASS else f"{why}: {log.why}"
 
 
 def kunit(lines):
-    """The results of the KUnit suites that ran at boot; none if KUnit did not"""
+    """The results of the KUnit suites in a kernel log; empty if KUnit did not run"""
     lines = [STAMP.sub("", line) for line in lines]
     start = next((n for n, line in enumerate(lines) if line.startswith("KTAP version")), None)
     if start is None:

@@ -14,7 +14,7 @@ the kernel may print, with N for every number.
 import os
 import re
 
-from results import BAD, DETAILS, FAIL, FAULT, GOOD, PASS, PLAN, SKIP, SPLAT, STAMP, Result, flatten, program, read_tap
+from results import BAD, DETAILS, FAIL, FAULT, GOOD, PASS, PLAN, SKIP, SPLAT, STAMP, Result, program, read_tap
 
 PATH = os.path.join(os.path.dirname(os.path.realpath(__file__)), "peers.txt")
 UNSTEADY, LEFT_OUT, MISSING = "unsteady", "left-out", "no result"
@@ -61,11 +61,8 @@ def read_table(base):
 def kselftest(name, lines, status):
     """The results of a program: not all write TAP, and some of those that do have no plan"""
     if not any(PLAN.fullmatch(line.strip()) for line in lines):
-        found = flatten(read_tap(lines), name)
-        if found:
-            if status and all(r.outcome != FAIL for r in found):
-                found.append(Result(FAIL, name, f"ended with status {status}", lines[-DETAILS:]))
-            return found
+        if read_tap(lines).tests:
+            return program(name, lines, status, needs_plan=False)
         outcome = {0: PASS, KSFT_SKIP: SKIP}.get(status, FAIL)
         why = f"ended with status {status}" if outcome == FAIL else lines[-1] if lines else ""
         return [Result(outcome, name, "" if outcome == PASS else why, lines[-DETAILS:])]
