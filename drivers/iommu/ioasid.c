@@ -815,6 +815,22 @@ static inline struct ioasid *ioasid_get_active(struct ioasid *ioasid)
 }
 
 /**
+ * ioasid_tryget() - take a reference to an IOASID that was found under RCU
+ * @ioasid: an IOASID that somebody else had a reference of when it was found
+ *
+ * For those who keep a table of IOASIDs in which others look them up.
+ *
+ * Context: Any context but NMI, under rcu_read_lock().
+ * Return: @ioasid, to be released by ioasid_put(), or ERR_PTR: -ESHUTDOWN it is
+ * PARKED, -ENOENT its last reference has gone.
+ */
+struct ioasid *ioasid_tryget(struct ioasid *ioasid)
+{
+	return ioasid_get_active(ioasid);
+}
+EXPORT_SYMBOL_GPL(ioasid_tryget);
+
+/**
  * ioasid_find_get() - look up an IOASID of a set and take a reference
  * @set: the set it must belong to
  * @id: the PASID

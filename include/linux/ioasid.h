@@ -50,6 +50,7 @@ void ioasid_free(struct ioasid *ioasid);
 
 struct ioasid *ioasid_get(struct ioasid *ioasid);
 void ioasid_put(struct ioasid *ioasid);
+struct ioasid *ioasid_tryget(struct ioasid *ioasid);
 struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id);
 struct ioasid *ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
 			     struct ioasid_tracker *tracker);
@@ -98,6 +99,11 @@ static inline struct ioasid *ioasid_get(struct ioasid *ioasid)
 
 static inline void ioasid_put(struct ioasid *ioasid)
 {
+}
+
+static inline struct ioasid *ioasid_tryget(struct ioasid *ioasid)
+{
+	return ERR_PTR(-EOPNOTSUPP);
 }
 
 static inline struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
