@@ -29,17 +29,18 @@
  *
  * Outermost first:
  *
- * =====================  ===================================================
- * Lock                   What it is for
- * =====================  ===================================================
- * ``ioasid_ctx.lock``    the list of a file's IOASIDs (``ioasid_cdev.c``)
- * ``ioasid.lock``        attach, detach and park of one IOASID
- * ``iommu_group.mutex``  the IOMMU core, and below it what the IOMMU driver
- *                        takes
- * ``ioasid_sets_lock``   the table of sets; never taken together with
- *                        ``ioasid.lock`` or ``iommu_group.mutex``
- * ``ioasid_set.lock``    the counters of a set, a spinlock, innermost
- * =====================  ===================================================
+ * =======================  =================================================
+ * Lock                     What it is for
+ * =======================  =================================================
+ * ``ioasid_ctx.lock``      what a file has, as a whole (``ioasid_cdev.c``)
+ * ``ioasid.lock``          attach, detach and park of one IOASID
+ * ``iommu_group.mutex``    the IOMMU core, and below it what the IOMMU driver
+ *                          takes
+ * ``ioasid_full_lock``     second try of an allocation; never taken together
+ *                          with one of the above
+ * ``ioasid_account.lock``  the IOASIDs of an owner, and how many there are, a
+ *                          spinlock, innermost
+ * =======================  =================================================
  *
  * No two ``ioasid.lock`` are held at once. Lookups run under RCU. ioasid_put()
  * takes none of these: it may be called with any of them held, and in any
@@ -49,20 +50,22 @@
 
 #define pr_fmt(fmt) "ioasid: " fmt
 
+#include <linux/cred.h>
 #include <linux/debugfs.h>
-#include <linux/hashtable.h>
 #include <linux/init.h>
 #include <linux/iommu.h>
 #include <linux/irq_work.h>
 #include <linux/misc_cgroup.h>
 #include <linux/moduleparam.h>
-#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/seq_file.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
+#include <linux/user_namespace.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
+#include <kunit/static_stub.h>
 
 #include "ioasid.h"
 #include "iommu-priv.h"
@@ -72,7 +75,7 @@
 
 static unsigned int ioasid_default_quota = 4096;
 module_param_named(quota, ioasid_default_quota, uint, 0444);
-MODULE_PARM_DESC(quota, "IOASIDs that one process may hold, unless changed");
+MODULE_PARM_DESC(quota, "IOASIDs that one file may hold, unless changed");
 
 /*
  * The number space. An entry stands here from the moment its number is taken
@@ -81,8 +84,8 @@ MODULE_PARM_DESC(quota, "IOASIDs that one process may hold, unless changed");
  */
 static DEFINE_XARRAY_FLAGS(ioasid_xa, XA_FLAGS_ALLOC1 | XA_FLAGS_ACCOUNT);
 
-static DEFINE_MUTEX(ioasid_sets_lock);
-static DEFINE_HASHTABLE(ioasid_sets, 8);
+/* How many entries it has, or is about to have */
+static atomic_t ioasid_nr_taken;
 
 static struct kmem_cache *ioasid_cache;
 static struct kmem_cache *ioasid_attachment_cache;
@@ -108,12 +111,21 @@ struct ioasid_attachment {
 	struct iommu_pasid_gather_entry entry;
 };
 
-/* Sets */
+/* Sets and accounts */
+
+static void ioasid_account_init(struct ioasid_account *account,
+				struct ioasid_set *set, u32 quota)
+{
+	refcount_set(&account->refs, 1);
+	spin_lock_init(&account->lock);
+	account->ioasids = RB_ROOT;
+	account->quota = quota;
+	account->set = set;
+}
 
 /**
  * ioasid_set_get_mm() - get the set of an mm, make it if there is none
- * @mm: the address space that is charged; the set pins it with mmgrab(), never
- *	its mm_users
+ * @mm: the address space; the caller has a reference to it, the set has none
  *
  * Context: Process context, may sleep.
  * Return: the set, to be released by ioasid_set_put(), or ERR_PTR: -EINVAL @mm
@@ -121,29 +133,27 @@ struct ioasid_attachment {
  */
 struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm)
 {
-	struct ioasid_set *set;
+	struct ioasid_set *set, *old;
 
 	if (!mm)
 		return ERR_PTR(-EINVAL);
 
-	guard(mutex)(&ioasid_sets_lock);
-	hash_for_each_possible(ioasid_sets, set, node, (unsigned long)mm) {
-		if (set->mm == mm) {
-			refcount_inc(&set->refs);
-			return set;
+	/* Once there, it stays as long as the mm. Pairs with the cmpxchg() */
+	set = smp_load_acquire(&mm->ioasid_set);
+	if (!set) {
+		set = kzalloc(sizeof(*set), GFP_KERNEL_ACCOUNT);
+		if (!set)
+			return ERR_PTR(-ENOMEM);
+
+		/* Its reference is that of the mm */
+		ioasid_account_init(&set->kernel, set, U32_MAX);
+		old = cmpxchg(&mm->ioasid_set, NULL, set);
+		if (old) {
+			kfree(set);
+			set = old;
 		}
 	}
-
-	set = kzalloc(sizeof(*set), GFP_KERNEL_ACCOUNT);
-	if (!set)
-		return ERR_PTR(-ENOMEM);
-
-	refcount_set(&set->refs, 1);
-	spin_lock_init(&set->lock);
-	set->quota = ioasid_default_quota;
-	mmgrab(mm);
-	set->mm = mm;
-	hash_add(ioasid_sets, &set->node, (unsigned long)mm);
+	refcount_inc(&set->kernel.refs);
 	return set;
 }
 EXPORT_SYMBOL_GPL(ioasid_set_get_mm);
@@ -152,106 +162,246 @@ EXPORT_SYMBOL_GPL(ioasid_set_get_mm);
  * ioasid_set_put() - release a set
  * @set: from ioasid_set_get_mm()
  *
- * The set goes when its files and its last IOASID are gone.
+ * The set goes when its mm, its files and its last IOASID are gone.
  *
- * Context: Process context, may sleep.
+ * Context: Any context but NMI, never sleeps.
  */
 void ioasid_set_put(struct ioasid_set *set)
 {
-	if (!refcount_dec_and_mutex_lock(&set->refs, &ioasid_sets_lock))
-		return;
-
-	hash_del(&set->node);
-	mutex_unlock(&ioasid_sets_lock);
-	WARN_ON(set->used || set->parked);
-	mmdrop(set->mm);
-	kfree(set);
+	ioasid_account_put(&set->kernel);
 }
 EXPORT_SYMBOL_GPL(ioasid_set_put);
 
-/* Release @count references, at least one. */
-static void ioasid_set_put_many(struct ioasid_set *set, u32 count)
+/**
+ * mm_ioasid_drop() - let an mm that is about to be freed release its set
+ * @mm: the address space
+ *
+ * Context: Any context but NMI, never sleeps: the last mmdrop() may be that of
+ * the scheduler.
+ */
+void mm_ioasid_drop(struct mm_struct *mm)
 {
-	/* All but the last: that one may end the set */
-	if (count > 1)
-		WARN_ON(refcount_sub_and_test(count - 1, &set->refs));
-	ioasid_set_put(set);
-}
-
-static bool ioasid_set_try_charge(struct ioasid_set *set, u32 count)
-{
-	bool fits;
-
-	spin_lock(&set->lock);
-	/* The quota may be below what is used */
-	fits = set->used <= set->quota && count <= set->quota - set->used;
-	if (fits)
-		set->used += count;
-	spin_unlock(&set->lock);
-	return fits;
-}
-
-static void ioasid_set_uncharge(struct ioasid_set *set, u32 count,
-				u32 parked)
-{
-	spin_lock(&set->lock);
-	set->used -= count;
-	set->parked -= parked;
-	spin_unlock(&set->lock);
-}
-
-static int ioasid_try_charge(struct ioasid_set *set, struct misc_cg *cg,
-			     u32 count)
-{
-	/*
-	 * First: what the quota refuses never counts in the cgroup, where others
-	 * would be refused meanwhile, up to the whole number space.
-	 */
-	if (!ioasid_set_try_charge(set, count))
-		return -EDQUOT;
-	if (!cg || !misc_cg_try_charge(MISC_CG_RES_IOASID, cg, count))
-		return 0;
-
-	ioasid_set_uncharge(set, count, 0);
-	return misc_cg_res_total_usage(MISC_CG_RES_IOASID) + count >
-	       IOASID_COUNT ? -ENOSPC : -EDQUOT;
+	if (mm->ioasid_set)
+		ioasid_set_put(mm->ioasid_set);
 }
 
 /*
- * Charge @set and @cg for @count IOASIDs. Parked ones count until they are
- * recycled, so those that only wait for the worker are given the time to go.
+ * The account of a new file, which a process with @mm opens. Takes over the
+ * reference to @ucounts, also when it fails.
  */
-int ioasid_charge(struct ioasid_set *set, struct misc_cg *cg, u32 count)
+struct ioasid_account *ioasid_account_create(struct mm_struct *mm,
+					     struct ucounts *ucounts)
 {
-	if (!ioasid_try_charge(set, cg, count))
-		return 0;
+	static atomic64_t last_owner;
+	struct ioasid_account *account;
+	struct ioasid_set *set;
 
-	ioasid_recycle_flush();
-	return ioasid_try_charge(set, cg, count);
+	if (!ucounts)
+		return ERR_PTR(-ENOMEM);
+
+	set = ioasid_set_get_mm(mm);
+	if (IS_ERR(set)) {
+		put_ucounts(ucounts);
+		return ERR_CAST(set);
+	}
+
+	account = kzalloc(sizeof(*account), GFP_KERNEL_ACCOUNT);
+	if (!account) {
+		ioasid_set_put(set);
+		put_ucounts(ucounts);
+		return ERR_PTR(-ENOMEM);
+	}
+
+	ioasid_account_init(account, set, ioasid_default_quota);
+	account->owner = atomic64_inc_return(&last_owner);
+	account->ucounts = ucounts;
+	return account;
 }
 
-void ioasid_uncharge(struct ioasid_set *set, struct misc_cg *cg, u32 count)
+static void ioasid_account_put_many(struct ioasid_account *account, u32 count)
+{
+	struct ioasid_set *set = account->set;
+
+	if (!refcount_sub_and_test(count, &account->refs))
+		return;
+
+	WARN_ON(account->used || account->parked);
+	if (account == &set->kernel) {
+		WARN_ON(atomic_read(&set->used) || atomic_read(&set->parked));
+		kfree_rcu(set, kernel.rcu);
+		return;
+	}
+	put_ucounts(account->ucounts);
+	kfree_rcu(account, rcu);
+	ioasid_set_put(set);
+}
+
+void ioasid_account_put(struct ioasid_account *account)
+{
+	ioasid_account_put_many(account, 1);
+}
+
+/*
+ * The IOASID of @account with the smallest number of at least @id, or NULL. Under
+ * the lock of @account.
+ */
+struct ioasid *ioasid_account_find(struct ioasid_account *account, u32 id)
+{
+	struct rb_node *node = account->ioasids.rb_node;
+	struct ioasid *ioasid, *found = NULL;
+
+	lockdep_assert_held(&account->lock);
+	while (node) {
+		ioasid = rb_entry(node, struct ioasid, node);
+		if (ioasid->id < id) {
+			node = node->rb_right;
+		} else {
+			found = ioasid;
+			node = node->rb_left;
+		}
+	}
+	return found;
+}
+
+/*
+ * The one after @ioasid. From time to time this gives up the lock, so the caller
+ * does not use @ioasid any more.
+ */
+struct ioasid *ioasid_account_next(struct ioasid_account *account,
+				   struct ioasid *ioasid)
+{
+	u32 id = ioasid->id;
+
+	if (cond_resched_lock(&account->lock))
+		return ioasid_account_find(account, id + 1);
+	return rb_entry_safe(rb_next(&ioasid->node), struct ioasid, node);
+}
+
+static bool ioasid_id_less(struct rb_node *a, const struct rb_node *b)
+{
+	return rb_entry(a, struct ioasid, node)->id <
+	       rb_entry(b, struct ioasid, node)->id;
+}
+
+/* Charges */
+
+static bool ioasid_account_try_charge(struct ioasid_account *account, u32 count)
+{
+	bool fits;
+
+	spin_lock(&account->lock);
+	/* The quota may be below what is used */
+	fits = account->used <= account->quota &&
+	       count <= account->quota - account->used;
+	if (fits)
+		account->used += count;
+	spin_unlock(&account->lock);
+	if (fits)
+		atomic_add(count, &account->set->used);
+	return fits;
+}
+
+/* What is left of @account is counted in one step: @parked are some of @count. */
+static void __ioasid_account_uncharge(struct ioasid_account *account, u32 count,
+				      u32 parked)
+{
+	lockdep_assert_held(&account->lock);
+	account->used -= count;
+	account->parked -= parked;
+	atomic_sub(count, &account->set->used);
+	atomic_sub(parked, &account->set->parked);
+}
+
+static bool ioasid_try_take(u32 count, bool reserve)
+{
+	int max = IOASID_COUNT - (reserve ? 0 : IOASID_RESERVE_COUNT);
+	int taken = atomic_read(&ioasid_nr_taken);
+
+	do {
+		if (taken > max || count > max - taken)
+			return false;
+	} while (!atomic_try_cmpxchg(&ioasid_nr_taken, &taken, taken + count));
+	return true;
+}
+
+/*
+ * Charge all that limits who allocates. From the inside to the outside: what the
+ * own quota refuses never counts where others would be refused meanwhile.
+ */
+int ioasid_charge(const struct ioasid_request *req)
+{
+	struct ioasid_account *account = req->account;
+	u32 count = req->count;
+	int ret = -EDQUOT;
+
+	if (!ioasid_account_try_charge(account, count))
+		return -EDQUOT;
+	if (account->ucounts &&
+	    !ucounts_try_charge(account->ucounts, UCOUNT_IOASIDS, count))
+		goto err_account;
+	if (!ioasid_try_take(count, req->reserve)) {
+		ret = -ENOSPC;
+		goto err_user;
+	}
+	if (!req->cg ||
+	    !misc_cg_try_charge(MISC_CG_RES_IOASID, req->cg, count))
+		return 0;
+
+	atomic_sub(count, &ioasid_nr_taken);
+err_user:
+	if (account->ucounts)
+		ucounts_uncharge(account->ucounts, UCOUNT_IOASIDS, count);
+err_account:
+	spin_lock(&account->lock);
+	__ioasid_account_uncharge(account, count, 0);
+	spin_unlock(&account->lock);
+	return ret;
+}
+
+/* All but what ioasid_account_uncharge() does */
+static void ioasid_uncharge_outside(struct ioasid_account *account,
+				    struct misc_cg *cg, u32 count)
 {
 	misc_cg_uncharge(MISC_CG_RES_IOASID, cg, count);
-	ioasid_set_uncharge(set, count, 0);
+	atomic_sub(count, &ioasid_nr_taken);
+	if (account->ucounts)
+		ucounts_uncharge(account->ucounts, UCOUNT_IOASIDS, count);
+}
+
+void ioasid_uncharge(struct ioasid_account *account, struct misc_cg *cg,
+		     u32 count)
+{
+	ioasid_uncharge_outside(account, cg, count);
+	spin_lock(&account->lock);
+	__ioasid_account_uncharge(account, count, 0);
+	spin_unlock(&account->lock);
 }
 
 /* Allocation */
 
-/* Give free numbers of [@min, @max] to @count objects, or to none of them. */
-static int ioasid_take_numbers(struct ioasid **ioasids, u32 count, u32 min,
-			       u32 max)
+/* From where numbers are taken, one after the other */
+struct ioasid_range {
+	u32 min;
+	u32 max;
+};
+
+/*
+ * Give free numbers of @range to some of @count objects, as many as there are.
+ * Returns how many, or an error if there is another reason for having no more.
+ */
+static int ioasid_take_numbers(struct ioasid **ioasids, u32 count,
+			       const struct ioasid_range *range)
 {
-	XA_STATE(xas, &ioasid_xa, min);
+	XA_STATE(xas, &ioasid_xa, range->min);
 	u32 done = 0;
 
 	/* As xa_alloc() for each, but each search goes on where one has ended */
 	do {
 		xas_lock(&xas);
 		while (done < count) {
-			xas_find_marked(&xas, max, XA_FREE_MARK);
+			xas_find_marked(&xas, range->max, XA_FREE_MARK);
 			if (xas.xa_node == XAS_RESTART)
-				xas_set_err(&xas, -EBUSY);
+				break;
 			ioasids[done]->id = xas.xa_index;
 			xas_store(&xas, ioasids[done]);
 			xas_clear_mark(&xas, XA_FREE_MARK);
@@ -262,28 +412,21 @@ static int ioasid_take_numbers(struct ioasid **ioasids, u32 count, u32 min,
 		xas_unlock(&xas);
 	} while (xas_nomem(&xas, GFP_KERNEL));
 
-	if (done == count)
-		return 0;
-	if (done) {
-		while (done)
-			xa_erase(&ioasid_xa, ioasids[--done]->id);
-		/* Lookups may have found them, under numbers that they lose */
-		synchronize_rcu();
-	}
-	return xas_error(&xas);
+	return xas_error(&xas) && !done ? xas_error(&xas) : done;
 }
 
 /*
- * Take @count free numbers of [@min, @max], at most IOASID_BATCH, for objects
- * that no lookup finds until ioasid_publish(). All or none. The caller has
- * charged @set and @cg; the charge goes with the objects.
+ * Add up to @count objects with numbers, at most IOASID_BATCH, to @chain. No
+ * lookup finds them until ioasid_publish(). They have the charge of @req.
+ * Returns how many there are, or an error.
  */
-int ioasid_reserve(struct ioasid_set *set, struct misc_cg *cg, u32 min, u32 max,
-		   u64 owner, u32 count, struct ioasid **ioasids)
+static int ioasid_reserve_batch(const struct ioasid_request *req, u32 count,
+				const struct ioasid_range *range,
+				struct ioasid_chain *chain)
 {
+	struct ioasid *ioasids[IOASID_BATCH];
 	struct ioasid *ioasid;
-	u32 i;
-	int ret;
+	int i, ret, done;
 
 	if (!kmem_cache_alloc_bulk(ioasid_cache, GFP_KERNEL | __GFP_ZERO, count,
 				   (void **)ioasids))
@@ -293,39 +436,158 @@ int ioasid_reserve(struct ioasid_set *set, struct misc_cg *cg, u32 min, u32 max,
 		/* No reference yet: a lookup leaves it alone */
 		ioasid = ioasids[i];
 		ioasid->state = IOASID_STATE_RESERVED;
-		ioasid->owner = owner;
 		mutex_init(&ioasid->lock);
 		INIT_LIST_HEAD(&ioasid->attachments);
-		ioasid->set = set;
-		ioasid->cg = cg;
+		RB_CLEAR_NODE(&ioasid->node);
+		ioasid->account = req->account;
+		ioasid->cg = req->cg;
 	}
 
-	ret = ioasid_take_numbers(ioasids, count, min, max);
-	if (ret == -EBUSY) {
-		ioasid_recycle_flush();
-		ret = ioasid_take_numbers(ioasids, count, min, max);
-	}
-	if (ret) {
-		for (i = 0; i < count; i++)
+	ret = ioasid_take_numbers(ioasids, count, range);
+	done = max(ret, 0);
+	if (done < count) {
+		for (i = done; i < count; i++)
 			mutex_destroy(&ioasids[i]->lock);
-		kmem_cache_free_bulk(ioasid_cache, count, (void **)ioasids);
-		return ret == -EBUSY ? -ENOSPC : ret;
+		kmem_cache_free_bulk(ioasid_cache, count - done,
+				     (void **)&ioasids[done]);
 	}
+	if (!done)
+		return ret;
 
-	refcount_add(count, &set->refs);
-	get_misc_cg_many(cg, count);
-	for (i = 0; i < count; i++)
+	refcount_add(done, &req->account->refs);
+	get_misc_cg_many(req->cg, done);
+	for (i = 0; i < done; i++) {
 		ioasid_tracker_init(ioasids[i]);
+		ioasid_chain_add(chain, ioasids[i]);
+	}
+	return done;
+}
+
+/* Numbers of @range for what @left says, which is how many are missing then. */
+static int ioasid_reserve_range(const struct ioasid_request *req, u32 *left,
+				const struct ioasid_range *range,
+				struct ioasid_chain *chain)
+{
+	int done;
+
+	while (*left) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		done = ioasid_reserve_batch(req, min(*left, IOASID_BATCH), range,
+					    chain);
+		if (done <= 0)
+			return done;
+		*left -= done;
+		if (*left)
+			cond_resched();
+	}
 	return 0;
 }
 
-/* From here on lookups find it, and only the owner may end its life. */
-void ioasid_publish(struct ioasid *ioasid)
+/* Any number: first those that few devices need, then the scarce ones. */
+static int ioasid_reserve_any(const struct ioasid_request *req, u32 *left,
+			      struct ioasid_chain *chain)
+{
+	static const struct ioasid_range ranges[] = {
+		{ IOASID_LOW_END, IOASID_MAX },
+		{ IOASID_RESERVE_END, IOASID_LOW_END - 1 },
+		{ IOASID_MIN, IOASID_RESERVE_END - 1 },
+	};
+	u32 i, count = ARRAY_SIZE(ranges) - !req->reserve;
+	int ret = 0;
+
+	for (i = 0; i < count && !ret && *left; i++)
+		ret = ioasid_reserve_range(req, left, &ranges[i], chain);
+	return ret;
+}
+
+static int ioasid_try_reserve(const struct ioasid_request *req,
+			      struct ioasid_chain *chain)
+{
+	struct ioasid_range range = { req->min, req->max };
+	u32 left = req->count;
+	int ret;
+
+	if (!req->reserve && req->max)
+		range.min = max(range.min, IOASID_RESERVE_END);
+	if (req->max &&
+	    (range.min > range.max || req->count > range.max - range.min + 1))
+		return -ENOSPC;
+
+	ret = ioasid_charge(req);
+	if (ret)
+		return ret;
+
+	if (req->max)
+		ret = ioasid_reserve_range(req, &left, &range, chain);
+	else
+		ret = ioasid_reserve_any(req, &left, chain);
+	if (!ret && !left)
+		return 0;
+
+	ioasid_unreserve(chain);
+	ioasid_uncharge(req->account, req->cg, left);
+	return ret ?: -ENOSPC;
+}
+
+/*
+ * Of those that compete for what is left, each may have a part and give it up
+ * again because there is no more. They get another try, one after the other: by
+ * then, all that have failed before have nothing.
+ */
+static DEFINE_MUTEX(ioasid_full_lock);
+
+static int ioasid_recycle_wait(void);
+
+/*
+ * Reserve what @req asks for: @chain, which is empty, gets objects with numbers
+ * that no lookup finds until ioasid_publish(). All or none.
+ *
+ * PARKED ones count until they are recycled, so those that only wait for the
+ * worker are given the time to go. -EINTR: a fatal signal.
+ */
+int ioasid_reserve(const struct ioasid_request *req, struct ioasid_chain *chain)
+{
+	int ret;
+
+	ret = ioasid_try_reserve(req, chain);
+	if (ret != -ENOSPC && ret != -EDQUOT)
+		return ret;
+
+	ret = ioasid_recycle_wait();
+	if (ret)
+		return ret;
+	ret = mutex_lock_killable(&ioasid_full_lock);
+	if (ret)
+		return ret;
+	ret = ioasid_try_reserve(req, chain);
+	mutex_unlock(&ioasid_full_lock);
+	return ret;
+}
+
+static void ioasid_publish_one(struct ioasid *ioasid)
 {
 	refcount_set(&ioasid->refs, 1);
 	/* Pairs with the acquire of the lookups: they see a whole object */
 	smp_store_release(&ioasid->state, IOASID_STATE_ACTIVE);
 	trace_ioasid_alloc(ioasid->id);
+}
+
+/*
+ * From here on lookups find those of @chain, and only the owner may end their
+ * life, which the caller prevents as yet.
+ */
+void ioasid_publish(struct ioasid_account *account, struct ioasid_chain *chain)
+{
+	struct ioasid *ioasid;
+
+	spin_lock(&account->lock);
+	ioasid_chain_for_each(ioasid, chain) {
+		ioasid_publish_one(ioasid);
+		rb_add(&ioasid->node, &account->ioasids, ioasid_id_less);
+		cond_resched_lock(&account->lock);
+	}
+	spin_unlock(&account->lock);
 }
 
 static void ioasid_free_rcu(struct rcu_head *rcu)
@@ -341,18 +603,25 @@ static void ioasid_free_rcu(struct rcu_head *rcu)
 /*
  * The end of @count objects, which recycle_node links: uncharged, and then the
  * numbers are free again. In this order: who sees that the number is gone finds
- * it uncharged. All are of the same set and cgroup and of the same state.
+ * it uncharged. All are of the same account and cgroup and of the same state.
  */
 static void ioasid_release_run(struct llist_node *list, u32 count)
 {
 	struct ioasid *first = llist_entry(list, struct ioasid, recycle_node);
-	struct ioasid_set *set = first->set;
+	struct ioasid_account *account = first->account;
 	struct misc_cg *cg = first->cg;
 	struct ioasid *ioasid;
 
-	misc_cg_uncharge(MISC_CG_RES_IOASID, cg, count);
-	ioasid_set_uncharge(set, count,
-			    first->state == IOASID_STATE_PARKED ? count : 0);
+	ioasid_uncharge_outside(account, cg, count);
+	spin_lock(&account->lock);
+	llist_for_each_entry(ioasid, list, recycle_node) {
+		if (!RB_EMPTY_NODE(&ioasid->node))
+			rb_erase(&ioasid->node, &account->ioasids);
+	}
+	__ioasid_account_uncharge(account, count,
+				  first->state == IOASID_STATE_PARKED ? count :
+									0);
+	spin_unlock(&account->lock);
 
 	xa_lock(&ioasid_xa);
 	llist_for_each_entry(ioasid, list, recycle_node)
@@ -367,13 +636,14 @@ static void ioasid_release_run(struct llist_node *list, u32 count)
 	call_rcu(&first->rcu, ioasid_free_rcu);
 
 	put_misc_cg_many(cg, count);
-	ioasid_set_put_many(set, count);
+	ioasid_account_put_many(account, count);
 }
 
 static bool ioasid_is_released_with(const struct ioasid *a,
 				    const struct ioasid *b)
 {
-	return a->set == b->set && a->cg == b->cg && a->state == b->state;
+	return a->account == b->account && a->cg == b->cg &&
+	       a->state == b->state;
 }
 
 /* The end of all objects of @list: nobody holds them, no device knows them. */
@@ -406,62 +676,55 @@ static void ioasid_release(struct llist_node *list)
 }
 
 /*
- * Undo ioasid_reserve() of those that owner_node links: nobody has seen them, so
- * there is no park.
+ * Undo ioasid_reserve(). Nobody has seen those of @chain, so there is no park.
+ * Leaves it empty.
  */
-void ioasid_unreserve_list(struct list_head *list)
+void ioasid_unreserve(struct ioasid_chain *chain)
 {
-	struct llist_node *released = NULL;
-	struct ioasid *ioasid;
-	u32 count = 0;
-
-	list_for_each_entry(ioasid, list, owner_node) {
-		ioasid->recycle_node.next = released;
-		released = &ioasid->recycle_node;
-		ioasid_cond_resched(++count);
-	}
-	ioasid_release(released);
+	ioasid_release(chain->first);
+	ioasid_chain_init(chain);
 }
 
 /**
  * ioasid_alloc() - allocate an IOASID for a kernel owner
- * @set: what is charged, together with the cgroup of the current task
+ * @set: what counts it; charged is the cgroup of the current task
  * @min: smallest PASID wanted, at least 1
  * @max: largest PASID wanted, inclusive, at most 0xfffff
  *
- * Context: Process context, may sleep. When the range or the quota is full, it
+ * The kernel has no quota, and may have what is in reserve.
+ *
+ * Context: Process context, may sleep. When the range or the cgroup is full, it
  * waits for the worker that recycles, which takes group mutexes.
  * Return: the IOASID in state ACTIVE with the owner's reference, to be given
  * back by ioasid_free(), or ERR_PTR: -EINVAL the range is empty or not within
  * the number space, -ENOSPC all numbers of the range are taken, -EDQUOT the
- * quota of @set or the limit of the cgroup is reached, -ENOMEM.
+ * limit of the cgroup is reached, -ENOMEM, -EINTR a fatal signal.
  */
 struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min, u32 max)
 {
+	struct ioasid_request req = {
+		.account = &set->kernel,
+		.min = min,
+		.max = max,
+		.count = 1,
+		.reserve = true,
+	};
+	struct ioasid_chain chain;
 	struct ioasid *ioasid;
-	struct misc_cg *cg;
 	int ret;
 
 	if (min < IOASID_MIN || max > IOASID_MAX || min > max)
 		return ERR_PTR(-EINVAL);
 
-	cg = get_current_misc_cg();
-	ret = ioasid_charge(set, cg, 1);
-	if (ret) {
-		ioasid = ERR_PTR(ret);
-		goto out_put_cg;
-	}
+	ioasid_chain_init(&chain);
+	req.cg = get_current_misc_cg();
+	ret = ioasid_reserve(&req, &chain);
+	put_misc_cg(req.cg);
+	if (ret)
+		return ERR_PTR(ret);
 
-	ret = ioasid_reserve(set, cg, min, max, IOASID_OWNER_KERNEL, 1,
-			     &ioasid);
-	if (ret) {
-		ioasid_uncharge(set, cg, 1);
-		ioasid = ERR_PTR(ret);
-	} else {
-		ioasid_publish(ioasid);
-	}
-out_put_cg:
-	put_misc_cg(cg);
+	ioasid = llist_entry(chain.first, struct ioasid, recycle_node);
+	ioasid_publish_one(ioasid);
 	return ioasid;
 }
 EXPORT_SYMBOL_GPL(ioasid_alloc);
@@ -473,25 +736,36 @@ EXPORT_SYMBOL_GPL(ioasid_alloc);
  * up, attaches them by ioasid_attach_device(), or parks them.
  */
 static struct ioasid_set ioasid_system_set = {
-	.refs = REFCOUNT_INIT(1),
-	.lock = __SPIN_LOCK_UNLOCKED(ioasid_system_set.lock),
-	.quota = U32_MAX,
+	.kernel = {
+		.refs = REFCOUNT_INIT(1),
+		.lock = __SPIN_LOCK_UNLOCKED(ioasid_system_set.kernel.lock),
+		.ioasids = RB_ROOT,
+		.quota = U32_MAX,
+		.set = &ioasid_system_set,
+	},
 };
 
-/* For iommu_alloc_global_pasid(): a number of [1, @max], or 0. May sleep. */
+/*
+ * For iommu_alloc_global_pasid(): a number of [1, @max], or 0. May sleep, but does
+ * not wait for the worker, because the caller holds iommu_sva_lock.
+ */
 u32 ioasid_alloc_global(u32 max)
 {
+	struct ioasid_request req = {
+		.account = &ioasid_system_set.kernel,
+		.min = IOASID_MIN,
+		.max = min(max, IOASID_MAX),
+		.count = 1,
+		.reserve = true,
+	};
+	struct ioasid_chain chain;
 	struct ioasid *ioasid;
 
-	if (ioasid_charge(&ioasid_system_set, NULL, 1))
+	ioasid_chain_init(&chain);
+	if (ioasid_try_reserve(&req, &chain))
 		return 0;
 
-	if (ioasid_reserve(&ioasid_system_set, NULL, IOASID_MIN,
-			   min(max, IOASID_MAX), IOASID_OWNER_KERNEL, 1,
-			   &ioasid)) {
-		ioasid_uncharge(&ioasid_system_set, NULL, 1);
-		return 0;
-	}
+	ioasid = llist_entry(chain.first, struct ioasid, recycle_node);
 	refcount_set(&ioasid->refs, 1);
 	return ioasid->id;
 }
@@ -501,7 +775,7 @@ void ioasid_free_global(u32 id)
 {
 	struct ioasid *ioasid = xa_load(&ioasid_xa, id);
 
-	if (WARN_ON(!ioasid || ioasid->set != &ioasid_system_set))
+	if (WARN_ON(!ioasid || ioasid->account != &ioasid_system_set.kernel))
 		return;
 	ioasid_put(ioasid);
 }
@@ -526,6 +800,22 @@ static inline bool ioasid_drop(struct ioasid *ioasid)
 /* Park */
 
 /*
+ * Whoever attached it may be gone, together with the device: all that is still
+ * good is the group.
+ */
+static void ioasid_block_groups(struct ioasid *ioasid)
+{
+	struct ioasid_attachment *att;
+
+	lockdep_assert_held(&ioasid->lock);
+	list_for_each_entry(att, &ioasid->attachments, node) {
+		if (att->domain)
+			iommu_park_group_pasid(att->domain, att->group,
+					       ioasid->id);
+	}
+}
+
+/*
  * The first half of park: nothing new from here on, and the hardware entries
  * are blocked. DMA can still reach memory through what is cached, until
  * @gather is synced.
@@ -546,6 +836,10 @@ static void ioasid_park(struct ioasid *ioasid,
 	 * detach waits until all that is gathered is flushed.
 	 */
 	guard(mutex)(&ioasid->lock);
+	if (READ_ONCE(ioasid->stray)) {
+		ioasid_block_groups(ioasid);
+		return;
+	}
 	list_for_each_entry(att, &ioasid->attachments, node)
 		iommu_park_device_pasid(att->domain, att->entry.dev, ioasid->id,
 					gather, &att->entry);
@@ -560,39 +854,41 @@ static void ioasid_finish_park(struct ioasid *ioasid)
 }
 
 /*
- * Park every IOASID of @list, which links them by owner_node and are of one
- * set, and drop the owner's references. When this returns, no DMA with any of
- * them reaches memory. Cannot fail, allocates nothing.
+ * Park every IOASID of @chain, which are of one account, and drop the owner's
+ * references. When this returns, no DMA with any of them reaches memory. Cannot
+ * fail, allocates nothing.
  *
  * All entries are blocked before the first one is flushed, however many there
  * are: the IOMMU driver needs few waits for many, and detach of one of them
  * waits for all.
  */
-void ioasid_free_list(struct list_head *list)
+void ioasid_free_chain(struct ioasid_chain *chain)
 {
 	struct iommu_pasid_gather gather;
 	struct llist_node *unused = NULL;
+	struct ioasid_account *account;
 	struct ioasid *ioasid, *next;
 	u32 count = 0;
 
-	if (list_empty(list))
+	if (!chain->first)
 		return;
 
 	iommu_pasid_gather_init(&gather);
-	list_for_each_entry(ioasid, list, owner_node) {
+	ioasid_chain_for_each(ioasid, chain) {
 		ioasid_park(ioasid, &gather);
 		ioasid_cond_resched(++count);
 	}
 
 	/* Counted before the owner's references go: recycle takes it off again */
-	ioasid = list_first_entry(list, struct ioasid, owner_node);
-	spin_lock(&ioasid->set->lock);
-	ioasid->set->parked += count;
-	spin_unlock(&ioasid->set->lock);
+	account = llist_entry(chain->first, struct ioasid, recycle_node)->account;
+	spin_lock(&account->lock);
+	account->parked += count;
+	spin_unlock(&account->lock);
+	atomic_add(count, &account->set->parked);
 
 	iommu_pasid_gather_sync(&gather);
 	count = 0;
-	list_for_each_entry(ioasid, list, owner_node) {
+	ioasid_chain_for_each(ioasid, chain) {
 		ioasid_finish_park(ioasid);
 		ioasid_cond_resched(++count);
 	}
@@ -600,8 +896,7 @@ void ioasid_free_list(struct list_head *list)
 	if (wq_has_sleeper(&ioasid_blocked_wq))
 		wake_up_all(&ioasid_blocked_wq);
 
-	list_for_each_entry_safe(ioasid, next, list, owner_node) {
-		list_del(&ioasid->owner_node);
+	llist_for_each_entry_safe(ioasid, next, chain->first, recycle_node) {
 		/* This is process context: no need for the worker */
 		if (ioasid_drop(ioasid)) {
 			ioasid->recycle_node.next = unused;
@@ -627,13 +922,14 @@ void ioasid_free_list(struct list_head *list)
  */
 void ioasid_free(struct ioasid *ioasid)
 {
-	LIST_HEAD(list);
+	struct ioasid_chain chain;
 
 	if (WARN_ON(!ioasid_is_active(ioasid)))
 		return;
 
-	list_add(&ioasid->owner_node, &list);
-	ioasid_free_list(&list);
+	ioasid_chain_init(&chain);
+	ioasid_chain_add(&chain, ioasid);
+	ioasid_free_chain(&chain);
 }
 EXPORT_SYMBOL_GPL(ioasid_free);
 
@@ -708,6 +1004,8 @@ EXPORT_SYMBOL_GPL(ioasid_user_put);
 
 static struct workqueue_struct *ioasid_wq;
 static LLIST_HEAD(ioasid_recycle_list);
+/* Some IOASID is stray */
+static atomic_t ioasid_strays;
 static void ioasid_recycle_fn(struct work_struct *work);
 static DECLARE_DELAYED_WORK(ioasid_recycle_work, ioasid_recycle_fn);
 
@@ -739,6 +1037,26 @@ static noinline void ioasid_queue(struct ioasid *ioasid)
 		ioasid_queue_worker();
 }
 
+/*
+ * Nobody is left but the owner, and it is attached: either a user has let go
+ * without detaching, or one detaches right now. The worker finds out which: it has
+ * the reference from now on.
+ */
+static noinline bool ioasid_is_stray(struct ioasid *ioasid)
+{
+	if (!ioasid_is_active(ioasid) || refcount_read(&ioasid->refs) != 2)
+		return false;
+
+	WRITE_ONCE(ioasid->stray, true);
+	/* Pairs with the exchange in ioasid_end_strays() */
+	atomic_set_release(&ioasid_strays, 1);
+	if (in_nmi())
+		irq_work_queue(&ioasid_recycle_irq_work);
+	else
+		ioasid_queue_worker();
+	return true;
+}
+
 /**
  * ioasid_put() - drop a reference
  * @ioasid: an IOASID; not to be used after this
@@ -751,6 +1069,8 @@ static noinline void ioasid_queue(struct ioasid *ioasid)
  */
 void ioasid_put(struct ioasid *ioasid)
 {
+	if (unlikely(READ_ONCE(ioasid->nr_attached)) && ioasid_is_stray(ioasid))
+		return;
 	if (ioasid_drop(ioasid))
 		ioasid_queue(ioasid);
 }
@@ -845,20 +1165,20 @@ struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
 
 	guard(rcu)();
 	ioasid = xa_load(&ioasid_xa, id);
-	if (!ioasid || ioasid->set != set)
+	if (!ioasid || ioasid->account->set != set)
 		return ERR_PTR(-ENOENT);
 	return ioasid_get_active(ioasid);
 }
 EXPORT_SYMBOL_GPL(ioasid_find_get);
 
 /* The same for an owner: the numbers of others do not exist for it. */
-struct ioasid *ioasid_owner_find_get(u64 owner, u32 id)
+struct ioasid *ioasid_account_find_get(struct ioasid_account *account, u32 id)
 {
 	struct ioasid *ioasid;
 
 	guard(rcu)();
 	ioasid = xa_load(&ioasid_xa, id);
-	if (!ioasid || ioasid->owner != owner)
+	if (!ioasid || ioasid->account != account)
 		return ERR_PTR(-ENOENT);
 	return ioasid_get_active(ioasid);
 }
@@ -1140,6 +1460,54 @@ bool ioasid_group_is_parked(struct iommu_group *group, u32 id)
 
 /* Recycle */
 
+void ioasid_warn_attached(struct ioasid *ioasid)
+{
+	KUNIT_STATIC_STUB_REDIRECT(ioasid_warn_attached, ioasid);
+	WARN(true, "PASID %u put while attached\n", ioasid->id);
+}
+
+/* The next IOASID from @id on that is stray, whose reference is that of the caller */
+static struct ioasid *ioasid_next_stray(unsigned long *id)
+{
+	struct ioasid *ioasid;
+
+	guard(rcu)();
+	xa_for_each_start(&ioasid_xa, *id, ioasid, *id) {
+		if (READ_ONCE(ioasid->stray) && !ioasid->lost)
+			return ioasid;
+	}
+	return NULL;
+}
+
+/*
+ * A user that has an attachment has a reference, too. If there is none, the domain
+ * may go at any moment: its DMA is blocked now, and the number is lost.
+ */
+static void ioasid_end_strays(void)
+{
+	struct ioasid *ioasid;
+	unsigned long id = 0;
+
+	if (!atomic_xchg(&ioasid_strays, 0))
+		return;
+
+	for (; (ioasid = ioasid_next_stray(&id)); id++) {
+		mutex_lock(&ioasid->lock);
+		if (ioasid_is_active(ioasid) && ioasid->nr_attached &&
+		    ioasid_users(ioasid) == 1) {
+			ioasid_warn_attached(ioasid);
+			ioasid_block_groups(ioasid);
+			ioasid->lost = true;
+			mutex_unlock(&ioasid->lock);
+			continue;
+		}
+		WRITE_ONCE(ioasid->stray, false);
+		mutex_unlock(&ioasid->lock);
+		if (ioasid_drop(ioasid))
+			ioasid_queue(ioasid);
+	}
+}
+
 /*
  * No device knows the number any more, when @gather is synced. No reference is
  * left, so there is nobody to lock against. False: keep it.
@@ -1153,9 +1521,10 @@ static bool ioasid_unpark(struct ioasid *ioasid,
 	 * A user that let go without detaching: its domain may be gone, so the
 	 * entry must stay blocked. The number is lost, memory is safe.
 	 */
-	if (WARN(ioasid->nr_attached, "PASID %u put while attached\n",
-		 ioasid->id))
+	if (ioasid->nr_attached) {
+		ioasid_warn_attached(ioasid);
 		return false;
+	}
 
 	list_for_each_entry_safe(att, next, &ioasid->attachments, node) {
 		iommu_unpark_group_pasid(att->group, ioasid->id, gather);
@@ -1185,18 +1554,74 @@ static void ioasid_recycle(struct llist_node *list)
 	ioasid_release(unparked);
 }
 
+/* Runs of the worker that have begun, and that are done */
+static unsigned long ioasid_runs_begun;
+static unsigned long ioasid_runs_done;
+static DECLARE_WAIT_QUEUE_HEAD(ioasid_runs_wq);
+
+#ifdef CONFIG_LOCKDEP
+/* For those who wait below: what the worker takes is what they wait for */
+static struct lockdep_map ioasid_runs_map =
+	STATIC_LOCKDEP_MAP_INIT("ioasid_runs", &ioasid_runs_map);
+#endif
+
 static void ioasid_recycle_fn(struct work_struct *work)
 {
+	unsigned long run = ioasid_runs_begun + 1;
+
+	/* Pairs with ioasid_kick_worker(): counted before the list is empty */
+	smp_store_mb(ioasid_runs_begun, run);
+	lock_map_acquire(&ioasid_runs_map);
+	ioasid_end_strays();
 	ioasid_recycle(llist_del_all(&ioasid_recycle_list));
+	lock_map_release(&ioasid_runs_map);
+	/* Pairs with the acquire in ioasid_run_is_done() */
+	smp_store_release(&ioasid_runs_done, run);
+	wake_up_all(&ioasid_runs_wq);
 }
 
-/* When this returns, all that was put for the last time before is recycled. */
+/* Returns the run of the worker that takes what was put for the last time before */
+static unsigned long ioasid_kick_worker(void)
+{
+	bool empty = llist_empty(&ioasid_recycle_list) &&
+		     !atomic_read(&ioasid_strays);
+
+	/* Whoever has found the list empty sees the run that has emptied it */
+	smp_rmb();
+	if (empty)
+		return READ_ONCE(ioasid_runs_begun);
+	/* Perhaps whoever put them has not come to queue the worker yet */
+	mod_delayed_work(ioasid_wq, &ioasid_recycle_work, 0);
+	return READ_ONCE(ioasid_runs_begun) + 1;
+}
+
+static bool ioasid_run_is_done(unsigned long run)
+{
+	return (long)(smp_load_acquire(&ioasid_runs_done) - run) >= 0;
+}
+
+/*
+ * When this returns 0, all that was put for the last time before is recycled.
+ * -EINTR: a fatal signal.
+ */
+static int ioasid_recycle_wait(void)
+{
+	unsigned long run = ioasid_kick_worker();
+
+	lock_map_acquire(&ioasid_runs_map);
+	lock_map_release(&ioasid_runs_map);
+	return wait_event_killable(ioasid_runs_wq, ioasid_run_is_done(run)) ?
+		       -EINTR : 0;
+}
+
+/* The same, whatever happens */
 void ioasid_recycle_flush(void)
 {
-	/* Perhaps whoever put them has not come to queue the worker yet */
-	if (!llist_empty(&ioasid_recycle_list))
-		mod_delayed_work(ioasid_wq, &ioasid_recycle_work, 0);
-	flush_work(&ioasid_recycle_work.work);
+	unsigned long run = ioasid_kick_worker();
+
+	lock_map_acquire(&ioasid_runs_map);
+	lock_map_release(&ioasid_runs_map);
+	wait_event(ioasid_runs_wq, ioasid_run_is_done(run));
 }
 
 #if IS_ENABLED(CONFIG_IOASID_BENCH)
@@ -1231,6 +1656,7 @@ EXPORT_SYMBOL_GPL(ioasid_bench_in_use);
 static int ioasid_debugfs_show(struct seq_file *s, void *unused)
 {
 	struct ioasid *ioasid;
+	u64 owner;
 	u32 id;
 
 	seq_puts(s, "id state users attachments owner holders\n");
@@ -1243,10 +1669,11 @@ static int ioasid_debugfs_show(struct seq_file *s, void *unused)
 				   ioasid_is_active(ioasid) ? "active" : "parked",
 				   ioasid_users(ioasid),
 				   READ_ONCE(ioasid->nr_attached));
-			if (ioasid->owner == IOASID_OWNER_KERNEL)
+			owner = ioasid->account->owner;
+			if (owner == IOASID_OWNER_KERNEL)
 				seq_puts(s, "kernel ");
 			else
-				seq_printf(s, "file-%llu ", ioasid->owner);
+				seq_printf(s, "file-%llu ", owner);
 			ioasid_show_users(s, ioasid);
 			seq_putc(s, '\n');
 		}
@@ -1300,6 +1727,7 @@ static int __init ioasid_init(void)
 	if (!ioasid_wq)
 		panic("ioasid: no workqueue\n");
 	misc_cg_set_capacity(MISC_CG_RES_IOASID, IOASID_COUNT);
+	init_user_ns.ucount_max[UCOUNT_IOASIDS] = IOASID_USER_LIMIT;
 	debugfs_create_file("ioasids", 0400, dir, NULL, &ioasid_debugfs_fops);
 	if (IS_ENABLED(CONFIG_IOASID_REF_TRACKER))
 		debugfs_create_file("refs", 0400, dir, NULL,

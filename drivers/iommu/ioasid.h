@@ -12,6 +12,7 @@
 #include <linux/misc_cgroup.h>
 #include <linux/mutex.h>
 #include <linux/ref_tracker.h>
+#include <linux/rbtree.h>
 #include <linux/refcount.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
@@ -21,11 +22,26 @@
 
 struct iommu_group;
 struct seq_file;
+struct ucounts;
 
 /* Numbers that can be allocated: 20 bits, and 0 means "without PASID" */
 #define IOASID_MIN	1U
 #define IOASID_MAX	0xfffffU
 #define IOASID_COUNT	(IOASID_MAX - IOASID_MIN + 1)
+
+/*
+ * The reserve of the kernel: the numbers that a device with few PASID bits has,
+ * and as many as are left when all others are taken. SVA and drivers find one
+ * there, whatever processes have.
+ */
+#define IOASID_RESERVE_END	1024U
+#define IOASID_RESERVE_COUNT	(IOASID_COUNT / 16)
+
+/* Who does not care gets a number that few devices need, as long as there are */
+#define IOASID_LOW_END		(1U << 15)
+
+/* IOASIDs that all files of a user may hold, unless changed by sysctl */
+#define IOASID_USER_LIMIT	(IOASID_COUNT / 4)
 
 /*
  * Objects handled between two looks at the scheduler, or under one spinlock. More
@@ -44,23 +60,60 @@ static inline void ioasid_cond_resched(u32 count)
 #define IOASID_OWNER_KERNEL	0ULL
 
 /**
- * struct ioasid_set - all IOASIDs of one mm, the unit of accounting
- * @refs: held by every file opened by the mm and by every IOASID of the set
- * @mm: the key, pinned by mmgrab() so that it cannot become another process'
- * @node: in the table of all sets, under ioasid_sets_lock
- * @lock: protects the counters below
- * @quota: how many IOASIDs the set may hold
+ * struct ioasid_account - the IOASIDs of one owner, and what they are charged to
+ * @refs: held by the owner and by every IOASID
+ * @owner: name of the file for those who ask, or IOASID_OWNER_KERNEL; a counter,
+ *	   so that a file that is gone is never mistaken for a new one
+ * @set: what counts them as well; holds a reference
+ * @ucounts: of the user who opened the file; NULL for the kernel
+ * @lock: protects all below; taken in process context only
+ * @ioasids: by number, from when they are published until they are recycled. Those
+ *	     of the kernel are not in it: nobody asks.
+ * @quota: how many IOASIDs there may be
  * @used: IOASIDs charged: reserved, ACTIVE and PARKED
  * @parked: those of @used that are PARKED
+ * @rcu: whoever has looked up an IOASID may look at its account
+ *
+ * That the account of an IOASID is that of a file is what tells that the IOASID
+ * is one of the file.
  */
-struct ioasid_set {
+struct ioasid_account {
 	refcount_t refs;
-	struct mm_struct *mm;
-	struct hlist_node node;
-	spinlock_t lock;	/* the counters below */
+	u64 owner;
+	struct ioasid_set *set;
+	struct ucounts *ucounts;
+	spinlock_t lock;	/* all below */
+	struct rb_root ioasids;
 	u32 quota;
 	u32 used;
 	u32 parked;
+	struct rcu_head rcu;
+};
+
+/**
+ * struct ioasid_set - all IOASIDs of one mm
+ * @kernel: of those of the set that the kernel owns. Its references are those of
+ *	    the set: the mm has one, and each account of a file.
+ * @used: as in the accounts of the set, summed up
+ * @parked: as well
+ *
+ * A set counts and does not limit: whoever opens a file and passes it on is
+ * limited by that file, and by the user.
+ */
+struct ioasid_set {
+	struct ioasid_account kernel;
+	atomic_t used;
+	atomic_t parked;
+};
+
+/**
+ * struct ioasid_chain - IOASIDs that recycle_node links, one after the other
+ * @first: the first one
+ * @end: where the next one is to be linked
+ */
+struct ioasid_chain {
+	struct llist_node *first;
+	struct llist_node **end;
 };
 
 /*
@@ -78,21 +131,24 @@ struct ioasid_set {
  * @users: of @refs, those that say who they are
  * @blocked: park is complete: no DMA can reach memory, no device is touched
  *	     by park any more
+ * @stray: perhaps a user has let go of it without detaching: the worker has its
+ *	   reference, and finds out
+ * @lost: that was so; written by the worker, under @lock
  * @freeing: picked by a bulk free that may still fail; under the owner's lock
- * @set: what it is charged to; holds a reference
+ * @account: whose it is, and what it is charged to; holds a reference
  * @cg: what it is charged to as well: the cgroup of the task that allocated it,
  *	wherever that goes; holds a reference, NULL for numbers of the kernel
- * @owner: the file that allocated it, or IOASID_OWNER_KERNEL; never reused
+ * @recycle_node: in a struct ioasid_chain while the owner allocates or frees it;
+ *		  in the list of objects to recycle, when @refs is 0
  * @lock: serialises attach, detach and park
  * @attachments: struct ioasid_attachment, under @lock
- * @owner_node: in the owner's list, under the owner's lock, before @refs is 0
+ * @node: in the account, under its lock
  * @rcu: lookups run under RCU; of the first of those that are released together
- * @recycle_node: in the list of objects to recycle, when @refs is 0
  * @tracker_dir: where each of @users took its reference
  *
- * Lookup, get and put touch what stands up to @owner, which is one cache line
- * of 64 bytes, and no object shares it with its neighbours. All of it is two of
- * these lines.
+ * Lookup, get and put touch what stands up to @recycle_node, which is one cache
+ * line of 64 bytes, and no object shares it with its neighbours. All of it is two
+ * of these lines.
  */
 struct ioasid {
 	refcount_t refs;
@@ -101,24 +157,25 @@ struct ioasid {
 	u32 nr_attached;
 	atomic_t users[IOASID_USER_KINDS];
 	bool blocked;
+	bool stray;
+	bool lost;
 	bool freeing;
-	struct ioasid_set *set;
+	struct ioasid_account *account;
 	struct misc_cg *cg;
-	u64 owner;
+	struct llist_node recycle_node;
 
 	struct mutex lock;	/* attach, detach and park */
 	struct list_head attachments;
 	union {
-		struct list_head owner_node;
+		struct rb_node node;
 		struct rcu_head rcu;
 	};
-	struct llist_node recycle_node;
 #ifdef CONFIG_IOASID_REF_TRACKER
 	struct ref_tracker_dir tracker_dir;
 #endif
 };
 
-static_assert(offsetofend(struct ioasid, owner) <= 64);
+static_assert(offsetofend(struct ioasid, recycle_node) <= 64);
 
 #ifdef CONFIG_IOASID
 u32 ioasid_alloc_global(u32 max);
@@ -140,23 +197,66 @@ static inline bool ioasid_group_is_parked(struct iommu_group *group, u32 id)
 }
 #endif
 
-int ioasid_charge(struct ioasid_set *set, struct misc_cg *cg, u32 count);
-void ioasid_uncharge(struct ioasid_set *set, struct misc_cg *cg, u32 count);
+/**
+ * struct ioasid_request - what to allocate
+ * @account: for whom
+ * @cg: what is charged as well, or NULL
+ * @min: smallest number wanted
+ * @max: largest number wanted; 0: any number
+ * @count: how many
+ * @reserve: also from the reserve of the kernel
+ */
+struct ioasid_request {
+	struct ioasid_account *account;
+	struct misc_cg *cg;
+	u32 min;
+	u32 max;
+	u32 count;
+	bool reserve;
+};
 
-int ioasid_reserve(struct ioasid_set *set, struct misc_cg *cg, u32 min, u32 max,
-		   u64 owner, u32 count, struct ioasid **ioasids);
-void ioasid_publish(struct ioasid *ioasid);
-void ioasid_unreserve_list(struct list_head *list);
+struct ioasid_account *ioasid_account_create(struct mm_struct *mm,
+					     struct ucounts *ucounts);
+void ioasid_account_put(struct ioasid_account *account);
+struct ioasid *ioasid_account_find(struct ioasid_account *account, u32 id);
+struct ioasid *ioasid_account_next(struct ioasid_account *account,
+				   struct ioasid *ioasid);
+
+static inline void ioasid_chain_init(struct ioasid_chain *chain)
+{
+	chain->first = NULL;
+	chain->end = &chain->first;
+}
+
+static inline void ioasid_chain_add(struct ioasid_chain *chain,
+				    struct ioasid *ioasid)
+{
+	ioasid->recycle_node.next = NULL;
+	*chain->end = &ioasid->recycle_node;
+	chain->end = &ioasid->recycle_node.next;
+}
+
+#define ioasid_chain_for_each(_ioasid, _chain) \
+	llist_for_each_entry(_ioasid, (_chain)->first, recycle_node)
+
+int ioasid_charge(const struct ioasid_request *req);
+void ioasid_uncharge(struct ioasid_account *account, struct misc_cg *cg,
+		     u32 count);
+int ioasid_reserve(const struct ioasid_request *req,
+		   struct ioasid_chain *chain);
+void ioasid_publish(struct ioasid_account *account, struct ioasid_chain *chain);
+void ioasid_unreserve(struct ioasid_chain *chain);
 
 struct ioasid *ioasid_lookup(u32 id);
-struct ioasid *ioasid_owner_find_get(u64 owner, u32 id);
+struct ioasid *ioasid_account_find_get(struct ioasid_account *account, u32 id);
 void ioasid_add_user(struct ioasid *ioasid, enum ioasid_user user,
 		     struct ioasid_tracker *tracker);
 u32 ioasid_users(const struct ioasid *ioasid);
 void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid);
 struct ioasid *ioasid_next(u32 *id);
 
-void ioasid_free_list(struct list_head *list);
+void ioasid_warn_attached(struct ioasid *ioasid);
+void ioasid_free_chain(struct ioasid_chain *chain);
 void ioasid_recycle_flush(void);
 void ioasid_bench_kvfree_barrier(void);
 bool ioasid_bench_in_use(void);

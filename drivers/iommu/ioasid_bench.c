@@ -224,11 +224,11 @@ static void bench_ioasid_free(unsigned int i)
 /* An allocation beyond the quota waits for the worker before it fails. */
 static void bench_flush_set(struct ioasid_set *set)
 {
-	u32 quota = set->quota;
+	u32 quota = set->kernel.quota;
 
-	set->quota = 0;
+	set->kernel.quota = 0;
 	WARN_ON(!IS_ERR(ioasid_alloc(set, IOASID_MIN, IOASID_MAX)));
-	set->quota = quota;
+	set->kernel.quota = quota;
 }
 
 static void bench_ioasid_flush(void)
@@ -359,7 +359,6 @@ static int bench_show(struct seq_file *s, void *unused)
 	bench_set = ioasid_set_get_mm(current->mm);
 	if (IS_ERR(bench_set))
 		return PTR_ERR(bench_set);
-	bench_set->quota = max(bench_set->quota, bench_set->used + BENCH_CALLS);
 
 	seq_puts(s, "what,alloc,lookup,free,deferred,alone\n");
 	for (i = 0; i < ARRAY_SIZE(bench_cases) && !ret; i++) {

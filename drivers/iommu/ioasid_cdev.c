@@ -3,13 +3,14 @@
  * /dev/ioasid: IOASIDs owned by a process
  *
  * The file is the capability: whoever holds it may allocate, free and query
- * its numbers, and hand them to VFIO or KVM together with the file. The quota
- * is that of the process that opened it, whoever uses it; the cgroup that is
- * charged is that of who allocates. The last close parks all that is left.
+ * its numbers, and hand them to VFIO or KVM together with the file. It has a quota
+ * of its own, and the user who opened it is charged, whoever uses it; the cgroup
+ * that is charged is that of who allocates. The last close parks all that is left.
  */
 #define pr_fmt(fmt) "ioasid: " fmt
 
 #include <linux/capability.h>
+#include <linux/cred.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/init.h>
@@ -24,20 +25,13 @@
 
 /**
  * struct ioasid_ctx - an open /dev/ioasid
- * @lock: protects @ioasids, and makes free and query see each other as a whole
- * @ioasids: those that are ACTIVE, by owner_node
- * @set: what is charged
- * @owner: name of this file in its IOASIDs; a counter, so that a file that is
- *	   gone is never mistaken for a new one
+ * @lock: makes alloc, free, query and list see each other as a whole
+ * @account: its IOASIDs
  */
 struct ioasid_ctx {
-	struct mutex lock;	/* @ioasids, and free against query */
-	struct list_head ioasids;
-	struct ioasid_set *set;
-	u64 owner;
+	struct mutex lock;	/* alloc and free against each other and readers */
+	struct ioasid_account *account;
 };
-
-static atomic64_t ioasid_last_owner;
 
 static int ioasid_fops_open(struct inode *inode, struct file *file)
 {
@@ -47,27 +41,44 @@ static int ioasid_fops_open(struct inode *inode, struct file *file)
 	if (!ctx)
 		return -ENOMEM;
 
-	ctx->set = ioasid_set_get_mm(current->mm);
-	if (IS_ERR(ctx->set)) {
-		int ret = PTR_ERR(ctx->set);
+	ctx->account = ioasid_account_create(current->mm,
+					     get_ucounts(current_ucounts()));
+	if (IS_ERR(ctx->account)) {
+		int ret = PTR_ERR(ctx->account);
 
 		kfree(ctx);
 		return ret;
 	}
 
 	mutex_init(&ctx->lock);
-	INIT_LIST_HEAD(&ctx->ioasids);
-	ctx->owner = atomic64_inc_return(&ioasid_last_owner);
 	file->private_data = ctx;
 	return nonseekable_open(inode, file);
+}
+
+/* All that is ACTIVE: only whoever has the file frees these. */
+static void ioasid_pick_all(struct ioasid_account *account,
+			    struct ioasid_chain *chain)
+{
+	struct ioasid *ioasid;
+
+	spin_lock(&account->lock);
+	for (ioasid = ioasid_account_find(account, IOASID_MIN); ioasid;
+	     ioasid = ioasid_account_next(account, ioasid)) {
+		if (ioasid_is_active(ioasid))
+			ioasid_chain_add(chain, ioasid);
+	}
+	spin_unlock(&account->lock);
 }
 
 static int ioasid_fops_release(struct inode *inode, struct file *file)
 {
 	struct ioasid_ctx *ctx = file->private_data;
+	struct ioasid_chain chain;
 
-	ioasid_free_list(&ctx->ioasids);
-	ioasid_set_put(ctx->set);
+	ioasid_chain_init(&chain);
+	ioasid_pick_all(ctx->account, &chain);
+	ioasid_free_chain(&chain);
+	ioasid_account_put(ctx->account);
 	mutex_destroy(&ctx->lock);
 	kfree(ctx);
 	return 0;
@@ -75,8 +86,8 @@ static int ioasid_fops_release(struct inode *inode, struct file *file)
 
 static int ioasid_cmd_get_info(struct ioasid_ctx *ctx, void *buf)
 {
+	struct ioasid_account *account = ctx->account;
 	struct ioasid_info *cmd = buf;
-	struct ioasid_set *set = ctx->set;
 
 	if (cmd->flags || cmd->__reserved)
 		return -EOPNOTSUPP;
@@ -84,54 +95,49 @@ static int ioasid_cmd_get_info(struct ioasid_ctx *ctx, void *buf)
 	cmd->min = IOASID_MIN;
 	cmd->max = IOASID_MAX;
 
-	spin_lock(&set->lock);
-	cmd->quota = set->quota;
-	cmd->active = set->used - set->parked;
-	cmd->parked = set->parked;
-	spin_unlock(&set->lock);
+	spin_lock(&account->lock);
+	cmd->quota = account->quota;
+	cmd->active = account->used - account->parked;
+	cmd->parked = account->parked;
+	spin_unlock(&account->lock);
 	return 0;
 }
 
-/* @ioasids is to be added to @list, whose numbers go to user space */
-static int ioasid_copy_ids(struct ioasid **ioasids, u32 count,
-			   struct list_head *list, u32 __user *ids)
+/*
+ * Reserve what @req asks for. What is in reserve for the kernel needs a right,
+ * which is asked for only when needed: that leaves a mark in the audit log.
+ */
+static int ioasid_reserve_for_user(struct ioasid_request *req,
+				   struct ioasid_chain *chain)
 {
-	u32 batch[IOASID_BATCH];
-	u32 i;
-
-	for (i = 0; i < count; i++) {
-		list_add_tail(&ioasids[i]->owner_node, list);
-		batch[i] = ioasid_id(ioasids[i]);
-	}
-	return copy_to_user(ids, batch, count * sizeof(*batch)) ? -EFAULT : 0;
-}
-
-/* @reserved: how many are in @list, also on error */
-static int ioasid_alloc_ids(struct ioasid_ctx *ctx, struct misc_cg *cg,
-			    struct ioasid_alloc *cmd, struct list_head *list,
-			    u32 *reserved)
-{
-	u32 __user *ids = u64_to_user_ptr(cmd->ids);
-	struct ioasid *ioasids[IOASID_BATCH];
-	u32 left, todo;
 	int ret;
 
-	for (left = cmd->count; left; left -= todo) {
-		todo = min(left, IOASID_BATCH);
+	ret = ioasid_reserve(req, chain);
+	if (ret != -ENOSPC || !capable(CAP_SYS_RESOURCE))
+		return ret;
+
+	req->reserve = true;
+	return ioasid_reserve(req, chain);
+}
+
+/* Tell user space the numbers of @chain. */
+static int ioasid_copy_ids(const struct ioasid_chain *chain, u32 __user *ids)
+{
+	u32 batch[IOASID_BATCH];
+	struct ioasid *ioasid;
+	u32 n = 0;
+
+	ioasid_chain_for_each(ioasid, chain) {
+		batch[n++] = ioasid_id(ioasid);
+		if (n < IOASID_BATCH && ioasid->recycle_node.next)
+			continue;
+		if (copy_to_user(ids, batch, n * sizeof(*batch)))
+			return -EFAULT;
 		if (fatal_signal_pending(current))
 			return -EINTR;
-
-		ret = ioasid_reserve(ctx->set, cg, cmd->min, cmd->max,
-				     ctx->owner, todo, ioasids);
-		if (ret)
-			return ret;
-		*reserved += todo;
-		ret = ioasid_copy_ids(ioasids, todo, list, ids);
-		if (ret)
-			return ret;
-		ids += todo;
-		if (left > todo)
-			cond_resched();
+		ids += n;
+		n = 0;
+		cond_resched();
 	}
 	return 0;
 }
@@ -139,31 +145,37 @@ static int ioasid_alloc_ids(struct ioasid_ctx *ctx, struct misc_cg *cg,
 static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 {
 	struct ioasid_alloc *cmd = buf;
-	struct ioasid *ioasid;
-	struct misc_cg *cg;
-	u32 published = 0;
-	u32 reserved = 0;
-	LIST_HEAD(list);
+	struct ioasid_request req = {
+		.account = ctx->account,
+		.min = cmd->min,
+		.max = cmd->max,
+		.count = cmd->count,
+	};
+	struct ioasid_chain chain;
 	int ret;
 
 	if (cmd->flags || cmd->__reserved)
 		return -EOPNOTSUPP;
 
-	if (!cmd->min && !cmd->max) {
-		cmd->min = IOASID_MIN;
-		cmd->max = IOASID_MAX;
-	}
-	if (cmd->min < IOASID_MIN || cmd->max > IOASID_MAX ||
-	    cmd->min > cmd->max || !cmd->count ||
-	    cmd->count > cmd->max - cmd->min + 1)
+	if (!cmd->count)
 		return -EINVAL;
+	if (!cmd->min && !cmd->max) {
+		if (cmd->count > IOASID_COUNT)
+			return -EINVAL;
+	} else if (cmd->min < IOASID_MIN || cmd->max > IOASID_MAX ||
+		   cmd->min > cmd->max ||
+		   cmd->count > cmd->max - cmd->min + 1) {
+		return -EINVAL;
+	}
 
-	cg = get_current_misc_cg();
-	ret = ioasid_charge(ctx->set, cg, cmd->count);
+	ioasid_chain_init(&chain);
+	req.cg = get_current_misc_cg();
+	ret = ioasid_reserve_for_user(&req, &chain);
+	put_misc_cg(req.cg);
 	if (ret)
-		goto out_put_cg;
+		return ret;
 
-	ret = ioasid_alloc_ids(ctx, cg, cmd, &list, &reserved);
+	ret = ioasid_copy_ids(&chain, u64_to_user_ptr(cmd->ids));
 	if (ret)
 		goto err_unreserve;
 
@@ -171,26 +183,22 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 	 * User space has the numbers and nothing can fail any more: only now
 	 * they start to exist.
 	 */
-	mutex_lock(&ctx->lock);
-	list_for_each_entry(ioasid, &list, owner_node) {
-		ioasid_publish(ioasid);
-		ioasid_cond_resched(++published);
-	}
-	list_splice_tail(&list, &ctx->ioasids);
+	ret = mutex_lock_killable(&ctx->lock);
+	if (ret)
+		goto err_unreserve;
+	ioasid_publish(ctx->account, &chain);
 	mutex_unlock(&ctx->lock);
-	goto out_put_cg;
+	return 0;
 
 err_unreserve:
 	/* Their charge goes with them */
-	ioasid_unreserve_list(&list);
-	ioasid_uncharge(ctx->set, cg, cmd->count - reserved);
-out_put_cg:
-	put_misc_cg(cg);
+	ioasid_unreserve(&chain);
 	return ret;
 }
 
-/* Move an ACTIVE IOASID of this file to the list of those to be freed. */
-static int ioasid_pick(struct ioasid_ctx *ctx, u32 id, struct list_head *list)
+/* Add an ACTIVE IOASID of this file to those to be freed. */
+static int ioasid_pick(struct ioasid_ctx *ctx, u32 id,
+		       struct ioasid_chain *chain)
 {
 	struct ioasid *ioasid;
 
@@ -198,23 +206,23 @@ static int ioasid_pick(struct ioasid_ctx *ctx, u32 id, struct list_head *list)
 	lockdep_assert_held(&ctx->lock);
 	guard(rcu)();
 	ioasid = ioasid_lookup(id);
-	if (!ioasid || ioasid->owner != ctx->owner || ioasid->freeing ||
+	if (!ioasid || ioasid->account != ctx->account || ioasid->freeing ||
 	    !ioasid_is_active(ioasid))
 		return -ENOENT;
 
 	ioasid->freeing = true;
-	list_move_tail(&ioasid->owner_node, list);
+	ioasid_chain_add(chain, ioasid);
 	return 0;
 }
 
 static int ioasid_pick_ids(struct ioasid_ctx *ctx, const u32 *ids, u32 count,
-			   struct list_head *list)
+			   struct ioasid_chain *chain)
 {
 	u32 i;
 	int ret;
 
 	for (i = 0; i < count; i++) {
-		ret = ioasid_pick(ctx, ids[i], list);
+		ret = ioasid_pick(ctx, ids[i], chain);
 		if (ret)
 			return ret;
 		if (i % IOASID_BATCH)
@@ -230,9 +238,9 @@ static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 {
 	struct ioasid_free *cmd = buf;
 	u32 batch[IOASID_BATCH];
+	struct ioasid_chain chain;
 	struct ioasid *ioasid;
 	u32 *ids = batch;
-	LIST_HEAD(list);
 	int ret;
 
 	if (cmd->flags || cmd->__reserved)
@@ -259,15 +267,15 @@ static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 	if (ret)
 		goto out_free;
 
-	ret = ioasid_pick_ids(ctx, ids, cmd->count, &list);
+	ioasid_chain_init(&chain);
+	ret = ioasid_pick_ids(ctx, ids, cmd->count, &chain);
 	if (!ret) {
-		ioasid_free_list(&list);
+		ioasid_free_chain(&chain);
 	} else {
-		list_for_each_entry(ioasid, &list, owner_node) {
+		ioasid_chain_for_each(ioasid, &chain) {
 			ioasid->freeing = false;
 			cond_resched();
 		}
-		list_splice_tail(&list, &ctx->ioasids);
 	}
 	mutex_unlock(&ctx->lock);
 out_free:
@@ -292,7 +300,7 @@ static int ioasid_cmd_query(struct ioasid_ctx *ctx, void *buf)
 
 	scoped_guard(rcu) {
 		ioasid = ioasid_lookup(cmd->id);
-		if (!ioasid || ioasid->owner != ctx->owner) {
+		if (!ioasid || ioasid->account != ctx->account) {
 			ret = -ENOENT;
 		} else {
 			cmd->state = READ_ONCE(ioasid->state);
@@ -306,18 +314,18 @@ static int ioasid_cmd_query(struct ioasid_ctx *ctx, void *buf)
 
 static int ioasid_cmd_set_quota(struct ioasid_ctx *ctx, void *buf)
 {
+	struct ioasid_account *account = ctx->account;
 	struct ioasid_quota *cmd = buf;
-	struct ioasid_set *set = ctx->set;
 	bool raise;
 
 	if (cmd->flags || cmd->__reserved)
 		return -EOPNOTSUPP;
 
-	spin_lock(&set->lock);
-	raise = cmd->quota > set->quota;
+	spin_lock(&account->lock);
+	raise = cmd->quota > account->quota;
 	if (!raise)
-		set->quota = cmd->quota;
-	spin_unlock(&set->lock);
+		account->quota = cmd->quota;
+	spin_unlock(&account->lock);
 	if (!raise)
 		return 0;
 
@@ -325,10 +333,70 @@ static int ioasid_cmd_set_quota(struct ioasid_ctx *ctx, void *buf)
 	if (!capable(CAP_SYS_RESOURCE))
 		return -EPERM;
 
-	spin_lock(&set->lock);
-	set->quota = cmd->quota;
-	spin_unlock(&set->lock);
+	spin_lock(&account->lock);
+	account->quota = cmd->quota;
+	spin_unlock(&account->lock);
 	return 0;
+}
+
+/* Fill up to @count entries, from number @start on. Returns how many. */
+static u32 ioasid_fill_list(struct ioasid_account *account, u32 start,
+			    u32 count, struct ioasid_list_entry *entries)
+{
+	struct ioasid *ioasid;
+	u32 n = 0;
+
+	spin_lock(&account->lock);
+	for (ioasid = ioasid_account_find(account, start); ioasid && n < count;
+	     ioasid = ioasid_account_next(account, ioasid)) {
+		entries[n++] = (struct ioasid_list_entry){
+			.id = ioasid->id,
+			.state = READ_ONCE(ioasid->state),
+			.users = ioasid_users(ioasid),
+			.attachments = READ_ONCE(ioasid->nr_attached),
+		};
+	}
+	spin_unlock(&account->lock);
+	return n;
+}
+
+static int ioasid_cmd_list(struct ioasid_ctx *ctx, void *buf)
+{
+	struct ioasid_list_entry batch[IOASID_BATCH], *entries = batch;
+	struct ioasid_list *cmd = buf;
+	u32 count;
+	int ret;
+
+	if (cmd->flags)
+		return -EOPNOTSUPP;
+	if (!cmd->count)
+		return -EINVAL;
+
+	/*
+	 * All at once, and copied when the lock is given up: a page fault takes
+	 * locks of others.
+	 */
+	ret = mutex_lock_killable(&ctx->lock);
+	if (ret)
+		return ret;
+	/* Does not grow while the lock is held */
+	count = min(cmd->count, READ_ONCE(ctx->account->used));
+	if (count > ARRAY_SIZE(batch))
+		entries = kvmalloc_array(count, sizeof(*entries),
+					 GFP_KERNEL_ACCOUNT);
+	if (entries)
+		cmd->count = ioasid_fill_list(ctx->account, cmd->start, count,
+					      entries);
+	mutex_unlock(&ctx->lock);
+	if (!entries)
+		return -ENOMEM;
+
+	if (copy_to_user(u64_to_user_ptr(cmd->entries), entries,
+			 cmd->count * sizeof(*entries)))
+		ret = -EFAULT;
+	if (entries != batch)
+		kvfree(entries);
+	return ret;
 }
 
 union ioasid_cmd_buf {
@@ -337,6 +405,7 @@ union ioasid_cmd_buf {
 	struct ioasid_free free;
 	struct ioasid_query query;
 	struct ioasid_quota quota;
+	struct ioasid_list list;
 };
 
 struct ioasid_cmd {
@@ -368,6 +437,8 @@ static const struct ioasid_cmd ioasid_cmds[] = {
 		   attachments, true),
 	IOASID_CMD(IOASID_SET_QUOTA, ioasid_cmd_set_quota, struct ioasid_quota,
 		   __reserved, false),
+	IOASID_CMD(IOASID_LIST, ioasid_cmd_list, struct ioasid_list,
+		   entries, true),
 };
 
 static long ioasid_fops_ioctl(struct file *file, unsigned int ioctl,
@@ -422,80 +493,76 @@ static void ioasid_show_range(struct seq_file *s, u32 nr, u32 first, u32 last)
 		seq_printf(s, "%s%u-%u", nr ? "," : "", first, last);
 }
 
-/* The numbers of @owner that are in @state, as "1-3,7" */
-static void ioasid_show_ids(struct seq_file *s, u64 owner, u32 state)
+/* The numbers of @account that are in @state, as "1-3,7" */
+static void ioasid_show_ids(struct seq_file *s, struct ioasid_account *account,
+			    u32 state)
 {
-	u32 id, first = 0, last = 0, nr = 0;
+	u32 first = 0, last = 0, nr = 0;
 	struct ioasid *ioasid;
-	bool ours;
 
-	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
-		rcu_read_lock();
-		ioasid = ioasid_next(&id);
-		ours = ioasid && ioasid->owner == owner &&
-		       READ_ONCE(ioasid->state) == state;
-		rcu_read_unlock();
-		if (!ioasid || fatal_signal_pending(current))
-			break;
-		cond_resched();
-		if (!ours)
+	spin_lock(&account->lock);
+	for (ioasid = ioasid_account_find(account, IOASID_MIN);
+	     ioasid && nr <= IOASID_FDINFO_RANGES;
+	     ioasid = ioasid_account_next(account, ioasid)) {
+		if (READ_ONCE(ioasid->state) != state)
 			continue;
-
-		if (first && id != last + 1) {
+		if (first && ioasid->id != last + 1) {
 			ioasid_show_range(s, nr++, first, last);
 			first = 0;
 		}
 		if (!first)
-			first = id;
-		last = id;
+			first = ioasid->id;
+		last = ioasid->id;
 	}
+	spin_unlock(&account->lock);
 	if (first)
 		ioasid_show_range(s, nr, first, last);
 	seq_putc(s, '\n');
 }
 
 /* Who holds what this file has freed, a line for each number */
-static void ioasid_show_parked_users(struct seq_file *s, u64 owner)
+static void ioasid_show_parked_users(struct seq_file *s,
+				     struct ioasid_account *account)
 {
 	struct ioasid *ioasid;
 	unsigned int nr = 0;
-	u32 id;
 
-	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
-		scoped_guard(rcu) {
-			ioasid = ioasid_next(&id);
-			if (!ioasid)
-				return;
-			if (ioasid->owner == owner &&
-			    !ioasid_is_active(ioasid)) {
-				seq_printf(s, "ioasid-parked-users:\t%u ", id);
-				ioasid_show_users(s, ioasid);
-				seq_putc(s, '\n');
-				nr++;
-			}
-		}
-		if (nr == IOASID_FDINFO_LINES || fatal_signal_pending(current))
-			return;
-		cond_resched();
+	spin_lock(&account->lock);
+	for (ioasid = ioasid_account_find(account, IOASID_MIN);
+	     ioasid && nr < IOASID_FDINFO_LINES;
+	     ioasid = ioasid_account_next(account, ioasid)) {
+		if (ioasid_is_active(ioasid))
+			continue;
+		seq_printf(s, "ioasid-parked-users:\t%u ", ioasid->id);
+		ioasid_show_users(s, ioasid);
+		seq_putc(s, '\n');
+		nr++;
 	}
+	spin_unlock(&account->lock);
 }
 
 static void ioasid_fops_show_fdinfo(struct seq_file *s, struct file *file)
 {
 	struct ioasid_ctx *ctx = file->private_data;
+	struct ioasid_account *account = ctx->account;
 	struct ioasid_info info = {};
+	int used, parked;
 
 	ioasid_cmd_get_info(ctx, &info);
 	seq_printf(s, "ioasid-quota:\t%u\n", info.quota);
 	seq_printf(s, "ioasid-active:\t%u\n", info.active);
 	seq_printf(s, "ioasid-parked:\t%u\n", info.parked);
-	/* The above is of the set, the rest of this file */
-	seq_printf(s, "ioasid-owner:\tfile-%llu\n", ctx->owner);
+	/* Of all files of the process that opened this one, one after the other */
+	parked = atomic_read(&account->set->parked);
+	used = atomic_read(&account->set->used);
+	seq_printf(s, "ioasid-set-active:\t%d\n", max(used - parked, 0));
+	seq_printf(s, "ioasid-set-parked:\t%d\n", max(parked, 0));
+	seq_printf(s, "ioasid-owner:\tfile-%llu\n", account->owner);
 	seq_puts(s, "ioasid-active-ids:\t");
-	ioasid_show_ids(s, ctx->owner, IOASID_STATE_ACTIVE);
+	ioasid_show_ids(s, account, IOASID_STATE_ACTIVE);
 	seq_puts(s, "ioasid-parked-ids:\t");
-	ioasid_show_ids(s, ctx->owner, IOASID_STATE_PARKED);
-	ioasid_show_parked_users(s, ctx->owner);
+	ioasid_show_ids(s, account, IOASID_STATE_PARKED);
+	ioasid_show_parked_users(s, account);
 }
 
 static const struct file_operations ioasid_fops = {
@@ -533,7 +600,7 @@ struct ioasid *ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
 		return ERR_PTR(-EBADF);
 
 	ctx = fd_file(f)->private_data;
-	ioasid = ioasid_owner_find_get(ctx->owner, id);
+	ioasid = ioasid_account_find_get(ctx->account, id);
 	if (!IS_ERR(ioasid))
 		ioasid_add_user(ioasid, user, tracker);
 	return ioasid;

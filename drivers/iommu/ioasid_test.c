@@ -5,8 +5,10 @@
  * The IOMMU core is the real one. Below it is a mock IOMMU driver: it keeps one
  * word for each (device, PASID) and writes down in which order it is called.
  */
+#include <kunit/static_stub.h>
 #include <kunit/test.h>
 #include <linux/completion.h>
+#include <linux/cred.h>
 #include <linux/delay.h>
 #include <linux/iommu.h>
 #include <linux/irq_work.h>
@@ -18,6 +20,8 @@
 #include <linux/seq_file.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
+#include <linux/user_namespace.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include "ioasid.h"
@@ -390,13 +394,11 @@ static void ioasid_test_exit(struct kunit *test)
 	unsigned int i;
 
 	ioasid_recycle_flush();
-	KUNIT_EXPECT_EQ(test, fix->set->used, 0);
-	KUNIT_EXPECT_EQ(test, fix->set->parked, 0);
-	KUNIT_EXPECT_EQ(test, refcount_read(&fix->set->refs), 1);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.used, 0);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.parked, 0);
+	KUNIT_EXPECT_EQ(test, refcount_read(&fix->set->kernel.refs), 2);
 	KUNIT_EXPECT_EQ(test, mock.too_early, 0);
 	ioasid_set_put(fix->set);
-	/* The set has dropped its mmgrab() */
-	KUNIT_EXPECT_EQ(test, atomic_read(&fix->mm->mm_count), 1);
 	mmput(fix->mm);
 	for (i = 0; i < MOCK_DEVICES; i++) {
 		if (fix->dev[i])
@@ -411,6 +413,37 @@ static struct ioasid *ioasid_test_alloc(struct kunit *test, u32 min, u32 max)
 
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, ioasid);
 	return ioasid;
+}
+
+/* What a file is to the character device */
+static struct ioasid_account *ioasid_test_open(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid_account *account;
+
+	account = ioasid_account_create(fix->mm,
+					get_ucounts(current_ucounts()));
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, account);
+	return account;
+}
+
+static int ioasid_test_reserve(struct ioasid_account *account, u32 min, u32 max,
+			       u32 count, struct ioasid_chain *chain)
+{
+	const struct ioasid_request req = {
+		.account = account,
+		.min = min,
+		.max = max,
+		.count = count,
+	};
+
+	ioasid_chain_init(chain);
+	return ioasid_reserve(&req, chain);
+}
+
+static struct ioasid *ioasid_chain_first(const struct ioasid_chain *chain)
+{
+	return llist_entry(chain->first, struct ioasid, recycle_node);
 }
 
 static void ioasid_test_attach(struct kunit *test, struct ioasid *ioasid,
@@ -466,7 +499,7 @@ static void full_range_is_enospc(struct kunit *test)
 	struct ioasid *a = ioasid_test_alloc(test, 7, 7);
 
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 7, 7)), -ENOSPC);
-	KUNIT_EXPECT_EQ(test, fix->set->used, 1);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.used, 1);
 	ioasid_free(a);
 }
 
@@ -499,7 +532,7 @@ static void full_quota_waits_for_recycle(struct kunit *test)
 	struct ioasid_fixture *fix = test->priv;
 	unsigned int i;
 
-	fix->set->quota = 1;
+	fix->set->kernel.quota = 1;
 	for (i = 0; i < 100; i++)
 		ioasid_free(ioasid_test_alloc(test, IOASID_MIN, IOASID_MAX));
 }
@@ -522,13 +555,15 @@ static void one_set_for_one_mm(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_set_get_mm(NULL)), -EINVAL);
 }
 
-/* A key that can be another process' mm later would give it this set */
-static void set_pins_the_mm_but_not_its_users(struct kunit *test)
+/* Invariant 11 */
+static void set_does_not_pin_the_mm(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 1, 100);
 
-	KUNIT_EXPECT_EQ(test, atomic_read(&fix->mm->mm_count), 2);
+	KUNIT_EXPECT_EQ(test, atomic_read(&fix->mm->mm_count), 1);
 	KUNIT_EXPECT_EQ(test, atomic_read(&fix->mm->mm_users), 1);
+	ioasid_free(a);
 }
 
 static void set_stays_until_its_last_ioasid_is_recycled(struct kunit *test)
@@ -543,13 +578,28 @@ static void set_stays_until_its_last_ioasid_is_recycled(struct kunit *test)
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a);
 	ioasid_get(a);
 	ioasid_set_put(set);
+	mmput(mm);
 	ioasid_free(a);
-	KUNIT_EXPECT_EQ(test, a->set->parked, 1);
-	KUNIT_EXPECT_EQ(test, atomic_read(&mm->mm_count), 2);
+	KUNIT_EXPECT_PTR_EQ(test, a->account->set, set);
+	KUNIT_EXPECT_EQ(test, set->kernel.parked, 1);
 	ioasid_put(a);
 	ioasid_recycle_flush();
-	KUNIT_EXPECT_EQ(test, atomic_read(&mm->mm_count), 1);
-	mmput(mm);
+}
+
+/* The set is no key: what comes next at the address of a dead mm starts anew */
+static void new_mm_has_no_set(struct kunit *test)
+{
+	struct mm_struct *mm;
+	unsigned int i;
+
+	for (i = 0; i < 100; i++) {
+		mm = mm_alloc();
+		KUNIT_ASSERT_NOT_NULL(test, mm);
+		KUNIT_EXPECT_NULL(test, mm->ioasid_set);
+		ioasid_set_put(ioasid_set_get_mm(mm));
+		KUNIT_EXPECT_NOT_NULL(test, mm->ioasid_set);
+		mmput(mm);
+	}
 }
 
 static void quota_is_a_limit(struct kunit *test)
@@ -558,14 +608,14 @@ static void quota_is_a_limit(struct kunit *test)
 	struct ioasid *a[3];
 	unsigned int i;
 
-	fix->set->quota = 3;
+	fix->set->kernel.quota = 3;
 	for (i = 0; i < 3; i++)
 		a[i] = ioasid_test_alloc(test, 1, 100);
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 1, 100)), -EDQUOT);
-	KUNIT_EXPECT_EQ(test, fix->set->used, 3);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.used, 3);
 
 	/* Below the use: nothing new until it fits */
-	fix->set->quota = 1;
+	fix->set->kernel.quota = 1;
 	ioasid_free(a[0]);
 	ioasid_free(a[1]);
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 1, 100)), -EDQUOT);
@@ -575,15 +625,189 @@ static void quota_is_a_limit(struct kunit *test)
 
 static void charge_does_not_wrap(struct kunit *test)
 {
-	struct ioasid_fixture *fix = test->priv;
+	static const struct {
+		u32 count;
+		int ret;
+	} charges[] = {
+		{ 5, 0 },
+		{ U32_MAX, -EDQUOT },
+		{ U32_MAX - 4, -EDQUOT },
+		{ 6, -EDQUOT },
+		{ 5, 0 },
+	};
+	struct ioasid_account *account = ioasid_test_open(test);
+	struct ioasid_request req = { .account = account };
+	unsigned int i;
 
-	fix->set->quota = 10;
-	KUNIT_EXPECT_EQ(test, ioasid_charge(fix->set, NULL, 5), 0);
-	KUNIT_EXPECT_EQ(test, ioasid_charge(fix->set, NULL, U32_MAX), -EDQUOT);
-	KUNIT_EXPECT_EQ(test, ioasid_charge(fix->set, NULL, U32_MAX - 4), -EDQUOT);
-	KUNIT_EXPECT_EQ(test, ioasid_charge(fix->set, NULL, 6), -EDQUOT);
-	KUNIT_EXPECT_EQ(test, ioasid_charge(fix->set, NULL, 5), 0);
-	ioasid_uncharge(fix->set, NULL, 10);
+	account->quota = 10;
+	for (i = 0; i < ARRAY_SIZE(charges); i++) {
+		req.count = charges[i].count;
+		KUNIT_EXPECT_EQ(test, ioasid_charge(&req), charges[i].ret);
+	}
+	ioasid_uncharge(account, NULL, 10);
+
+	/* Neither does what counts for the user and for the machine */
+	account->quota = U32_MAX;
+	req.count = U32_MAX;
+	KUNIT_EXPECT_EQ(test, ioasid_charge(&req), -EDQUOT);
+	KUNIT_EXPECT_EQ(test, account->used, 0);
+	req.account = &((struct ioasid_fixture *)test->priv)->set->kernel;
+	KUNIT_EXPECT_EQ(test, ioasid_charge(&req), -ENOSPC);
+	KUNIT_EXPECT_EQ(test, req.account->used, 0);
+	ioasid_account_put(account);
+}
+
+/* Invariant 12 */
+static void user_has_a_limit_over_all_files(struct kunit *test)
+{
+	long max = init_user_ns.ucount_max[UCOUNT_IOASIDS];
+	struct ioasid_account *a = ioasid_test_open(test);
+	struct ioasid_account *b = ioasid_test_open(test);
+	struct ioasid_chain chain_a, chain_b;
+	long had;
+
+	had = atomic_long_read(&a->ucounts->ucount[UCOUNT_IOASIDS]);
+	WRITE_ONCE(init_user_ns.ucount_max[UCOUNT_IOASIDS], had + 10);
+	KUNIT_EXPECT_EQ(test, ioasid_test_reserve(a, 0, 0, 6, &chain_a), 0);
+	KUNIT_EXPECT_EQ(test, ioasid_test_reserve(b, 0, 0, 5, &chain_b),
+			-EDQUOT);
+	KUNIT_EXPECT_EQ(test, b->used, 0);
+	KUNIT_EXPECT_EQ(test, ioasid_test_reserve(b, 0, 0, 4, &chain_b), 0);
+	ioasid_unreserve(&chain_a);
+	ioasid_unreserve(&chain_b);
+	KUNIT_EXPECT_EQ(test,
+			atomic_long_read(&a->ucounts->ucount[UCOUNT_IOASIDS]),
+			had);
+	WRITE_ONCE(init_user_ns.ucount_max[UCOUNT_IOASIDS], max);
+	ioasid_account_put(a);
+	ioasid_account_put(b);
+}
+
+/* Charges as many as leave @free numbers to those without a right */
+static void leave_free(struct kunit *test, struct ioasid_request *req, u32 free)
+{
+	struct ioasid_fixture *fix = test->priv;
+	u32 low = 1, high = IOASID_COUNT;
+
+	req->account = &fix->set->kernel;
+	while (low < high) {
+		req->count = low + (high - low + 1) / 2;
+		if (ioasid_charge(req)) {
+			high = req->count - 1;
+		} else {
+			ioasid_uncharge(req->account, NULL, req->count);
+			low = req->count;
+		}
+	}
+	req->count = low - free;
+	KUNIT_ASSERT_EQ(test, ioasid_charge(req), 0);
+}
+
+/* Invariant 12: a sixteenth of all is for the kernel, wherever the numbers are */
+static void last_numbers_are_for_the_kernel(struct kunit *test)
+{
+	struct ioasid_account *account = ioasid_test_open(test);
+	struct ioasid_request others = {};
+	struct ioasid_chain chain;
+	u32 id;
+
+	leave_free(test, &others, 2);
+	KUNIT_EXPECT_EQ(test, ioasid_test_reserve(account, 0, 0, 3, &chain),
+			-ENOSPC);
+	KUNIT_EXPECT_EQ(test, ioasid_test_reserve(account, 0, 0, 2, &chain), 0);
+	id = ioasid_alloc_global(IOASID_MAX);
+	KUNIT_EXPECT_NE(test, id, 0);
+	ioasid_free(ioasid_test_alloc(test, IOASID_MIN, IOASID_MAX));
+	if (id)
+		ioasid_free_global(id);
+	ioasid_unreserve(&chain);
+	ioasid_uncharge(others.account, NULL, others.count);
+	ioasid_account_put(account);
+}
+
+static void low_numbers_are_for_the_kernel(struct kunit *test)
+{
+	struct ioasid_account *account = ioasid_test_open(test);
+	struct ioasid_request req = {
+		.account = account,
+		.min = IOASID_MIN,
+		.max = IOASID_RESERVE_END - 1,
+		.count = 1,
+	};
+	struct ioasid_chain chain;
+
+	ioasid_chain_init(&chain);
+	KUNIT_EXPECT_EQ(test, ioasid_reserve(&req, &chain), -ENOSPC);
+	KUNIT_EXPECT_EQ(test, account->used, 0);
+	/* A range over the end: what is above */
+	req.max = IOASID_RESERVE_END;
+	KUNIT_EXPECT_EQ(test, ioasid_reserve(&req, &chain), 0);
+	KUNIT_EXPECT_EQ(test, ioasid_id(ioasid_chain_first(&chain)),
+			IOASID_RESERVE_END);
+	ioasid_unreserve(&chain);
+	req.count = 2;
+	KUNIT_EXPECT_EQ(test, ioasid_reserve(&req, &chain), -ENOSPC);
+
+	req.reserve = true;
+	req.max = IOASID_RESERVE_END - 1;
+	KUNIT_EXPECT_EQ(test, ioasid_reserve(&req, &chain), 0);
+	KUNIT_EXPECT_LT(test, ioasid_id(ioasid_chain_first(&chain)),
+			IOASID_RESERVE_END);
+	ioasid_unreserve(&chain);
+	ioasid_account_put(account);
+}
+
+static void any_number_is_one_that_few_devices_need(struct kunit *test)
+{
+	struct ioasid_account *account = ioasid_test_open(test);
+	struct ioasid_chain chain;
+	struct ioasid *ioasid;
+
+	KUNIT_ASSERT_EQ(test, ioasid_test_reserve(account, 0, 0, 100, &chain),
+			0);
+	ioasid_chain_for_each(ioasid, &chain)
+		KUNIT_EXPECT_GE(test, ioasid_id(ioasid), IOASID_LOW_END);
+	ioasid_unreserve(&chain);
+	ioasid_account_put(account);
+}
+
+/* When there are not enough of these, one batch has some of both */
+static void any_number_may_be_a_low_one(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid_request others = {
+		.account = &fix->set->kernel,
+		.min = IOASID_LOW_END,
+		.max = IOASID_MAX,
+		.count = IOASID_MAX - IOASID_LOW_END + 1,
+		.reserve = true,
+	};
+	struct ioasid_request req = {
+		.account = ioasid_test_open(test),
+		.count = 5,
+		.reserve = true,
+	};
+	struct ioasid_chain most, some;
+	struct ioasid *ioasid;
+	u32 high = 0;
+	int ret;
+
+	/* All but a few: somebody may have one of them */
+	ioasid_chain_init(&most);
+	do {
+		ret = ioasid_reserve(&others, &most);
+	} while (ret == -ENOSPC && others.count-- > IOASID_COUNT / 2);
+	KUNIT_ASSERT_EQ(test, ret, 0);
+	ioasid_chain_init(&some);
+	KUNIT_ASSERT_EQ(test, ioasid_reserve(&req, &some), 0);
+	ioasid_chain_for_each(ioasid, &some) {
+		KUNIT_EXPECT_GE(test, ioasid_id(ioasid), IOASID_RESERVE_END);
+		high += ioasid_id(ioasid) >= IOASID_LOW_END;
+	}
+	KUNIT_EXPECT_LT(test, high, 5);
+	ioasid_unreserve(&some);
+	ioasid_unreserve(&most);
+	ioasid_account_put(req.account);
 }
 
 /* Invariant 5 */
@@ -592,12 +816,12 @@ static void parked_counts_against_quota(struct kunit *test)
 	struct ioasid_fixture *fix = test->priv;
 	struct ioasid *a;
 
-	fix->set->quota = 1;
+	fix->set->kernel.quota = 1;
 	a = ioasid_test_alloc(test, 1, 100);
 	ioasid_get(a);
 	ioasid_free(a);
-	KUNIT_EXPECT_EQ(test, fix->set->used, 1);
-	KUNIT_EXPECT_EQ(test, fix->set->parked, 1);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.used, 1);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.parked, 1);
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 1, 100)), -EDQUOT);
 	ioasid_put(a);
 	ioasid_free(ioasid_test_alloc(test, 1, 100));
@@ -629,112 +853,188 @@ static void lookup_finds_only_its_own_set(struct kunit *test)
 static void lookup_finds_only_its_own_file(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
+	struct ioasid_account *account = ioasid_test_open(test);
+	struct ioasid_account *other = ioasid_test_open(test);
+	struct ioasid_chain chain;
 	struct ioasid *a;
-	LIST_HEAD(list);
 
-	KUNIT_ASSERT_EQ(test, ioasid_charge(fix->set, NULL, 1), 0);
-	KUNIT_ASSERT_EQ(test, ioasid_reserve(fix->set, NULL, 9, 9, 1234, 1,
-					     &a), 0);
-	ioasid_publish(a);
-	KUNIT_EXPECT_PTR_EQ(test, ioasid_owner_find_get(1234, 9), a);
+	KUNIT_ASSERT_EQ(test, ioasid_test_reserve(account, 65490, 65490, 1,
+						  &chain), 0);
+	a = ioasid_chain_first(&chain);
+	ioasid_publish(account, &chain);
+	KUNIT_EXPECT_PTR_EQ(test, ioasid_account_find_get(account, 65490), a);
 	ioasid_put(a);
-	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_owner_find_get(1235, 9)), -ENOENT);
-	KUNIT_EXPECT_EQ(test,
-			PTR_ERR(ioasid_owner_find_get(IOASID_OWNER_KERNEL, 9)),
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_account_find_get(other, 65490)),
 			-ENOENT);
-	list_add(&a->owner_node, &list);
-	ioasid_free_list(&list);
-	KUNIT_EXPECT_TRUE(test, list_empty(&list));
+	KUNIT_EXPECT_EQ(test,
+			PTR_ERR(ioasid_account_find_get(&fix->set->kernel,
+							65490)), -ENOENT);
+	/* All of the set */
+	KUNIT_EXPECT_PTR_EQ(test, ioasid_find_get(fix->set, 65490), a);
+	ioasid_put(a);
+	ioasid_free_chain(&chain);
+	ioasid_account_put(account);
+	ioasid_account_put(other);
+}
+
+/* By number, and only from publishing to recycling */
+static void account_knows_its_ioasids_in_order(struct kunit *test)
+{
+	static const u32 ids[] = { 65500, 65490, 65510, 65495 };
+	static const u32 sorted[] = { 65490, 65495, 65500, 65510 };
+	struct ioasid_account *account = ioasid_test_open(test);
+	struct ioasid *parked = NULL, *ioasid;
+	struct ioasid_chain chain;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(ids); i++) {
+		KUNIT_ASSERT_EQ(test, ioasid_test_reserve(account, ids[i],
+							  ids[i], 1, &chain),
+				0);
+		scoped_guard(spinlock, &account->lock)
+			KUNIT_EXPECT_NULL(test,
+					  ioasid_account_find(account, ids[i]) ==
+					  ioasid_chain_first(&chain) ?
+					  account : NULL);
+		ioasid_publish(account, &chain);
+		if (ids[i] == 65495) {
+			parked = ioasid_get(ioasid_chain_first(&chain));
+			ioasid_free_chain(&chain);
+		}
+	}
+
+	i = 0;
+	spin_lock(&account->lock);
+	for (ioasid = ioasid_account_find(account, 0); ioasid;
+	     ioasid = ioasid_account_next(account, ioasid)) {
+		if (i < ARRAY_SIZE(sorted))
+			KUNIT_EXPECT_EQ(test, ioasid_id(ioasid), sorted[i]);
+		i++;
+	}
+	KUNIT_EXPECT_EQ(test, i, ARRAY_SIZE(sorted));
+	KUNIT_EXPECT_EQ(test, ioasid_id(ioasid_account_find(account, 65491)),
+			65495);
+	KUNIT_EXPECT_NULL(test, ioasid_account_find(account, 65511));
+	spin_unlock(&account->lock);
+
+	ioasid_put(parked);
+	ioasid_recycle_flush();
+	spin_lock(&account->lock);
+	KUNIT_EXPECT_EQ(test, ioasid_id(ioasid_account_find(account, 65491)),
+			65500);
+	spin_unlock(&account->lock);
+
+	ioasid_chain_init(&chain);
+	for (i = 0; i < ARRAY_SIZE(ids) - 1; i++)
+		ioasid_chain_add(&chain, ioasid_lookup(ids[i]));
+	ioasid_free_chain(&chain);
+	KUNIT_EXPECT_TRUE(test, RB_EMPTY_ROOT(&account->ioasids));
+	ioasid_account_put(account);
 }
 
 static void reserved_number_is_taken_but_not_found(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
-	struct ioasid *a;
-	LIST_HEAD(list);
-	u32 id = 9;
+	struct ioasid_account *account = ioasid_test_open(test);
+	struct ioasid_chain chain;
+	u32 id = 65490;
 
-	KUNIT_ASSERT_EQ(test, ioasid_charge(fix->set, NULL, 1), 0);
-	KUNIT_ASSERT_EQ(test, ioasid_reserve(fix->set, NULL, 9, 9, 1234, 1,
-					     &a), 0);
-	KUNIT_EXPECT_NULL(test, ioasid_lookup(9));
-	KUNIT_EXPECT_PTR_NE(test, ioasid_next(&id), a);
-	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, 9)), -ENOENT);
-	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_owner_find_get(1234, 9)), -ENOENT);
-	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 9, 9)), -ENOSPC);
-	list_add(&a->owner_node, &list);
-	ioasid_unreserve_list(&list);
-	KUNIT_EXPECT_EQ(test, fix->set->used, 0);
-	ioasid_free(ioasid_test_alloc(test, 9, 9));
+	KUNIT_ASSERT_EQ(test, ioasid_test_reserve(account, id, id, 1, &chain),
+			0);
+	KUNIT_EXPECT_NULL(test, ioasid_lookup(65490));
+	KUNIT_EXPECT_PTR_NE(test, ioasid_next(&id),
+			    ioasid_chain_first(&chain));
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, 65490)),
+			-ENOENT);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_account_find_get(account, 65490)),
+			-ENOENT);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 65490, 65490)),
+			-ENOSPC);
+	ioasid_unreserve(&chain);
+	KUNIT_EXPECT_NULL(test, chain.first);
+	KUNIT_EXPECT_EQ(test, account->used, 0);
+	ioasid_free(ioasid_test_alloc(test, 65490, 65490));
+	ioasid_account_put(account);
 }
 
 /* Of a range with a hole that somebody else has */
 static void batch_gets_all_numbers_or_none(struct kunit *test)
 {
-	struct ioasid_fixture *fix = test->priv;
+	struct ioasid_account *account = ioasid_test_open(test);
 	struct ioasid *other = ioasid_test_alloc(test, 65500, 65500);
-	struct ioasid *batch[IOASID_BATCH];
-	LIST_HEAD(list);
-	u32 id;
+	struct ioasid_chain chain;
+	struct ioasid *ioasid;
+	u32 i = 0;
 
-	KUNIT_ASSERT_EQ(test, ioasid_charge(fix->set, NULL, IOASID_BATCH), 0);
-	KUNIT_EXPECT_EQ(test, ioasid_reserve(fix->set, NULL, 65490,
-					     65490 + IOASID_BATCH - 1, 1,
-					     IOASID_BATCH, batch), -ENOSPC);
+	KUNIT_EXPECT_EQ(test,
+			ioasid_test_reserve(account, 65490,
+					    65490 + IOASID_BATCH - 1,
+					    IOASID_BATCH, &chain), -ENOSPC);
+	KUNIT_EXPECT_NULL(test, chain.first);
+	KUNIT_EXPECT_EQ(test, account->used, 0);
 	/* Nothing of that is left: a range with one number more does */
-	KUNIT_ASSERT_EQ(test, ioasid_reserve(fix->set, NULL, 65490,
-					     65490 + IOASID_BATCH, 1,
-					     IOASID_BATCH, batch), 0);
-	for (id = 0; id < IOASID_BATCH; id++) {
-		KUNIT_EXPECT_EQ(test, ioasid_id(batch[id]),
-				65490 + id + (id >= 10));
-		list_add_tail(&batch[id]->owner_node, &list);
+	KUNIT_ASSERT_EQ(test,
+			ioasid_test_reserve(account, 65490,
+					    65490 + IOASID_BATCH,
+					    IOASID_BATCH, &chain), 0);
+	ioasid_chain_for_each(ioasid, &chain) {
+		KUNIT_EXPECT_EQ(test, ioasid_id(ioasid), 65490 + i + (i >= 10));
+		i++;
 	}
-	ioasid_unreserve_list(&list);
-	KUNIT_EXPECT_EQ(test, fix->set->used, 1);
+	KUNIT_EXPECT_EQ(test, i, IOASID_BATCH);
+	ioasid_unreserve(&chain);
+	KUNIT_EXPECT_EQ(test, account->used, 0);
 	ioasid_free(other);
+	ioasid_account_put(account);
 }
 
-struct reserve_work {
+#define RIVALS		4
+#define RIVAL_COUNT	256	/* of which a range has no more */
+
+struct rival {
 	struct work_struct work;
-	struct completion done;
-	struct ioasid_set *set;
+	struct ioasid_account *account;
+	struct ioasid_chain chain;
 	int ret;
 };
 
-static void reserve_fn(struct work_struct *work)
+static void rival_fn(struct work_struct *work)
 {
-	struct reserve_work *w = container_of(work, struct reserve_work, work);
-	struct ioasid *batch[IOASID_BATCH];
+	struct rival *rival = container_of(work, struct rival, work);
 
-	/* One number too few */
-	w->ret = ioasid_reserve(w->set, NULL, 65490,
-				65490 + IOASID_BATCH - 2, 1, IOASID_BATCH,
-				batch);
-	complete(&w->done);
+	rival->ret = ioasid_test_reserve(rival->account, 65536,
+					 65536 + RIVAL_COUNT - 1, RIVAL_COUNT,
+					 &rival->chain);
 }
 
-/* They were where a lookup finds them, and it may still look at them */
-static void failed_batch_waits_for_lookups(struct kunit *test)
+/* Each may have a part of the range meanwhile */
+static void one_of_those_who_compete_gets_all(struct kunit *test)
 {
-	struct ioasid_fixture *fix = test->priv;
-	struct reserve_work w = { .set = fix->set };
-	unsigned int i;
+	struct rival *rivals;
+	unsigned int i, round, got;
 
-	KUNIT_ASSERT_EQ(test, ioasid_charge(fix->set, NULL, IOASID_BATCH), 0);
-	init_completion(&w.done);
-	INIT_WORK_ONSTACK(&w.work, reserve_fn);
-	rcu_read_lock();
-	schedule_work(&w.work);
-	/* The processor of a worker may be this one: no way to sleep here */
-	for (i = 0; i < 200 && !completion_done(&w.done); i++)
-		mdelay(1);
-	KUNIT_EXPECT_FALSE(test, completion_done(&w.done));
-	rcu_read_unlock();
-	flush_work(&w.work);
-	destroy_work_on_stack(&w.work);
-	KUNIT_EXPECT_EQ(test, w.ret, -ENOSPC);
-	ioasid_uncharge(fix->set, NULL, IOASID_BATCH);
+	rivals = kunit_kcalloc(test, RIVALS, sizeof(*rivals), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, rivals);
+	for (i = 0; i < RIVALS; i++) {
+		rivals[i].account = ioasid_test_open(test);
+		INIT_WORK(&rivals[i].work, rival_fn);
+	}
+	for (round = 0; round < 50; round++) {
+		got = 0;
+		for (i = 0; i < RIVALS; i++)
+			queue_work(system_unbound_wq, &rivals[i].work);
+		for (i = 0; i < RIVALS; i++)
+			flush_work(&rivals[i].work);
+		for (i = 0; i < RIVALS; i++) {
+			got += !rivals[i].ret;
+			if (rivals[i].ret)
+				KUNIT_EXPECT_EQ(test, rivals[i].ret, -ENOSPC);
+			ioasid_unreserve(&rivals[i].chain);
+		}
+		KUNIT_EXPECT_EQ(test, got, 1);
+	}
+	for (i = 0; i < RIVALS; i++)
+		ioasid_account_put(rivals[i].account);
 }
 
 /* What is put together may belong to many */
@@ -757,19 +1057,82 @@ static void recycle_of_many_uncharges_each_set(struct kunit *test)
 		ioasid_get(a[i]);
 		ioasid_free(a[i]);
 	}
-	KUNIT_EXPECT_EQ(test, set->parked, IOASID_BATCH / 2);
-	KUNIT_EXPECT_EQ(test, fix->set->parked, 5 * IOASID_BATCH / 2);
+	KUNIT_EXPECT_EQ(test, set->kernel.parked, IOASID_BATCH / 2);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.parked, 5 * IOASID_BATCH / 2);
 	for (i = 0; i < ARRAY_SIZE(a); i++)
 		ioasid_put(a[i]);
 	ioasid_recycle_flush();
-	KUNIT_EXPECT_EQ(test, set->used, 0);
-	KUNIT_EXPECT_EQ(test, set->parked, 0);
-	KUNIT_EXPECT_EQ(test, refcount_read(&set->refs), 1);
-	KUNIT_EXPECT_EQ(test, fix->set->used, 0);
-	KUNIT_EXPECT_EQ(test, fix->set->parked, 0);
-	KUNIT_EXPECT_EQ(test, refcount_read(&fix->set->refs), 1);
+	KUNIT_EXPECT_EQ(test, set->kernel.used, 0);
+	KUNIT_EXPECT_EQ(test, set->kernel.parked, 0);
+	KUNIT_EXPECT_EQ(test, refcount_read(&set->kernel.refs), 2);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.used, 0);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.parked, 0);
+	KUNIT_EXPECT_EQ(test, refcount_read(&fix->set->kernel.refs), 2);
 	ioasid_set_put(set);
 	mmput(mm);
+}
+
+static unsigned int complaints;
+
+static void count_complaint(struct ioasid *ioasid)
+{
+	complaints++;
+}
+
+/* What a driver that is broken has left: as if it had detached, and put then */
+static void end_lost(struct ioasid *ioasid)
+{
+	ioasid->nr_attached = 0;
+	ioasid_put(ioasid);
+	ioasid_recycle_flush();
+}
+
+/* Its domain may go right after that, long before the owner does anything */
+static void put_while_attached_blocks(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct ioasid_tracker tracker;
+
+	complaints = 0;
+	kunit_activate_static_stub(test, ioasid_warn_attached, count_complaint);
+	ioasid_user_get(a, IOASID_USER_DRIVER, &tracker);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ioasid_user_put(a, IOASID_USER_DRIVER, &tracker);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, complaints, 1);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PARKED);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, complaints, 1);
+
+	/* The device goes, and what is left of it is not looked at */
+	mock_device_remove(fix->dev[0]);
+	fix->dev[0] = NULL;
+	ioasid_free(a);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 9, 9)), -ENOSPC);
+	KUNIT_EXPECT_EQ(test, complaints, 1);
+	end_lost(a);
+}
+
+static void put_while_attached_and_parked_keeps_the_number(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	complaints = 0;
+	kunit_activate_static_stub(test, ioasid_warn_attached, count_complaint);
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ioasid_free(a);
+	ioasid_put(a);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, complaints, 1);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PARKED);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 9, 9)), -ENOSPC);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	refcount_set(&a->refs, 1);
+	end_lost(a);
 }
 
 /* The number is free when free returns, without a wait for the worker */
@@ -784,7 +1147,7 @@ static void owner_recycles_what_nobody_else_holds(struct kunit *test)
 	ioasid_free(b);
 	KUNIT_EXPECT_NULL(test, ioasid_lookup(9));
 	KUNIT_EXPECT_PTR_EQ(test, ioasid_lookup(10), b);
-	KUNIT_EXPECT_EQ(test, fix->set->used, 1);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.used, 1);
 	ioasid_put(b);
 }
 
@@ -823,7 +1186,7 @@ static void free_without_users_recycles(struct kunit *test)
 
 	ioasid_free(ioasid_test_alloc(test, 9, 9));
 	ioasid_recycle_flush();
-	KUNIT_EXPECT_EQ(test, fix->set->used, 0);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.used, 0);
 	KUNIT_EXPECT_NULL(test, ioasid_lookup(9));
 }
 
@@ -900,9 +1263,23 @@ static void stack_of_each_user_is_remembered(struct kunit *test)
 	ioasid_user_put(a, IOASID_USER_KVM, &leaked);
 }
 
+/* Of the cgroup of the test, which is charged */
+static u64 ioasid_test_usage(void)
+{
+#ifdef CONFIG_CGROUP_MISC
+	struct misc_cg *cg = get_current_misc_cg();
+	u64 usage = atomic64_read(&cg->res[MISC_CG_RES_IOASID].usage);
+
+	put_misc_cg(cg);
+	return usage;
+#else
+	return 0;
+#endif
+}
+
 static void cgroup_is_charged_until_recycle(struct kunit *test)
 {
-	u64 before = misc_cg_res_total_usage(MISC_CG_RES_IOASID);
+	u64 before = ioasid_test_usage();
 	struct ioasid_fixture *fix = test->priv;
 	struct ioasid *a;
 	u32 id;
@@ -910,25 +1287,25 @@ static void cgroup_is_charged_until_recycle(struct kunit *test)
 	if (!IS_ENABLED(CONFIG_CGROUP_MISC))
 		kunit_skip(test, "needs CONFIG_CGROUP_MISC");
 	a = ioasid_test_alloc(test, 9, 9);
-	KUNIT_EXPECT_EQ(test, misc_cg_res_total_usage(MISC_CG_RES_IOASID),
+	KUNIT_EXPECT_EQ(test, ioasid_test_usage(),
 			before + 1);
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 9, 9)), -ENOSPC);
-	KUNIT_EXPECT_EQ(test, misc_cg_res_total_usage(MISC_CG_RES_IOASID),
+	KUNIT_EXPECT_EQ(test, ioasid_test_usage(),
 			before + 1);
 	ioasid_get(a);
 	ioasid_free(a);
 	ioasid_recycle_flush();
-	KUNIT_EXPECT_EQ(test, misc_cg_res_total_usage(MISC_CG_RES_IOASID),
+	KUNIT_EXPECT_EQ(test, ioasid_test_usage(),
 			before + 1);
 	ioasid_put(a);
 	ioasid_recycle_flush();
-	KUNIT_EXPECT_EQ(test, misc_cg_res_total_usage(MISC_CG_RES_IOASID),
+	KUNIT_EXPECT_EQ(test, ioasid_test_usage(),
 			before);
 
 	/* Nobody asked for the numbers of the kernel itself */
 	id = ioasid_alloc_global(IOASID_MAX);
 	KUNIT_EXPECT_NE(test, id, 0);
-	KUNIT_EXPECT_EQ(test, misc_cg_res_total_usage(MISC_CG_RES_IOASID),
+	KUNIT_EXPECT_EQ(test, ioasid_test_usage(),
 			before);
 	ioasid_free_global(id);
 }
@@ -1264,18 +1641,19 @@ static void many_share_a_flush(struct kunit *test)
 	a = kunit_kcalloc(test, MANY, sizeof(*a), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, a);
 	for (i = 0; i < ARRAY_SIZE(counts); i++) {
-		LIST_HEAD(list);
+		struct ioasid_chain chain;
 
+		ioasid_chain_init(&chain);
 		for (j = 0; j < counts[i]; j++) {
 			a[j] = ioasid_test_alloc(test, 1, 1000);
 			ioasid_get(a[j]);
 			ioasid_test_attach(test, a[j], fix->dev[j % 2]);
-			list_add_tail(&a[j]->owner_node, &list);
+			ioasid_chain_add(&chain, a[j]);
 		}
 		mock.syncs = 0;
-		ioasid_free_list(&list);
+		ioasid_free_chain(&chain);
 		KUNIT_EXPECT_EQ(test, mock.syncs, 1);
-		KUNIT_EXPECT_EQ(test, fix->set->parked, counts[i]);
+		KUNIT_EXPECT_EQ(test, fix->set->kernel.parked, counts[i]);
 		for (j = 0; j < counts[i]; j++) {
 			KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[j % 2],
 							 ioasid_id(a[j])),
@@ -1640,7 +2018,7 @@ static void kernel_numbers_are_of_the_same_space(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, kernel[0])),
 			-ENOENT);
 	/* No quota but that of the user */
-	KUNIT_EXPECT_EQ(test, fix->set->used, 4);
+	KUNIT_EXPECT_EQ(test, fix->set->kernel.used, 4);
 	for (i = 0; i < 4; i++) {
 		iommu_free_global_pasid(kernel[i]);
 		ioasid_free(user[i]);
@@ -1657,17 +2035,26 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(full_range_waits_for_recycle),
 	KUNIT_CASE(full_quota_waits_for_recycle),
 	KUNIT_CASE(one_set_for_one_mm),
-	KUNIT_CASE(set_pins_the_mm_but_not_its_users),
+	KUNIT_CASE(set_does_not_pin_the_mm),
 	KUNIT_CASE(set_stays_until_its_last_ioasid_is_recycled),
+	KUNIT_CASE(new_mm_has_no_set),
 	KUNIT_CASE(quota_is_a_limit),
 	KUNIT_CASE(charge_does_not_wrap),
+	KUNIT_CASE(user_has_a_limit_over_all_files),
+	KUNIT_CASE(last_numbers_are_for_the_kernel),
+	KUNIT_CASE(low_numbers_are_for_the_kernel),
+	KUNIT_CASE(any_number_is_one_that_few_devices_need),
+	KUNIT_CASE_SLOW(any_number_may_be_a_low_one),
 	KUNIT_CASE(parked_counts_against_quota),
 	KUNIT_CASE(lookup_finds_only_its_own_set),
 	KUNIT_CASE(lookup_finds_only_its_own_file),
+	KUNIT_CASE(account_knows_its_ioasids_in_order),
 	KUNIT_CASE(reserved_number_is_taken_but_not_found),
 	KUNIT_CASE(batch_gets_all_numbers_or_none),
-	KUNIT_CASE(failed_batch_waits_for_lookups),
+	KUNIT_CASE(one_of_those_who_compete_gets_all),
 	KUNIT_CASE(recycle_of_many_uncharges_each_set),
+	KUNIT_CASE(put_while_attached_blocks),
+	KUNIT_CASE(put_while_attached_and_parked_keeps_the_number),
 	KUNIT_CASE(owner_recycles_what_nobody_else_holds),
 	KUNIT_CASE(parked_gives_out_no_reference),
 	KUNIT_CASE(holder_may_use_a_parked_object),

@@ -9,6 +9,7 @@
 #define _LINUX_IOASID_H
 
 #include <linux/err.h>
+#include <linux/mm_types.h>
 #include <linux/types.h>
 
 struct device;
@@ -16,7 +17,6 @@ struct ioasid;
 struct ioasid_set;
 struct iommu_attach_handle;
 struct iommu_domain;
-struct mm_struct;
 struct ref_tracker;
 
 /**
@@ -44,6 +44,14 @@ struct ioasid_tracker {
 
 struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm);
 void ioasid_set_put(struct ioasid_set *set);
+
+/* Those who make and free an mm call these */
+static inline void mm_ioasid_init(struct mm_struct *mm)
+{
+	mm->ioasid_set = NULL;
+}
+
+void mm_ioasid_drop(struct mm_struct *mm);
 
 struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min, u32 max);
 void ioasid_free(struct ioasid *ioasid);
@@ -79,6 +87,14 @@ static inline struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm)
 }
 
 static inline void ioasid_set_put(struct ioasid_set *set)
+{
+}
+
+static inline void mm_ioasid_init(struct mm_struct *mm)
+{
+}
+
+static inline void mm_ioasid_drop(struct mm_struct *mm)
 {
 }
 

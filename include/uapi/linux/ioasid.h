@@ -20,7 +20,9 @@
  *  - EOPNOTSUPP: a flag is not known, or a reserved field is not zero
  *  - EFAULT: the struct, or an array that it points to, cannot be accessed
  *
- * No ioctl does half of its work: on any error, nothing has changed.
+ * No ioctl does half of its work: on any error, no IOASID has changed. EFAULT is
+ * also found when the answer is written, so the struct, or the array, may have
+ * been written in part then.
  */
 enum {
 	IOASID_CMD_GET_INFO = 0,
@@ -28,22 +30,23 @@ enum {
 	IOASID_CMD_FREE = 2,
 	IOASID_CMD_QUERY = 3,
 	IOASID_CMD_SET_QUOTA = 4,
+	IOASID_CMD_LIST = 5,
 };
 
 /**
  * struct ioasid_info - ioctl(IOASID_GET_INFO)
  * @size: sizeof(struct ioasid_info)
  * @flags: must be 0
- * @min: out: smallest number that can be allocated
- * @max: out: largest number that can be allocated, inclusive
- * @quota: out: how many IOASIDs the set of this file may hold
- * @active: out: IOASIDs of the set in state ACTIVE, and those that an
+ * @min: out: smallest number that there is
+ * @max: out: largest number that there is, inclusive
+ * @quota: out: how many IOASIDs this file may hold
+ * @active: out: IOASIDs of this file in state ACTIVE, and those that an
  *	    IOASID_ALLOC under way has charged
- * @parked: out: IOASIDs of the set in state PARKED, they count against @quota
+ * @parked: out: IOASIDs of this file in state PARKED, they count against @quota
  * @__reserved: must be 0
  *
- * The set is that of the process that opened the file, and is shared by all
- * files which that process opened.
+ * Others who hold the same file, by fork() or because it was sent to them, see
+ * the same. Another file, also of the same process, has its own quota.
  */
 struct ioasid_info {
 	__u32 size;
@@ -68,12 +71,23 @@ struct ioasid_info {
  * @__reserved: must be 0
  * @ids: pointer to an array of __u32[@count], filled with the numbers
  *
- * All or nothing. Errors:
+ * All or nothing. Any number is one of 32768 and above, or if there are not
+ * enough of these, also one of 1024 and above: devices with few PASID bits need
+ * the low ones. Numbers up to 1023, and as many as a sixteenth of all wherever
+ * they are, are a reserve for the kernel. Without CAP_SYS_RESOURCE in the initial
+ * user namespace they are as good as taken (ENOSPC). With it, any number may be
+ * one of the reserve, too.
+ *
+ * When it fails, @ids holds what it held before, except after EFAULT: then what
+ * it holds is undefined, and none of it is allocated. Errors:
  *
  *  - EINVAL: @min > @max, a bound is outside of what IOASID_GET_INFO tells,
  *    @count is 0 or larger than the range
- *  - ENOSPC: the range has fewer than @count free numbers
- *  - EDQUOT: the quota of the set, or a cgroup limit, does not allow @count
+ *  - ENOSPC: the range has fewer than @count free numbers. Of several callers
+ *    that compete for a range in which one of them fits, one succeeds.
+ *  - EDQUOT: the quota of the file, the limit of the user who opened it
+ *    (/proc/sys/user/max_ioasids), or a limit of the cgroup of the caller does
+ *    not allow @count
  *  - ENOMEM: no memory
  *  - EINTR: a fatal signal
  */
@@ -97,9 +111,12 @@ struct ioasid_alloc {
  * @__reserved: must be 0
  * @ids: pointer to an array of __u32[@count] with the numbers
  *
- * All or nothing. When this returns, no DMA with any of the numbers can reach
- * memory. A number that others still hold stays taken until they let go.
- * Errors:
+ * All or nothing. When this returns, no DMA of any attachment of these IOASIDs
+ * can reach memory: of mediated devices, and of physical ones that were given the
+ * IOASID by VFIO_DEVICE_FEATURE_IOASID. A device that was given none, and to
+ * which user space has attached an equal PASID as a mere number, is not touched:
+ * that number is one of its own. A number that others still hold stays taken
+ * until they let go. Errors:
  *
  *  - EINVAL: @count is 0 or larger than the number space
  *  - ENOENT: a number is not an ACTIVE IOASID of this file, or stands in the
@@ -118,7 +135,7 @@ struct ioasid_free {
 #define IOASID_FREE _IO(IOASID_TYPE, IOASID_CMD_FREE)
 
 /**
- * enum ioasid_state - states that IOASID_QUERY reports
+ * enum ioasid_state - states of an IOASID
  * @IOASID_STATE_ACTIVE: owned, may be attached and DMA
  * @IOASID_STATE_PARKED: freed by its owner, DMA is blocked, others hold it
  */
@@ -159,14 +176,15 @@ struct ioasid_query {
  * struct ioasid_quota - ioctl(IOASID_SET_QUOTA)
  * @size: sizeof(struct ioasid_quota)
  * @flags: must be 0
- * @quota: new quota of the set of this file
+ * @quota: how many IOASIDs this file may hold from now on
  * @__reserved: must be 0
  *
- * A quota below what is in use is accepted: nothing new is allocated until the
- * use has fallen below it. Errors:
+ * Limits this file and no other one, whoever holds it. A quota below what is in
+ * use is accepted: nothing new is allocated until the use has fallen below it.
+ * Errors:
  *
  *  - EPERM: @quota is larger than the present one, and the caller does not
- *    have CAP_SYS_RESOURCE
+ *    have CAP_SYS_RESOURCE in the initial user namespace
  */
 struct ioasid_quota {
 	__u32 size;
@@ -176,5 +194,48 @@ struct ioasid_quota {
 };
 
 #define IOASID_SET_QUOTA _IO(IOASID_TYPE, IOASID_CMD_SET_QUOTA)
+
+/**
+ * struct ioasid_list_entry - what IOASID_LIST tells of an IOASID
+ * @id: the number
+ * @state: one of enum ioasid_state
+ * @users: as of IOASID_QUERY
+ * @attachments: as of IOASID_QUERY
+ */
+struct ioasid_list_entry {
+	__u32 id;
+	__u32 state;
+	__u32 users;
+	__u32 attachments;
+};
+
+/**
+ * struct ioasid_list - ioctl(IOASID_LIST)
+ * @size: sizeof(struct ioasid_list)
+ * @flags: must be 0
+ * @start: the smallest number that is of interest; 0 for all
+ * @count: in: how many entries the array has; out: how many were filled
+ * @entries: pointer to an array of struct ioasid_list_entry[@count]
+ *
+ * The IOASIDs of this file, ACTIVE or PARKED, in the order of their numbers. Less
+ * than the array can hold: there are no more. Otherwise they go on behind the
+ * last one, so who reads them in pages passes its number plus 1 as @start of
+ * the next. An IOASID_FREE or IOASID_ALLOC beside this is seen in full or not at
+ * all in one page. Whoever takes over a file, for instance a program that has
+ * executed itself again, learns from this what it has. Errors:
+ *
+ *  - EINVAL: @count is 0
+ *  - ENOMEM: no memory; never for up to 16 entries
+ *  - EINTR: a fatal signal
+ */
+struct ioasid_list {
+	__u32 size;
+	__u32 flags;
+	__u32 start;
+	__u32 count;
+	__aligned_u64 entries;
+};
+
+#define IOASID_LIST _IO(IOASID_TYPE, IOASID_CMD_LIST)
 
 #endif

@@ -4,11 +4,12 @@
  * ioasid_cdev.c that takes or waits for something, all at once. Two files share
  * an IOASID's device; what each path does with the object does not matter here,
  * see lifecycle.pml. Nobody may get stuck. Who holds nothing while it waits for
- * one thing, as an allocation or a query, is in nobody's way, and is left out.
+ * one thing, as a query, is in nobody's way, and is left out.
  *
  * The order, outermost first: ctx.lock, ioasid.lock, group->mutex, the lock of
- * the IOMMU driver. ioasid_sets_lock stands alone. Who waits for the worker
- * holds none of these; iommu_sva_lock may be held.
+ * the IOMMU driver. The lock of an account is taken with none of these.
+ * ioasid_full_lock is outside of it. Who waits for the worker holds no lock, and
+ * who holds iommu_sva_lock does not wait for it.
  *
  * Each rule has a name, and is dropped by -DNO_name: then somebody is stuck.
  */
@@ -17,7 +18,7 @@
 bit ctx_lock[FILES];
 bit ioasid_lock[FILES];		/* one IOASID of each file */
 bit parked[FILES], blocked[FILES];
-bit sets_lock, group_mutex, driver_lock, sva_lock;
+bit account_lock, full_lock, group_mutex, driver_lock, sva_lock;
 byte queued;			/* for the worker */
 bit recycling;
 
@@ -39,19 +40,19 @@ inline group()
 	unlock(group_mutex)
 }
 
-/* ioasid_set_get_mm(), ioasid_set_put() */
-inline sets()
+/* What is charged, or uncharged */
+inline account()
 {
-	lock_unlock(sets_lock)
+	lock_unlock(account_lock)
 }
 
-/* ioasid_recycle_flush() */
+/* ioasid_recycle_wait() */
 inline wait_for_worker()
 {
 	queued == 0 && !recycling
 }
 
-/* ioasid_free_list(), and ioasid_recycle() of what nobody else holds */
+/* ioasid_free_chain(), and ioasid_recycle() of what nobody else holds */
 inline park(f)
 {
 	parked[f] = 1;
@@ -61,16 +62,21 @@ inline park(f)
 	driver();		/* the flush */
 	blocked[f] = 1;
 	group();
-	sets()
+	account()
 }
 
-proctype open_file()
+/* ioasid_reserve(), with a first try in vain */
+proctype alloc()
 {
-	lock(sets_lock);
+	lock(account_lock);
 #ifdef NO_lock_held_while_waiting
 	wait_for_worker();
 #endif
-	unlock(sets_lock)
+	unlock(account_lock);
+	wait_for_worker();
+	lock(full_lock);
+	account();
+	unlock(full_lock)
 }
 
 proctype free(byte f)
@@ -82,8 +88,7 @@ proctype free(byte f)
 
 proctype close_file(byte f)
 {
-	park(f);
-	sets()
+	park(f)
 }
 
 proctype attach(byte f)
@@ -146,7 +151,7 @@ proctype put_under_locks(byte f)
 proctype bind()
 {
 	lock(sva_lock);
-	wait_for_worker();
+	account();
 	group();
 	unlock(sva_lock)
 }
@@ -156,10 +161,7 @@ proctype worker()
 end:	do
 	:: atomic { queued > 0 -> queued = 0; recycling = 1 };
 		group();
-#ifdef NO_sva_lock_in_worker
-		lock_unlock(sva_lock);
-#endif
-		sets();
+		account();
 		recycling = 0
 	od
 }
@@ -167,7 +169,7 @@ end:	do
 init {
 	atomic {
 		run worker();
-		run open_file();
+		run alloc();
 		run free(0);
 		run close_file(1);
 		run attach(0);

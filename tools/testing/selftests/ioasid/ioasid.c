@@ -3,8 +3,7 @@
  * The user ABI of /dev/ioasid: every error that include/uapi/linux/ioasid.h
  * promises, what remains as it was after it, and who is charged for what.
  *
- * The harness runs every test in a process of its own, hence in a set of its
- * own. What needs a user of an IOASID is tested by ioasid_mdev and ioasid_dma.
+ * The harness runs every test in a process of its own. What needs a user of an IOASID is tested by ioasid_mdev and ioasid_dma.
  */
 #include <grp.h>
 #include <poll.h>
@@ -92,7 +91,7 @@ static int become_nobody(void)
 
 /*
  * What all commands have in common: the struct that grows, its flags, its
- * reserved fields, and pointers to it. One variant for each command. The set
+ * reserved fields, and pointers to it. One variant for each command. The file
  * holds one number, and whatever goes wrong must leave it like that.
  */
 FIXTURE(cmd)
@@ -101,6 +100,7 @@ FIXTURE(cmd)
 	struct ioasid_info before;
 	__u32 held;
 	__u32 out;
+	struct ioasid_list_entry entry;
 };
 
 FIXTURE_VARIANT(cmd)
@@ -145,6 +145,13 @@ FIXTURE_VARIANT_ADD(cmd, set_quota)
 	.nr = IOASID_SET_QUOTA,
 	.size = 16,
 	.reserved = offsetof(struct ioasid_quota, __reserved),
+};
+
+FIXTURE_VARIANT_ADD(cmd, list)
+{
+	.nr = IOASID_LIST,
+	.size = 24,
+	.answers = true,
 };
 
 FIXTURE_SETUP(cmd)
@@ -201,6 +208,13 @@ static void cmd_fill(FIXTURE_DATA(cmd) *self, const FIXTURE_VARIANT(cmd) *v,
 					      .quota = self->before.quota - 1 };
 
 		memcpy(p, &quota, sizeof(quota));
+		break;
+	}
+	case IOASID_LIST: {
+		struct ioasid_list list = { .size = size, .count = 1,
+					    .entries = (uintptr_t)&self->entry };
+
+		memcpy(p, &list, sizeof(list));
 		break;
 	}
 	}
@@ -270,6 +284,15 @@ static void expect_cmd_done(struct __test_metadata *_metadata,
 		EXPECT_EQ(self->before.quota - 1, info.quota);
 		test_cmd_set_quota(self->fd, self->before.quota);
 		break;
+	case IOASID_LIST: {
+		struct ioasid_list list;
+
+		memcpy(&list, p, sizeof(list));
+		EXPECT_EQ(1, list.count);
+		EXPECT_EQ(self->held, self->entry.id);
+		EXPECT_EQ(IOASID_STATE_ACTIVE, self->entry.state);
+		break;
+	}
 	}
 	_expect_nothing_changed(_metadata, self);
 }
@@ -379,9 +402,13 @@ TEST_F(cmd, reserved_fields_are_eopnotsupp)
 	__u32 value;
 
 	/* A command without one must know its struct to be without one */
-	if (!variant->reserved) {
-		ASSERT_EQ(IOASID_QUERY, variant->nr);
+	if (variant->nr == IOASID_QUERY) {
 		ASSERT_EQ(sizeof(struct ioasid_query), 6 * sizeof(__u32));
+		return;
+	}
+	if (variant->nr == IOASID_LIST) {
+		ASSERT_EQ(sizeof(struct ioasid_list),
+			  4 * sizeof(__u32) + sizeof(__u64));
 		return;
 	}
 	for (value = 1; value; value <<= 1) {
@@ -431,7 +458,7 @@ TEST_F(cmd, read_only_struct_is_efault_if_it_takes_the_answer)
 		expect_cmd_done(_metadata, self, variant, p);
 }
 
-/* One file, in a set that holds nothing else */
+/* One file, of a process that holds nothing else */
 FIXTURE(ioasid)
 {
 	int fd;
@@ -482,13 +509,17 @@ TEST_F(ioasid, abi_is_as_documented)
 	EXPECT_EQ(0xBD02, IOASID_FREE);
 	EXPECT_EQ(0xBD03, IOASID_QUERY);
 	EXPECT_EQ(0xBD04, IOASID_SET_QUOTA);
+	EXPECT_EQ(0xBD05, IOASID_LIST);
 	EXPECT_EQ(32, sizeof(struct ioasid_info));
 	EXPECT_EQ(32, sizeof(struct ioasid_alloc));
 	EXPECT_EQ(24, sizeof(struct ioasid_free));
 	EXPECT_EQ(24, sizeof(struct ioasid_query));
 	EXPECT_EQ(16, sizeof(struct ioasid_quota));
 	EXPECT_EQ(24, offsetof(struct ioasid_alloc, ids));
+	EXPECT_EQ(24, sizeof(struct ioasid_list));
+	EXPECT_EQ(16, sizeof(struct ioasid_list_entry));
 	EXPECT_EQ(16, offsetof(struct ioasid_free, ids));
+	EXPECT_EQ(16, offsetof(struct ioasid_list, entries));
 	EXPECT_EQ(1, IOASID_STATE_ACTIVE);
 	EXPECT_EQ(2, IOASID_STATE_PARKED);
 }
@@ -510,7 +541,7 @@ TEST_F(ioasid, unknown_command_is_enotty)
 
 	for (i = 0; i < ARRAY_LEN(cmds); i++)
 		EXPECT_EQ(-ENOTTY, ioasid_ioctl(self->fd, cmds[i], &info));
-	for (i = IOASID_CMD_SET_QUOTA + 1; i <= 0xff; i++) {
+	for (i = IOASID_CMD_LIST + 1; i <= 0xff; i++) {
 		EXPECT_EQ(-ENOTTY,
 			  ioasid_ioctl(self->fd, _IO(IOASID_TYPE, i), &info));
 		EXPECT_EQ(-ENOTTY,
@@ -666,6 +697,7 @@ TEST_F(ioasid, alloc_from_full_range_is_enospc)
 	int i;
 
 	/* All taken */
+	memset(got, 0xa5, sizeof(got));
 	test_cmd_alloc(self->fd, base, base + 7, 8, ids);
 	test_err_alloc(ENOSPC, self->fd, base, base + 7, 1, got);
 	test_err_alloc(ENOSPC, self->fd, ids[3], ids[3], 1, got);
@@ -676,6 +708,9 @@ TEST_F(ioasid, alloc_from_full_range_is_enospc)
 	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 	test_err_alloc(ENOSPC, self->fd, base, base + 7, 4, got);
 	test_in_use(self->fd, 5, 0);
+	/* Nothing but a bad pointer makes the array change */
+	for (i = 0; i < 8; i++)
+		EXPECT_EQ(0xa5a5a5a5, got[i]);
 	for (i = 0; i < 8; i++)
 		expect_state(i < 3 ? -ENOENT : IOASID_STATE_ACTIVE, self->fd,
 			     ids[i]);
@@ -921,6 +956,115 @@ TEST_F(ioasid, query_of_unknown_or_recycled_number_is_enoent)
 	expect_state(IOASID_STATE_ACTIVE, self->fd, ids[1]);
 }
 
+TEST_F(ioasid, list_has_all_numbers_of_the_file_in_order)
+{
+	__u32 base = find_range(_metadata, self->fd, 40);
+	struct ioasid_list_entry entries[41];
+	int other = ioasid_open();
+	__u32 ids[40], count, i;
+
+	count = ARRAY_LEN(entries);
+	test_cmd_list(self->fd, 0, &count, entries);
+	EXPECT_EQ(0, count);
+
+	/* From the last one to the first one, but for some of another file */
+	ASSERT_LE(0, other);
+	for (i = 40; i--;)
+		test_cmd_alloc(i % 4 ? self->fd : other, base + i, base + i, 1,
+			       &ids[i]);
+	for (count = 1; count < 42; count += 4) {
+		__u32 got = count, all = 30;
+
+		memset(entries, 0xa5, sizeof(entries));
+		test_cmd_list(self->fd, 0, &got, entries);
+		ASSERT_EQ(count < all ? count : all, got);
+		for (i = 0; i < got; i++) {
+			EXPECT_EQ(base + i + i / 3 + 1, entries[i].id);
+			EXPECT_EQ(IOASID_STATE_ACTIVE, entries[i].state);
+			EXPECT_EQ(0, entries[i].users);
+			EXPECT_EQ(0, entries[i].attachments);
+		}
+		EXPECT_EQ(0xa5a5a5a5, entries[got].id);
+	}
+
+	/* What was freed and is not held is not there any more */
+	test_cmd_free(self->fd, 1, &ids[1]);
+	count = 1;
+	test_cmd_list(self->fd, 0, &count, entries);
+	EXPECT_EQ(1, count);
+	EXPECT_EQ(base + 2, entries[0].id);
+	close(other);
+}
+
+TEST_F(ioasid, list_in_pages_is_the_whole_list)
+{
+	const __u32 all = 100;
+	struct ioasid_list_entry entries[17];
+	__u32 ids[100], count, size, n, start, last;
+
+	test_cmd_alloc(self->fd, 0, 0, all, ids);
+	for (size = 1; size <= ARRAY_LEN(entries); size++) {
+		n = 0;
+		start = 0;
+		last = 0;
+		do {
+			count = size;
+			test_cmd_list(self->fd, start, &count, entries);
+			ASSERT_GE(size, count);
+			for (__u32 i = 0; i < count; i++) {
+				ASSERT_LT(last, entries[i].id);
+				last = entries[i].id;
+			}
+			n += count;
+			start = last + 1;
+		} while (count == size);
+		EXPECT_EQ(all, n);
+	}
+
+	/* Behind the last one, and where no number can be */
+	count = 5;
+	test_cmd_list(self->fd, last + 1, &count, entries);
+	EXPECT_EQ(0, count);
+	count = 5;
+	test_cmd_list(self->fd, 0xffffffff, &count, entries);
+	EXPECT_EQ(0, count);
+}
+
+TEST_F(ioasid, list_with_a_bad_count_or_array)
+{
+	struct ioasid_list_entry *entries =
+		map_before_hole(20 * sizeof(*entries)), *ro;
+	__u32 ids[20], count;
+
+	ASSERT_TRUE(entries != NULL);
+	ro = map_before_hole(20 * sizeof(*ro));
+	ASSERT_TRUE(ro != NULL);
+	ASSERT_EQ(0, mprotect((char *)(ro + 20) - page_size, page_size,
+			      PROT_READ));
+	test_err_list(EINVAL, self->fd, 0, 0, entries);
+	/* With nothing to tell, the array is not looked at */
+	count = 1;
+	test_cmd_list(self->fd, 0, &count, NULL);
+	EXPECT_EQ(0, count);
+
+	test_cmd_alloc(self->fd, 0, 0, 20, ids);
+	test_err_list(EINVAL, self->fd, 0, 0, entries);
+	test_err_list(EFAULT, self->fd, 0, 1, NULL);
+	test_err_list(EFAULT, self->fd, 0, 1, kernel_pointer());
+	test_err_list(EFAULT, self->fd, 0, 1, ro);
+	/* Only the last element cannot be written, of few and of many */
+	test_err_list(EFAULT, self->fd, 0, 16, entries + 5);
+	test_err_list(EFAULT, self->fd, 0, 20, entries + 1);
+	test_err_list(EFAULT, self->fd, 0, 0xffffffff, entries + 1);
+	test_in_use(self->fd, 20, 0);
+
+	/* There may be any number of elements that are not needed */
+	count = 0xffffffff;
+	test_cmd_list(self->fd, 0, &count, entries);
+	EXPECT_EQ(20, count);
+	EXPECT_EQ(IOASID_STATE_ACTIVE, entries[19].state);
+}
+
 TEST_F(ioasid, other_files_number_does_not_exist)
 {
 	__u32 mine, ids[2];
@@ -1135,35 +1279,44 @@ TEST_F(ioasid, quota_is_not_raised_by_root_of_a_user_namespace)
 	EXPECT_EQ(0, status);
 }
 
-TEST_F(ioasid, quota_is_shared_by_all_files_of_a_process)
+/* Invariant 8: whoever is given a file can limit that one, and no other */
+TEST_F(ioasid, quota_is_that_of_the_file)
 {
 	int other = ioasid_open();
 	struct ioasid_info info;
 	__u32 ids[8], got;
+	pid_t pid;
 
 	ASSERT_LE(0, other);
-	test_cmd_set_quota(other, 8);
+	test_cmd_set_quota(other, 3);
 	test_cmd_get_info(self->fd, &info);
-	EXPECT_EQ(8, info.quota);
-
-	test_cmd_alloc(self->fd, 0, 0, 5, ids);
-	test_in_use(other, 5, 0);
-	test_err_alloc(EDQUOT, other, 0, 0, 4, ids + 5);
-	test_cmd_alloc(other, 0, 0, 3, ids + 5);
-	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &got);
+	EXPECT_EQ(self->info.quota, info.quota);
+	test_cmd_alloc(other, 0, 0, 3, ids);
 	test_err_alloc(EDQUOT, other, 0, 0, 1, &got);
-	test_in_use(self->fd, 8, 0);
+	test_in_use(other, 3, 0);
+	test_in_use(self->fd, 0, 0);
+	test_cmd_alloc(self->fd, 0, 0, 4, ids + 3);
+	test_in_use(self->fd, 4, 0);
 
-	/* What one file lets go, the other can have */
-	test_cmd_free(self->fd, 5, ids);
-	test_cmd_alloc(other, 0, 0, 5, ids);
-	close(other);
+	/* An unprivileged helper that was handed one of them */
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		close(self->fd);
+		ASSERT_EQ(0, become_nobody());
+		test_cmd_set_quota(other, 0);
+		test_err_alloc(EDQUOT, other, 0, 0, 1, &got);
+		_exit(0);
+	}
+	wait_child(pid);
+	test_cmd_alloc(self->fd, 0, 0, 1, ids + 7);
 	test_cmd_get_info(self->fd, &info);
-	EXPECT_EQ(0, info.active);
-	test_cmd_alloc(self->fd, 0, 0, 8, ids);
+	EXPECT_EQ(self->info.quota, info.quota);
+	close(other);
+	test_in_use(self->fd, 5, 0);
 }
 
-TEST_F(ioasid, quota_of_two_processes_is_separate)
+TEST_F(ioasid, new_file_has_the_default_quota)
 {
 	__u32 ids[4];
 	pid_t pid;
@@ -1181,21 +1334,252 @@ TEST_F(ioasid, quota_of_two_processes_is_separate)
 		EXPECT_EQ(boot_quota(), info.quota);
 		EXPECT_EQ(0, info.active);
 		EXPECT_EQ(0, info.parked);
-		test_cmd_set_quota(fd, 3);
-		test_cmd_alloc(fd, 0, 0, 3, ids);
-		test_err_alloc(EDQUOT, fd, 0, 0, 1, ids);
-		test_in_use(fd, 3, 0);
-		test_in_use(self->fd, 4, 0);
 		_exit(0);
 	}
 	wait_child(pid);
 	test_in_use(self->fd, 4, 0);
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, ids);
-	test_cmd_get_info(self->fd, &self->info);
-	EXPECT_EQ(4, self->info.quota);
 }
 
-TEST_F(ioasid, fork_child_charges_the_opener)
+#define USER_LIMIT "/proc/sys/user/max_ioasids"
+
+/* A user without rights who may open the device, and the limit of that user */
+FIXTURE(user)
+{
+	int fd;
+	mode_t mode;
+	char limit[32];
+};
+
+FIXTURE_SETUP(user)
+{
+	struct stat node;
+	FILE *f;
+
+	setup_open(_metadata, &self->fd);
+	if (_metadata->exit_code)
+		return;
+	f = fopen(USER_LIMIT, "r");
+	ASSERT_TRUE(f != NULL);
+	EXPECT_TRUE(fgets(self->limit, sizeof(self->limit), f) != NULL);
+	fclose(f);
+	ASSERT_EQ(0, stat(IOASID_DEV, &node));
+	self->mode = node.st_mode & 07777;
+	ASSERT_EQ(0, chmod(IOASID_DEV, 0666));
+}
+
+static int set_user_limit(const char *limit)
+{
+	int fd = open(USER_LIMIT, O_WRONLY | O_CLOEXEC);
+	ssize_t len = strlen(limit);
+
+	if (fd < 0)
+		return -errno;
+	len -= write(fd, limit, len);
+	close(fd);
+	return len ? -EIO : 0;
+}
+
+/* Also after a test that was ended */
+FIXTURE_TEARDOWN_PARENT(user)
+{
+	if (!self->mode)
+		return;
+	EXPECT_EQ(0, set_user_limit(self->limit));
+	EXPECT_EQ(0, chmod(IOASID_DEV, self->mode));
+}
+
+/* 10 numbers of a new file */
+static int take_ten(void)
+{
+	__u32 ids[10];
+	int fd = ioasid_open();
+
+	return fd < 0 ? fd : ioasid_alloc(fd, 0, 0, 10, ids);
+}
+
+/*
+ * A user comes by more files in several ways, but not by more numbers. Each @how
+ * is a process that has 10 of them, and tells what the next one is told.
+ */
+static int take_more(int how)
+{
+	int ret, status;
+	pid_t pid;
+
+	ret = become_nobody() ?: take_ten();
+	if (ret)
+		return ret;
+	if (how == 2 && unshare(CLONE_NEWUSER))
+		return errno == EINVAL ? -EDQUOT : -errno;
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (!pid) {
+		if (how == 1) {
+			execl("/proc/self/exe", "ioasid", "--take-ten", NULL);
+			_exit(99);
+		}
+		_exit(-take_ten());
+	}
+	if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return -ECHILD;
+	return -WEXITSTATUS(status);
+}
+
+/* Invariant 12 */
+TEST_F(user, has_no_more_by_fork_exec_or_user_namespace)
+{
+	int how, status, fd;
+	__u32 ids[30];
+	pid_t pid;
+
+	ASSERT_EQ(0, set_user_limit("19"));
+	for (how = 0; how < 3; how++) {
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid)
+			_exit(-take_more(how));
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+		EXPECT_TRUE(WIFEXITED(status));
+		EXPECT_EQ(EDQUOT, WEXITSTATUS(status)) TH_LOG("how %d", how);
+	}
+	/* What they had went with them, and others have not been limited */
+	ASSERT_EQ(0, set_user_limit("20"));
+	for (how = 0; how < 2; how++) {
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid)
+			_exit(-take_more(how));
+		wait_child(pid);
+	}
+
+	/* The user who opened the file, whoever has it */
+	fd = ioasid_open();
+	ASSERT_LE(0, fd);
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		ASSERT_EQ(0, become_nobody());
+		test_cmd_alloc(fd, 0, 0, 20, ids);
+		_exit(-take_ten());
+	}
+	wait_child(pid);
+	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, ids);
+	test_in_use(self->fd, 0, 0);
+	close(fd);
+	test_cmd_alloc(self->fd, 0, 0, 20, ids);
+}
+
+TEST_F(ioasid, low_numbers_need_cap_sys_resource)
+{
+	const struct {
+		__u32 min, max, count;
+		int ret;
+	} calls[] = {
+		{ 1, 1, 1, -ENOSPC },
+		{ 1, 1023, 1, -ENOSPC },
+		{ 1000, 1023, 24, -ENOSPC },
+		{ 1023, 1024, 2, -ENOSPC },
+		{ 1, 100000, 4001, -EDQUOT },
+		{ 1000, 2000, 3, 0 },
+	};
+	__u32 ids[3], id;
+	pid_t pid;
+	int i, k;
+
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		ASSERT_EQ(0, drop_capability(CAP_SYS_RESOURCE));
+		test_cmd_set_quota(self->fd, 4000);
+		for (i = 0; i < ARRAY_LEN(calls); i++) {
+			EXPECT_EQ(calls[i].ret,
+				  ioasid_alloc(self->fd, calls[i].min,
+					       calls[i].max, calls[i].count,
+					       ids)) {
+				TH_LOG("%u to %u", calls[i].min, calls[i].max);
+			}
+		}
+		for (k = 0; k < 3; k++)
+			EXPECT_LE(1024, ids[k]);
+		test_in_use(self->fd, 3, 0);
+		test_cmd_free(self->fd, 3, ids);
+		_exit(0);
+	}
+	wait_child(pid);
+
+	/* With it, unless somebody has them */
+	for (i = 0, k = 0; i < 1023 && !k; i++)
+		k = !ioasid_alloc(self->fd, 1 + i, 1 + i, 1, &id);
+	EXPECT_EQ(1, k);
+}
+
+/* Devices with few PASID bits cannot use others */
+TEST_F(ioasid, any_number_leaves_the_low_ones_to_others)
+{
+	__u32 ids[100];
+	int i;
+
+	test_cmd_alloc(self->fd, 0, 0, 100, ids);
+	for (i = 0; i < 100; i++)
+		EXPECT_LE(1 << 15, ids[i]);
+}
+
+#define RIVALS 4
+#define RIVAL_COUNT 512
+
+struct rival {
+	int fd;
+	int ret;
+	__u32 ids[RIVAL_COUNT];
+};
+
+static void *compete(void *arg)
+{
+	const __u32 base = 0x80000;
+	struct rival *rival = arg;
+
+	rival->ret = ioasid_alloc(rival->fd, base, base + RIVAL_COUNT - 1,
+				  RIVAL_COUNT, rival->ids);
+	return NULL;
+}
+
+TEST_F(ioasid, of_those_who_compete_for_a_range_one_gets_it)
+{
+	struct rival *rivals = calloc(RIVALS, sizeof(*rivals));
+	pthread_t threads[RIVALS];
+	int i, round, got;
+
+	ASSERT_TRUE(rivals != NULL);
+	for (i = 0; i < RIVALS; i++) {
+		rivals[i].fd = ioasid_open();
+		ASSERT_LE(0, rivals[i].fd);
+	}
+	for (round = 0; round < 30; round++) {
+		got = 0;
+		for (i = 0; i < RIVALS; i++)
+			ASSERT_EQ(0, pthread_create(&threads[i], NULL, compete,
+						    &rivals[i]));
+		for (i = 0; i < RIVALS; i++)
+			ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		for (i = 0; i < RIVALS; i++) {
+			if (rivals[i].ret) {
+				EXPECT_EQ(-ENOSPC, rivals[i].ret);
+				continue;
+			}
+			got++;
+			test_cmd_free(rivals[i].fd, RIVAL_COUNT,
+				      rivals[i].ids);
+		}
+		EXPECT_EQ(1, got);
+	}
+	for (i = 0; i < RIVALS; i++)
+		close(rivals[i].fd);
+	free(rivals);
+}
+
+TEST_F(ioasid, fork_child_charges_the_file)
 {
 	__u32 *ids = map_shared(page_size);
 	__u32 mine, got;
@@ -1263,7 +1647,7 @@ static int fd_of_exited_process(struct __test_metadata *_metadata, int count,
 	return fd;
 }
 
-TEST_F(ioasid, received_file_charges_the_opener)
+TEST_F(ioasid, received_file_is_charged_as_before)
 {
 	__u32 *ids = map_shared(page_size);
 	int sock[2];
@@ -1353,7 +1737,7 @@ static int exec_child(int argc, char **argv)
 	struct ioasid_info info;
 	int fd = atoi(argv[2]), own, i;
 
-	/* The file kept its numbers and its set ... */
+	/* The file kept its numbers and its quota ... */
 	for (i = 3; i < argc; i++)
 		if (ioasid_state(fd, strtoul(argv[i], NULL, 0)) !=
 		    IOASID_STATE_ACTIVE)
@@ -1361,7 +1745,7 @@ static int exec_child(int argc, char **argv)
 	if (ioasid_get_info(fd, &info) || info.active != argc - 3 ||
 	    info.quota != argc - 2)
 		return 2;
-	/* ... and this is a new mm, with a set of its own */
+	/* ... and a new one has its own */
 	own = ioasid_open();
 	if (own < 0 || ioasid_get_info(own, &info) || info.active ||
 	    info.quota != boot_quota())
@@ -1375,7 +1759,7 @@ static int exec_child(int argc, char **argv)
 	return 0;
 }
 
-TEST_F(ioasid, exec_keeps_file_and_set)
+TEST_F(ioasid, exec_keeps_file_and_quota)
 {
 	char fd[16], id[2][16];
 	__u32 ids[2];
@@ -1402,7 +1786,6 @@ TEST_F(ioasid, exec_keeps_file_and_set)
 TEST_F(ioasid, exec_closes_a_cloexec_file)
 {
 	int other = ioasid_open();
-	struct ioasid_info info;
 	char none[] = "-1";
 	__u32 ids[2];
 	int sock[2];
@@ -1417,7 +1800,7 @@ TEST_F(ioasid, exec_closes_a_cloexec_file)
 	if (!pid) {
 		ASSERT_EQ(1, read(sock[1], &byte, 1));
 		test_cmd_alloc(other, 0, 0, 2, ids);
-		test_in_use(self->fd, 2, 0);
+		test_set_in_use(self->fd, 2, 0);
 		/* Fails in exec_child(): there is no file -1 */
 		execl("/proc/self/exe", "ioasid", "--exec-child", none, NULL);
 		_exit(99);
@@ -1428,15 +1811,12 @@ TEST_F(ioasid, exec_closes_a_cloexec_file)
 
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(2, WEXITSTATUS(status));
-	test_cmd_get_info(self->fd, &info);
-	EXPECT_EQ(0, info.active);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_set_in_use(self->fd, 0, 0);
 }
 
 TEST_F(ioasid, last_close_frees_all)
 {
 	__u32 base = find_range(_metadata, self->fd, 8);
-	struct ioasid_info info;
 	int other, copy;
 	__u32 ids[8];
 	pid_t pid;
@@ -1449,33 +1829,30 @@ TEST_F(ioasid, last_close_frees_all)
 
 	/* The copies of a descriptor are one file, as long as one is open */
 	close(other);
-	test_in_use(self->fd, 8, 0);
+	test_set_in_use(self->fd, 8, 0);
 	expect_state(IOASID_STATE_ACTIVE, copy, ids[0]);
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid)
 		_exit(0);
 	wait_child(pid);
-	test_in_use(self->fd, 8, 0);
+	test_set_in_use(self->fd, 8, 0);
 	expect_state(IOASID_STATE_ACTIVE, copy, ids[7]);
 
 	close(copy);
-	test_cmd_get_info(self->fd, &info);
-	EXPECT_EQ(0, info.active);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_set_in_use(self->fd, 0, 0);
 	test_cmd_alloc(self->fd, base, base + 7, 8, ids);
 }
 
 TEST_F(ioasid, exit_of_the_last_holder_frees_all)
 {
 	int other = ioasid_open();
-	struct ioasid_info info;
 	__u32 ids[5];
 	int sock[2];
 	char byte;
 	pid_t pid;
 
-	/* The child is charged to this set, and killed with the only file */
+	/* The child counts in this set, and is killed with the only file */
 	ASSERT_LE(0, other);
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
 	pid = fork();
@@ -1488,12 +1865,10 @@ TEST_F(ioasid, exit_of_the_last_holder_frees_all)
 	}
 	close(other);
 	ASSERT_EQ(1, read(sock[0], &byte, 1));
-	test_in_use(self->fd, 5, 0);
+	test_set_in_use(self->fd, 5, 0);
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
-	test_cmd_get_info(self->fd, &info);
-	EXPECT_EQ(0, info.active);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	test_set_in_use(self->fd, 0, 0);
 }
 
 TEST_F(ioasid, dup_is_the_same_file)
@@ -1584,7 +1959,7 @@ TEST_F(ioasid, large_calls)
 
 /*
  * A child starts a call with @count numbers, and is killed: when an ALLOC has
- * written the first of them, in a FREE after some time. True if the call had not
+ * charged them, in a FREE after some time. True if the call had not
  * returned before.
  */
 static bool kill_in_call(struct __test_metadata *_metadata, int fd,
@@ -1592,6 +1967,7 @@ static bool kill_in_call(struct __test_metadata *_metadata, int fd,
 			 unsigned int after_us)
 {
 	volatile int *phase = map_shared(page_size);
+	struct ioasid_info info;
 	bool in_call;
 	int status;
 	pid_t pid;
@@ -1611,7 +1987,8 @@ static bool kill_in_call(struct __test_metadata *_metadata, int fd,
 	}
 	ASSERT_TRUE(wait_until(*phase));
 	if (nr == IOASID_ALLOC) {
-		ASSERT_TRUE(wait_until(*(volatile __u32 *)ids != ~0u));
+		ASSERT_TRUE(wait_until(!ioasid_get_info(fd, &info) &&
+				       info.active == count));
 	} else {
 		usleep(after_us);
 	}
@@ -1673,34 +2050,10 @@ TEST_F(ioasid, fatal_signal_in_a_huge_free_frees_all_or_nothing)
 	test_in_use(self->fd, 0, 0);
 }
 
-/* The value of a line of fdinfo, without its newline */
-static int read_fdinfo(int fd, const char *key, char *value, size_t len)
-{
-	char path[64], line[4096];
-	int ret = -ENOENT;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
-	f = fopen(path, "r");
-	if (!f)
-		return -errno;
-	while (fgets(line, sizeof(line), f)) {
-		size_t n = strlen(key);
-
-		if (strncmp(line, key, n) || strncmp(line + n, ":\t", 2))
-			continue;
-		line[strcspn(line, "\n")] = 0;
-		ret = ret ? 0 : -EEXIST;
-		snprintf(value, len, "%s", line + n + 2);
-	}
-	fclose(f);
-	return ret;
-}
-
 #define expect_fdinfo(expected, fd, key) do {				\
 	char __value[4096] = "";					\
 									\
-	EXPECT_EQ(0, read_fdinfo(fd, key, __value, sizeof(__value)));	\
+	EXPECT_EQ(0, ioasid_fdinfo(fd, key, __value, sizeof(__value)));	\
 	EXPECT_STREQ(expected, __value);				\
 } while (0)
 
@@ -1728,10 +2081,14 @@ TEST_F(ioasid, fdinfo_shows_quota_and_numbers)
 	}
 	test_cmd_alloc(other, base + 3, base + 3, 1, &other_id);
 
-	/* Counts are those of the set, numbers are those of the file */
-	expect_fdinfo("8", self->fd, "ioasid-active");
-	expect_fdinfo("8", other, "ioasid-active");
-	expect_fdinfo("77", other, "ioasid-quota");
+	/* All of the file, but for the lines that say that they are of the set */
+	expect_fdinfo("7", self->fd, "ioasid-active");
+	expect_fdinfo("1", other, "ioasid-active");
+	expect_fdinfo("8", self->fd, "ioasid-set-active");
+	expect_fdinfo("8", other, "ioasid-set-active");
+	expect_fdinfo("0", other, "ioasid-set-parked");
+	snprintf(list, sizeof(list), "%u", boot_quota());
+	expect_fdinfo(list, other, "ioasid-quota");
 	snprintf(list, sizeof(list), "%u-%u,%u-%u", base, base + 2, base + 4,
 		 base + 7);
 	expect_fdinfo(list, self->fd, "ioasid-active-ids");
@@ -1995,6 +2352,8 @@ int main(int argc, char **argv)
 {
 	if (argc > 2 && !strcmp(argv[1], "--exec-child"))
 		return exec_child(argc, argv);
+	if (argc == 2 && !strcmp(argv[1], "--take-ten"))
+		return -take_ten();
 	if (argc == 1 && sizeof(long) == 4)
 		return run_32(argv[0]);
 	return test_harness_run(argc, argv);

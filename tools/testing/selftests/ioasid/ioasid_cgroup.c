@@ -582,7 +582,7 @@ TEST_F(cgroup, last_put_after_exit_uncharges_the_cgroup_of_the_allocator)
 	test_leave();
 }
 
-/* The quota is that of the set of the opener, the cgroup that of the caller. */
+/* The quota is that of the file, the cgroup that of the caller. */
 TEST_F(cgroup, alloc_through_a_received_file_charges_the_cgroup_of_the_caller)
 {
 	int sock[2], fd;
@@ -605,7 +605,7 @@ TEST_F(cgroup, alloc_through_a_received_file_charges_the_cgroup_of_the_caller)
 	fd = receive_fd(sock[1]);
 	ASSERT_LE(0, fd);
 
-	/* The opener is gone, its set is not */
+	/* The opener is gone, its file is not */
 	test_err_alloc(EDQUOT, fd, 0, 0, 3, ids);
 	test_current(B, 0);
 	test_cmd_alloc(fd, 0, 0, 2, ids);

@@ -50,11 +50,10 @@ enum object {
 #define MAX_IDS		64
 #define MAX_CORPUS	1024
 #define MAX_COUNT	0xfffff
-#define DEFAULT_QUOTA	4096
 
 enum command {
 	CMD_OPEN, CMD_CLOSE, CMD_DUP, CMD_VM, CMD_FDINFO, CMD_DEBUGFS,
-	CMD_INFO, CMD_ALLOC, CMD_FREE, CMD_QUERY, CMD_QUOTA, CMD_UNKNOWN,
+	CMD_INFO, CMD_ALLOC, CMD_FREE, CMD_QUERY, CMD_QUOTA, CMD_LIST, CMD_UNKNOWN,
 	CMD_FEATURE, CMD_CREATE, CMD_SET, CMD_HAS, CMD_GET,
 	NR_COMMANDS,
 };
@@ -75,6 +74,7 @@ static const struct {
 	[CMD_FREE] = { "free", IOASID_FREE, 12 },
 	[CMD_QUERY] = { "query", IOASID_QUERY, 8 },
 	[CMD_QUOTA] = { "quota", IOASID_SET_QUOTA, 3 },
+	[CMD_LIST] = { "list", IOASID_LIST, 5 },
 	/* The number is the first word */
 	[CMD_UNKNOWN] = { "ioctl", 0, 2 },
 	[CMD_FEATURE] = { "feature", VFIO_DEVICE_FEATURE, 12 },
@@ -451,7 +451,7 @@ static int expect_file(const struct call *call, const char *arg)
 {
 	static const unsigned int sizes[NR_COMMANDS] = {
 		[CMD_INFO] = 32, [CMD_ALLOC] = 32, [CMD_FREE] = 24,
-		[CMD_QUERY] = 24, [CMD_QUOTA] = 16,
+		[CMD_QUERY] = 24, [CMD_QUOTA] = 16, [CMD_LIST] = 24,
 	};
 	unsigned int known = sizes[call->cmd];
 	__u32 word[8];
@@ -479,6 +479,8 @@ static int expect_file(const struct call *call, const char *arg)
 		return word[2] && word[2] <= MAX_COUNT ? 0 : -EINVAL;
 	case CMD_QUOTA:
 		return word[3] ? -EOPNOTSUPP : 0;
+	case CMD_LIST:
+		return word[3] ? 0 : -EINVAL;
 	default:
 		return 0;
 	}
@@ -512,10 +514,9 @@ static int expect(const struct call *call, unsigned long nr, const char *arg)
 		return -EBADF;
 	if (file && call->cmd == CMD_UNKNOWN) {
 		/* One of ours may be among them */
-		return nr < IOASID_GET_INFO || nr > IOASID_SET_QUOTA ? -ENOTTY :
-								       0;
+		return nr < IOASID_GET_INFO || nr > IOASID_LIST ? -ENOTTY : 0;
 	}
-	if (file && (call->cmd < CMD_INFO || call->cmd > CMD_QUOTA))
+	if (file && (call->cmd < CMD_INFO || call->cmd > CMD_LIST))
 		return -ENOTTY;
 	if (call->place.kind == KIND_KERNEL)
 		return file ? -EFAULT : 0;
@@ -539,12 +540,12 @@ static bool documented(const struct call *call, int error)
 		return !is_file(call);
 	case ENOTTY:
 		return !is_file(call) || call->cmd < CMD_INFO ||
-		       call->cmd > CMD_QUOTA;
+		       call->cmd > CMD_LIST;
 	case ENOSPC: case EDQUOT:
 		return call->cmd == CMD_ALLOC || call->cmd == CMD_UNKNOWN;
 	case ENOENT:
 		return call->cmd != CMD_INFO && call->cmd != CMD_ALLOC &&
-		       call->cmd != CMD_QUOTA;
+		       call->cmd != CMD_QUOTA && call->cmd != CMD_LIST;
 	case ESHUTDOWN:
 		return call->cmd == CMD_FEATURE || call->cmd == CMD_SET;
 	default:
@@ -579,17 +580,28 @@ static void check_numbers(const char *arg, unsigned int count)
 	remember(ids, count);
 }
 
-/* What the set has, as the call may change it */
+/* What this process has, and the quota of the file that is called */
+static void get_counts(const struct call *call, struct ioasid_info *info)
+{
+	__u32 active, parked;
+
+	*info = (struct ioasid_info){};
+	if (is_file(call) && ioasid_get_info(object_fd(call->target), info))
+		fail("GET_INFO: %s", strerror(errno));
+	if (ioasid_set_counts(env.watch, &active, &parked))
+		fail("fdinfo: %s", strerror(errno));
+	info->active = active;
+	info->parked = parked;
+}
+
+/* As the call may change it */
 static void check_counts(const struct call *call, int error, const char *arg,
 			 const struct ioasid_info *before)
 {
 	struct ioasid_info after;
 	__u32 count, active = before->active, quota = before->quota;
 
-	if (ioasid_get_info(env.watch, &after)) {
-		fail("GET_INFO: %s", strerror(errno));
-		return;
-	}
+	get_counts(call, &after);
 	memcpy(&count, arg + (call->cmd == CMD_ALLOC ? 16 : 8), sizeof(count));
 	if (!error && is_file(call)) {
 		switch (call->cmd) {
@@ -629,8 +641,7 @@ static void run_ioctl(const struct call *call)
 	if (place.kind == KIND_PAYLOAD || place.kind == KIND_READ_ONLY)
 		memcpy(before, arg, env.page_size);
 	expected = expect(call, nr, arg);
-	if (ioasid_get_info(env.watch, &info))
-		fail("GET_INFO: %s", strerror(errno));
+	get_counts(call, &info);
 
 	error = ioasid_ioctl(object_fd(call->target), nr, arg);
 
@@ -741,7 +752,8 @@ static unsigned int count_ioasids(void)
 }
 
 struct state {
-	struct ioasid_info info;
+	__u32 active;
+	__u32 parked;
 	unsigned int ioasids;
 	long long charged;
 	long taint;		/* a complaint of the kernel sets a bit */
@@ -754,8 +766,8 @@ static void get_state(struct state *state)
 		.taint = number_in("/proc/sys/kernel/tainted"),
 		.charged = env.cgroup ? current_of(env.group) : 0,
 	};
-	if (ioasid_get_info(env.watch, &state->info))
-		fail("GET_INFO: %s", strerror(errno));
+	if (ioasid_set_counts(env.watch, &state->active, &state->parked))
+		fail("fdinfo: %s", strerror(errno));
 }
 
 static void check_free(void)
@@ -779,15 +791,15 @@ static void check_left(const struct state *before)
 
 	same = wait_until_ms(({
 		get_state(&after);
-		after.info.active == before->info.active &&
-		after.info.parked == before->info.parked &&
+		after.active == before->active &&
+		after.parked == before->parked &&
 		after.ioasids == before->ioasids &&
 		after.charged == before->charged;
 	}), 5000);
 	if (!same)
 		fail("left: %d active, %d parked, %d in debugfs, %lld in the cgroup",
-		     after.info.active - before->info.active,
-		     after.info.parked - before->info.parked,
+		     after.active - before->active,
+		     after.parked - before->parked,
 		     after.ioasids - before->ioasids,
 		     after.charged - before->charged);
 	else
@@ -821,7 +833,6 @@ static bool input_run(const struct input *input, unsigned int *new)
 			pdma_drop_ioasid(&env.dev[i]);
 	syscall(SYS_close_range, env.base_fd, ~0U, 0);
 	*new += cover_end();
-	ioasid_set_quota(env.watch, DEFAULT_QUOTA);
 	check_left(&before);
 	return !env.why[0];
 }
@@ -906,6 +917,15 @@ static void make_free(struct call *call)
 			    (struct word){ KIND_ID, i + below(3) });
 }
 
+static void make_list(struct call *call)
+{
+	add_word(call, V(24));
+	add_word(call, V(0));
+	add_word(call, one_in(2) ? ID() : V(below(3)));
+	add_word(call, V(one_in(8) ? any_value() : below(20)));
+	add_word(call, PTR());
+}
+
 static void make_feature(struct call *call)
 {
 	static const __u32 ops[] = {
@@ -980,6 +1000,9 @@ static void make_call(struct call *call, enum command cmd)
 		add_word(call, V(16));
 		add_word(call, V(0));
 		add_word(call, V(any_value()));
+		break;
+	case CMD_LIST:
+		make_list(call);
 		break;
 	case CMD_UNKNOWN:
 		/* With a size and a direction, or a number that is not used */

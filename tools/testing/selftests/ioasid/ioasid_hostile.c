@@ -239,7 +239,7 @@ TEST_F(hostile, endless_calls_hang_nobody_and_can_be_killed)
 	expect_service_in_flood(_metadata, self, -1);
 }
 
-/* It cannot starve other sets */
+/* It cannot starve others */
 
 /* More than the quota allows: not even for a moment does it count elsewhere */
 TEST_F(hostile, refused_requests_take_nothing_from_others)
@@ -1109,41 +1109,6 @@ TEST_F(hostile, traced_process_is_killed_with_its_number)
 	ASSERT_EQ(0, kill(pid, SIGKILL));
 	expect_gone(shared->id);
 	expect_reaped(pid);
-}
-
-/* The child of vfork() has the memory of its parent, hence its set */
-TEST_F(hostile, vfork_is_no_way_to_another_quota)
-{
-	struct shared *shared = self->shared;
-	pid_t pid, child;
-	int status;
-
-	pid = fork();
-	ASSERT_LE(0, pid);
-	if (!pid) {
-		__u32 ids[2];
-		int fd = ioasid_open(), other;
-
-		if (ioasid_set_quota(fd, 1) || ioasid_alloc(fd, 0, 0, 1, ids))
-			_exit(1);
-		child = vfork();
-		if (!child) {
-			other = ioasid_open();
-			shared->error = ioasid_alloc(other, 0, 0, 1, ids + 1);
-			ioasid_free(fd, 1, ids);
-			if (!ioasid_alloc(other, 0, 0, 1, ids + 1))
-				shared->id = ids[1];
-			_exit(0);
-		}
-		waitpid(child, NULL, 0);
-		/* Its own file is closed: with its number */
-		_exit(ioasid_alloc(fd, 0, 0, 1, ids) ? 7 : 0);
-	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_EQ(0, status);
-	EXPECT_EQ(-EDQUOT, shared->error);
-	ASSERT_NE(0, shared->id);
-	expect_gone(shared->id);
 }
 
 #define ROUNDS 20

@@ -929,7 +929,7 @@ static bool check_num(int n, int state, unsigned int users,
 static bool check_set(int p)
 {
 	unsigned int active = 0, parked = 0, slack = 0, users, attachments;
-	struct ioasid_info info;
+	__u32 set_active = 0, set_parked = 0;
 	int n, f, count, state;
 
 	count = shared->next_num < NR_NUMS ? shared->next_num : NR_NUMS;
@@ -951,12 +951,13 @@ static bool check_set(int p)
 	/* What it was given in its last moment, and what it had of the window */
 	if (shared->killed != NONE)
 		slack = NR_THREADS * (MAX_BATCH + 1);
-	wait_until(!ioasid_get_info(this_round.file[2 * p], &info) &&
-		   info.parked <= parked + slack);
-	if (info.active + slack < active || info.active > active + slack ||
-	    info.parked + slack < parked || info.parked > parked + slack)
+	wait_until(!ioasid_set_counts(this_round.file[2 * p], &set_active,
+				      &set_parked) &&
+		   set_parked <= parked + slack);
+	if (set_active + slack < active || set_active > active + slack ||
+	    set_parked + slack < parked || set_parked > parked + slack)
 		return fail("set %d: active, parked %u %u; %u %u were counted (%u more or less)",
-			    p, info.active, info.parked, active, parked, slack);
+			    p, set_active, set_parked, active, parked, slack);
 	return true;
 }
 

@@ -39,7 +39,8 @@
 #define NR_NUMS		24
 #define NR_VMS		2
 #define NR_GUEST	3
-#define NR_SETS		(NR_PROCS + NR_FILES + NR_NUMS + 1)
+/* Of files that are open, and of those that have left numbers behind */
+#define NR_ACCOUNTS	(NR_FILES + NR_NUMS + 1)
 
 #define SEQ_LEN		400
 #define CHECK_EVERY	50
@@ -132,7 +133,6 @@ static char *mem;
 
 static struct {
 	unsigned int nr;
-	int anchor;	/* keeps the set of this process */
 	int file[NR_FILES];
 	struct pdma_dev dev[NR_CHANS];
 	int vm[NR_VMS];
@@ -172,13 +172,6 @@ static void actor_init(unsigned int nr)
 		_exit(1);
 }
 
-/* A process that has just begun has a set of its own */
-static int actor_begin(void)
-{
-	self.anchor = ioasid_open();
-	return self.anchor < 0 ? self.anchor : 0;
-}
-
 static void actor_loop(void);
 
 /* Siblings, not children: so that one process can wait for all of them */
@@ -195,8 +188,6 @@ static int actor_fork(__u32 nr, __u32 *pid)
 	}
 	self.nr = nr;
 	actor_close_users();
-	close(self.anchor);
-	reply.ret = actor_begin();
 	if (write(FD_SOCK + nr, &reply, sizeof(reply)) != sizeof(reply))
 		_exit(1);
 	actor_loop();
@@ -380,7 +371,6 @@ static int actor_main(const char *nr, char *files)
 	actor_init(atoi(nr));
 	for (i = 0; i < NR_FILES; i++)
 		self.file[i] = strtol(files, &files, 10), files++;
-	reply.ret = actor_begin();
 	if (write(FD_SOCK + self.nr, &reply, sizeof(reply)) != sizeof(reply))
 		return 1;
 	actor_loop();
@@ -393,19 +383,18 @@ struct num {
 	int state;	/* 0: nobody holds it, else enum ioasid_state */
 	__u32 id;	/* stays when it is recycled */
 	int file;	/* -1: closed */
-	int set;
+	int account;
 	int group;
 };
 
 static struct {
 	struct {
 		pid_t pid;	/* 0: there is none */
-		int set;
 		int group;
 	} proc[NR_PROCS];
 	struct {
 		unsigned int procs;	/* who has a descriptor, a bit for each */
-		int set;
+		int account;
 	} file[NR_FILES];
 	struct num num[NR_NUMS];
 	struct {
@@ -418,7 +407,7 @@ static struct {
 		int proc;
 		int num[NR_GUEST];
 	} vm[NR_VMS];
-	__u32 quota[NR_SETS];
+	__u32 quota[NR_ACCOUNTS];
 	__u32 limit[NR_GROUPS];
 } model;
 
@@ -466,20 +455,17 @@ static bool has_file(int p, int f)
 	return model.file[f].procs & (1 << p);
 }
 
-static int new_set(void)
+static int new_account(void)
 {
-	bool used[NR_SETS] = {};
+	bool used[NR_ACCOUNTS] = {};
 	int i;
 
-	for (i = 0; i < NR_PROCS; i++)
-		if (model.proc[i].pid)
-			used[model.proc[i].set] = true;
 	for (i = 0; i < NR_FILES; i++)
 		if (model.file[i].procs)
-			used[model.file[i].set] = true;
+			used[model.file[i].account] = true;
 	for (i = 0; i < NR_NUMS; i++)
 		if (model.num[i].state)
-			used[model.num[i].set] = true;
+			used[model.num[i].account] = true;
 	for (i = 0; used[i]; i++)
 		;
 	model.quota[i] = DEFAULT_QUOTA;
@@ -505,12 +491,12 @@ static unsigned int num_users(int n)
 	return count;
 }
 
-static unsigned int count_set(int set, int state)
+static unsigned int count_account(int account, int state)
 {
 	unsigned int i, count = 0;
 
 	for (i = 0; i < NR_NUMS; i++)
-		count += model.num[i].state && model.num[i].set == set &&
+		count += model.num[i].state && model.num[i].account == account &&
 			 (!state || model.num[i].state == state);
 	return count;
 }
@@ -709,12 +695,11 @@ static bool do_start(int p)
 		return fail("no process");
 	if (!pid) {
 		actor_init(p);
-		reply = (struct reply){ .ret = actor_begin() };
+		reply = (struct reply){};
 		if (write(FD_SOCK + p, &reply, sizeof(reply)) == sizeof(reply))
 			actor_loop();
 		_exit(1);
 	}
-	model.proc[p].set = new_set();
 	model.proc[p].pid = pid;
 	model.proc[p].group = p % NR_GROUPS;
 	return receive(p, &reply) && expect(0, &reply) &&
@@ -728,7 +713,6 @@ static bool do_fork(int p, int q)
 
 	if (!ask(p, &reply, OP_FORK, q, 0, 0, 0) || !expect(0, &reply))
 		return false;
-	model.proc[q].set = new_set();
 	model.proc[q].pid = reply.val[0];
 	model.proc[q].group = model.proc[p].group;
 	for (i = 0; i < NR_FILES; i++)
@@ -757,7 +741,6 @@ static bool do_exec(int p)
 	if (!do_simple(p, 0, OP_EXEC, 0, 0, 0, 0))
 		return false;
 	drop_users(p);
-	model.proc[p].set = new_set();
 	return true;
 }
 
@@ -792,8 +775,8 @@ static int alloc_errno(int p, int f, __u32 min, __u32 max, __u32 count)
 	if (min > max || max > 0xfffff || !count ||
 	    (max && count > max - min + 1))
 		return -EINVAL;
-	if (count_set(model.file[f].set, 0) + count >
-	    model.quota[model.file[f].set])
+	if (count_account(model.file[f].account, 0) + count >
+	    model.quota[model.file[f].account])
 		return -EDQUOT;
 	if (env.cgroup && count_group(group) + count > model.limit[group])
 		return -EDQUOT;
@@ -816,7 +799,7 @@ static bool take_num(int p, int f, __u32 id, __u32 min, __u32 max)
 	}
 	model.num[n] = (struct num){
 		.state = IOASID_STATE_ACTIVE, .id = id, .file = f,
-		.set = model.file[f].set, .group = model.proc[p].group,
+		.account = model.file[f].account, .group = model.proc[p].group,
 	};
 	return true;
 }
@@ -897,23 +880,23 @@ static bool do_query(int p, int f, int n)
 
 static bool do_info(int p, int f)
 {
-	int set = model.file[f].set;
+	int account = model.file[f].account;
 	struct reply reply;
 	__u32 active, parked;
 
 	if (!has_file(p, f))
 		return do_simple(p, -EBADF, OP_INFO, f, 0, 0, 0);
-	active = count_set(set, IOASID_STATE_ACTIVE);
-	parked = count_set(set, IOASID_STATE_PARKED);
+	active = count_account(account, IOASID_STATE_ACTIVE);
+	parked = count_account(account, IOASID_STATE_PARKED);
 	wait_until(!ask(p, &reply, OP_INFO, f, 0, 0, 0) || reply.ret ||
 		   reply.val[2] == parked);
 	if (why[0] || !expect(0, &reply))
 		return false;
-	if (reply.val[0] != model.quota[set] || reply.val[1] != active ||
+	if (reply.val[0] != model.quota[account] || reply.val[1] != active ||
 	    reply.val[2] != parked)
-		return fail("set: quota, active, parked %u %u %u, the model says %u %u %u",
+		return fail("file: quota, active, parked %u %u %u, the model says %u %u %u",
 			    reply.val[0], reply.val[1], reply.val[2],
-			    model.quota[set], active, parked);
+			    model.quota[account], active, parked);
 	return true;
 }
 
@@ -1162,8 +1145,8 @@ static bool do_op(const struct op *drawn)
 	case OP_OPEN:
 		if (model.file[f].procs)
 			return true;
+		model.file[f].account = new_account();
 		model.file[f].procs = 1 << p;
-		model.file[f].set = model.proc[p].set;
 		return do_simple(p, 0, OP_OPEN, f, 0, 0, 0);
 	case OP_CLOSE:
 		if (!has_file(p, f))
@@ -1195,7 +1178,7 @@ static bool do_op(const struct op *drawn)
 			       op->arg[1], 0, 0))
 			return false;
 		if (has_file(p, f))
-			model.quota[model.file[f].set] = op->arg[1];
+			model.quota[model.file[f].account] = op->arg[1];
 		return true;
 	case OP_DEV_OPEN ... OP_STOP:
 		f = op->arg[0] % NR_CHANS;

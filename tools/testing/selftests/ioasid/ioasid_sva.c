@@ -617,6 +617,60 @@ TEST_F(sva, parked_number_is_silent_beside_a_process)
 	expect_plain(_metadata, rig, id);
 }
 
+/* Invariant 11: a file that a process opened keeps nothing else of it */
+TEST_F(sva, number_of_a_dead_process_is_free_though_its_file_lives_on)
+{
+	struct rig *rig = &self->rig;
+	struct pdma_dev dev;
+	int sock[2], fd, pasid, round;
+	__u32 id = 0;
+	pid_t pid;
+
+	for (round = 0; round < 4; round++) {
+		ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
+		pid = fork();
+		ASSERT_LE(0, pid);
+		if (!pid) {
+			fd = ioasid_open();
+			ASSERT_LE(0, fd);
+			test_cmd_alloc(fd, 0, 0, 1, &id);
+			ASSERT_EQ(0, send_fd(sock[1], fd));
+			ASSERT_EQ(0, sva_open(&dev, rig->engine));
+			pasid = sva_bind(&dev);
+			ASSERT_LT(0, pasid);
+			ASSERT_EQ(sizeof(id), write(sock[1], &id, sizeof(id)));
+			ASSERT_EQ(sizeof(pasid),
+				  write(sock[1], &pasid, sizeof(pasid)));
+			ASSERT_EQ(0, sva_unbind(&dev));
+			_exit(0);
+		}
+		fd = receive_fd(sock[0]);
+		ASSERT_LE(0, fd);
+		ASSERT_EQ(sizeof(id), read(sock[0], &id, sizeof(id)));
+		ASSERT_EQ(sizeof(pasid), read(sock[0], &pasid, sizeof(pasid)));
+
+		/* What it allocated is ACTIVE, or PARKED, or gone */
+		if (round)
+			ASSERT_EQ(0, sva_attach(&rig->dev, fd, id));
+		if (round > 1)
+			test_cmd_free(fd, 1, &id);
+		if (round > 2)
+			close(fd);
+		ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+		EXPECT_TRUE(wait_free(rig->fd, pasid));
+		if (round)
+			expect_taken(rig->fd, id);
+		if (round)
+			EXPECT_EQ(0, sva_unbind(&rig->dev));
+		if (round < 3)
+			close(fd);
+		close(sock[0]);
+		close(sock[1]);
+		EXPECT_TRUE(wait_free(rig->fd, id));
+	}
+	expect_silence();
+}
+
 /* The driver loses the engine, the file is still there */
 TEST_F(sva, engine_can_be_taken_away_while_bound)
 {

@@ -1008,11 +1008,8 @@ TEST_F(death, users_outlive_the_opener_and_the_file)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/*
- * The quota that was set is the mark of the set: it would be the default in a
- * new one, and a set that is freed would be found by KASAN.
- */
-TEST_F(death, set_lives_as_long_as_its_file)
+/* What counts the numbers of a file, and of a process, would be found by KASAN */
+TEST_F(death, counters_live_as_long_as_their_file)
 {
 	struct ioasid_info info;
 	__u32 ids[8];

@@ -99,6 +99,64 @@ static inline int ioasid_set_quota(int fd, __u32 quota)
 	return ioasid_ioctl(fd, IOASID_SET_QUOTA, &cmd);
 }
 
+/* @count: in: how many @entries there are; out: how many were filled */
+static inline int ioasid_list(int fd, __u32 start, __u32 *count,
+			      struct ioasid_list_entry *entries)
+{
+	struct ioasid_list cmd = {
+		.size = sizeof(cmd),
+		.start = start,
+		.count = *count,
+		.entries = (uintptr_t)entries,
+	};
+	int ret = ioasid_ioctl(fd, IOASID_LIST, &cmd);
+
+	*count = cmd.count;
+	return ret;
+}
+
+/* The value of a line of fdinfo, without its newline */
+static inline int ioasid_fdinfo(int fd, const char *key, char *value,
+				size_t len)
+{
+	char path[64], line[4096];
+	int ret = -ENOENT;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	f = fopen(path, "r");
+	if (!f)
+		return -errno;
+	while (fgets(line, sizeof(line), f)) {
+		size_t n = strlen(key);
+
+		if (strncmp(line, key, n) || strncmp(line + n, ":\t", 2))
+			continue;
+		line[strcspn(line, "\n")] = 0;
+		ret = ret ? 0 : -EEXIST;
+		snprintf(value, len, "%s", line + n + 2);
+	}
+	fclose(f);
+	return ret;
+}
+
+/* How many the files of the process hold that opened @fd */
+static inline int ioasid_set_counts(int fd, __u32 *active, __u32 *parked)
+{
+	char value[16];
+	int ret;
+
+	ret = ioasid_fdinfo(fd, "ioasid-set-active", value, sizeof(value));
+	if (ret)
+		return ret;
+	*active = strtoul(value, NULL, 10);
+	ret = ioasid_fdinfo(fd, "ioasid-set-parked", value, sizeof(value));
+	if (ret)
+		return ret;
+	*parked = strtoul(value, NULL, 10);
+	return 0;
+}
+
 /* One of enum ioasid_state, or -errno */
 static inline int ioasid_state(int fd, __u32 id)
 {
@@ -145,7 +203,7 @@ static inline bool ioasid_wait_recycled(int fd, __u32 id)
 	return wait_until(ioasid_state(fd, id) == -ENOENT);
 }
 
-/* The same for all that the set of @fd has parked */
+/* The same for all that @fd has parked */
 static inline bool ioasid_wait_none_parked(int fd)
 {
 	struct ioasid_info info;
@@ -296,12 +354,28 @@ static inline bool fail_nth_end(int fd)
 #define test_err_set_quota(_errno, fd, quota) \
 	EXPECT_EQ(-(_errno), ioasid_set_quota(fd, quota))
 
-/* What the set of @fd holds */
+#define test_cmd_list(fd, start, count, entries) \
+	ASSERT_EQ(0, ioasid_list(fd, start, count, entries))
+#define test_err_list(_errno, fd, start, _count, entries) ({ \
+	__u32 __count = _count; \
+	EXPECT_EQ(-(_errno), ioasid_list(fd, start, &__count, entries)); \
+	EXPECT_EQ(_count, __count); \
+})
+
+/* What @fd holds */
 #define test_in_use(fd, _active, _parked) ({ \
 	struct ioasid_info __info; \
 	test_cmd_get_info(fd, &__info); \
 	EXPECT_EQ(_active, __info.active); \
 	EXPECT_EQ(_parked, __info.parked); \
+})
+
+/* What all files hold that were opened by the process that opened @fd */
+#define test_set_in_use(fd, _active, _parked) ({ \
+	__u32 __active = ~0U, __parked = ~0U; \
+	EXPECT_EQ(0, ioasid_set_counts(fd, &__active, &__parked)); \
+	EXPECT_EQ(_active, __active); \
+	EXPECT_EQ(_parked, __parked); \
 })
 
 /* Somebody has the number */
