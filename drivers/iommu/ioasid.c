@@ -65,7 +65,6 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
-#include <kunit/static_stub.h>
 
 #include "ioasid.h"
 #include "iommu-priv.h"
@@ -1460,10 +1459,16 @@ bool ioasid_group_is_parked(struct iommu_group *group, u32 id)
 
 /* Recycle */
 
-void ioasid_warn_attached(struct ioasid *ioasid)
+/* A bug of a driver. Where that is, the stack of the worker does not tell. */
+static void ioasid_complain(struct ioasid *ioasid)
 {
-	KUNIT_STATIC_STUB_REDIRECT(ioasid_warn_attached, ioasid);
-	WARN(true, "PASID %u put while attached\n", ioasid->id);
+	struct ioasid_attachment *att;
+
+	list_for_each_entry(att, &ioasid->attachments, node) {
+		if (att->domain)
+			pr_err("PASID %u put while attached to IOMMU group %d\n",
+			       ioasid->id, iommu_group_id(att->group));
+	}
 }
 
 /* The next IOASID from @id on that is stray, whose reference is that of the caller */
@@ -1495,7 +1500,7 @@ static void ioasid_end_strays(void)
 		mutex_lock(&ioasid->lock);
 		if (ioasid_is_active(ioasid) && ioasid->nr_attached &&
 		    ioasid_users(ioasid) == 1) {
-			ioasid_warn_attached(ioasid);
+			ioasid_complain(ioasid);
 			ioasid_block_groups(ioasid);
 			ioasid->lost = true;
 			mutex_unlock(&ioasid->lock);
@@ -1522,7 +1527,7 @@ static bool ioasid_unpark(struct ioasid *ioasid,
 	 * entry must stay blocked. The number is lost, memory is safe.
 	 */
 	if (ioasid->nr_attached) {
-		ioasid_warn_attached(ioasid);
+		ioasid_complain(ioasid);
 		return false;
 	}
 

@@ -255,7 +255,6 @@ u32 ioasid_users(const struct ioasid *ioasid);
 void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid);
 struct ioasid *ioasid_next(u32 *id);
 
-void ioasid_warn_attached(struct ioasid *ioasid);
 void ioasid_free_chain(struct ioasid_chain *chain);
 void ioasid_recycle_flush(void);
 void ioasid_bench_kvfree_barrier(void);
