@@ -599,6 +599,19 @@ static void set_guest(int v, int g, int n)
 	put_num(old);
 }
 
+/* KVM releases the reference of slot @n to @id a grace period later */
+static bool wait_put(int n, __u32 id)
+{
+	struct ioasid_row row;
+	int ret;
+
+	if (!wait_until((ret = debugfs_ioasid(id, &row),
+			 model.num[n].state ? !ret && row.users == num_users(n)
+					    : ret == -ENOENT)))
+		return fail("number %u: a deleted mapping holds it", id);
+	return true;
+}
+
 static void close_vm(int v)
 {
 	int g;
@@ -1029,7 +1042,7 @@ static bool do_dev(const struct op *op, int p, int c)
 
 static bool do_vm(const struct op *op, int p, int v)
 {
-	int g = op->arg[1] % NR_GUEST, wanted = 0;
+	int g = op->arg[1] % NR_GUEST, wanted = 0, n;
 
 	if (op->code == OP_VM_OPEN ? model.vm[v].proc >= 0 :
 				     model.vm[v].proc != p)
@@ -1045,8 +1058,11 @@ static bool do_vm(const struct op *op, int p, int v)
 		model.vm[v].proc = p;
 	else if (op->code == OP_VM_CLOSE)
 		close_vm(v);
-	else if (!wanted)
+	else if (!wanted) {
+		n = model.vm[v].num[g];
 		set_guest(v, g, -1);
+		return wait_put(n, model.num[n].id);
+	}
 	return true;
 }
 
