@@ -126,10 +126,10 @@ static bool kvm_ioasid_test_wait_recycled(struct kunit *test, u32 id)
 	int tries;
 
 	rcu_barrier();
-	for (tries = 0; tries < 1000; tries++) {
+	for (tries = 0; tries < 500; tries++) {
 		if (kvm_ioasid_test_is_recycled(test, id))
 			return true;
-		msleep(10);
+		msleep(20);
 	}
 	return false;
 }
@@ -463,6 +463,7 @@ static void replace_is_atomic_for_lookups(struct kunit *test)
 		.ids = { ioasid_id(fix->ioasid), ioasid_id(fix->other) },
 	};
 	struct task_struct *task;
+	struct ioasid *ioasid;
 	int round;
 
 	kvm_ioasid_test_create(test);
@@ -471,9 +472,9 @@ static void replace_is_atomic_for_lookups(struct kunit *test)
 	KUNIT_ASSERT_FALSE(test, IS_ERR(task));
 
 	for (round = 0; round < 20000; round++) {
-		KUNIT_EXPECT_EQ(test, kvm_ioasid_test_insert(fix->dev,
-					round % 2 ? fix->ioasid : fix->other, 5,
-					true), 0);
+		ioasid = round % 2 ? fix->ioasid : fix->other;
+		KUNIT_EXPECT_EQ(test, kvm_ioasid_test_insert(fix->dev, ioasid,
+							     5, true), 0);
 		if (round > 2000 && READ_ONCE(reader.found[0]) > 100 &&
 		    READ_ONCE(reader.found[1]) > 100)
 			break;
@@ -511,6 +512,7 @@ static int kvm_ioasid_holder_fn(void *arg)
 	scoped_guard(rcu) {
 		ioasid = kvm_ioasid_lookup(holder->kvm, 5);
 		complete(&holder->found);
+		/* Pairs with the release after the removal */
 		while (!smp_load_acquire(&holder->removed)) {
 			if (time_after(jiffies, end)) {
 				WRITE_ONCE(holder->gave_up, true);
@@ -555,6 +557,7 @@ static void kvm_ioasid_test_remove(struct kunit *test,
 	KUNIT_EXPECT_EQ(test, remove(test), 0);
 	KUNIT_EXPECT_NE(test, kvm_ioasid_test_id(fix->kvm, 5), id);
 	KUNIT_EXPECT_FALSE(test, READ_ONCE(holder.gave_up));
+	/* What the removal released is visible to the holder */
 	smp_store_release(&holder.removed, true);
 
 	wait_for_completion(&holder.left);

@@ -625,15 +625,21 @@ static void set_guest(int v, int g, int n)
 	put_num(old);
 }
 
-/* KVM releases the reference of slot @n to @id a grace period later */
-static bool wait_put(int n, __u32 id)
+/* Whether the kernel has as many users of slot @n, with number @id */
+static bool users_agree(int n, __u32 id)
 {
 	struct ioasid_row row;
-	int ret;
+	int ret = debugfs_ioasid(id, &row);
 
-	if (!wait_until((ret = debugfs_ioasid(id, &row),
-			 model.num[n].state ? !ret && row.users == num_users(n)
-					    : ret == -ENOENT)))
+	if (!model.num[n].state)
+		return ret == -ENOENT;
+	return !ret && row.users == num_users(n);
+}
+
+/* KVM releases the reference of a mapping a grace period later */
+static bool wait_put(int n, __u32 id)
+{
+	if (!wait_until(users_agree(n, id)))
 		return fail("number %u: a deleted mapping holds it", id);
 	return true;
 }
