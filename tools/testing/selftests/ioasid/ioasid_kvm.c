@@ -590,7 +590,7 @@ TEST_F(kvm, another_process_cannot_use_the_device)
 		test_err_map_del(EIO, self->dev, 1);
 		test_err_map_clear(EIO, self->dev, NULL);
 		EXPECT_EQ(-EIO, kvm_ioasid_get(self->dev, 0, &count, &entry));
-		_exit(0);
+		_exit(_metadata->exit_code);
 	}
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	ASSERT_EQ(0, status);
