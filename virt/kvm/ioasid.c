@@ -1,32 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KVM-IOASID device: what the PASIDs of a guest stand for on the host
+ * KVM-IOASID device: maps the PASIDs of a guest to IOASIDs of the host
  *
- * A mapping holds a reference to an IOASID, see <linux/ioasid.h>: as long as a
- * vCPU can come upon its number, that belongs to nobody else. When its owner
- * frees it, DMA is blocked and KVM is not told; the mapping stays until user
- * space deletes it, or the VM is destroyed.
+ * A mapping holds a reference to an IOASID, see <linux/ioasid.h>: the PASID is
+ * not reused while a vCPU can still look it up. When the owner frees the IOASID,
+ * its DMA is blocked and KVM is not notified; the mapping stays until user space
+ * deletes it, or until the VM is destroyed.
  *
- * There is no lock but that of the xarray, which adding and deleting takes.
- * Lookups run under RCU, and deleting waits for them.
+ * Updates are serialized by the xarray lock only. Lookups run under RCU, so a
+ * mapping and its reference are released a grace period after it was removed.
  */
-#include <linux/errno.h>
+#include <linux/cleanup.h>
+#include <linux/err.h>
 #include <linux/ioasid.h>
 #include <linux/kvm_host.h>
+#include <linux/minmax.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/xarray.h>
+#include <uapi/linux/ioasid.h>
 
 #include "ioasid.h"
 
-/* A guest may use all of the 20 bits, and numbers its own PASIDs from 0 */
+/* A guest may use all 20 bits, including PASID 0 */
 #define KVM_IOASID_GUEST_MAX	0xfffffU
+
+/* Entries that are copied to user space at a time, from the stack */
+#define KVM_IOASID_BATCH	16
 
 /**
  * struct kvm_ioasid - the KVM-IOASID device of a VM
  * @mappings: struct kvm_ioasid_mapping by guest PASID
- * @rcu: a vCPU may look at it when its creation fails
+ * @rcu: defers freeing: vCPUs can find the device before its creation fails
  */
 struct kvm_ioasid {
 	struct xarray mappings;
@@ -34,27 +40,28 @@ struct kvm_ioasid {
 };
 
 /**
- * struct kvm_ioasid_mapping - what one guest PASID stands for
- * @ioasid: the reference
- * @tracker: of the reference
+ * struct kvm_ioasid_mapping - the IOASID of one guest PASID
+ * @ioasid: the IOASID, the mapping holds a reference
+ * @tracker: tracks this reference
+ * @rcu: defers the release until no lookup can use the mapping
  */
 struct kvm_ioasid_mapping {
 	struct ioasid *ioasid;
 	struct ioasid_tracker tracker;
+	struct rcu_head rcu;
 };
 
 /**
- * kvm_ioasid_lookup() - find what a PASID of the guest stands for
+ * kvm_ioasid_lookup() - find the IOASID of a guest PASID
  * @kvm: the VM
- * @guest_pasid: any number, as the guest gave it
+ * @guest_pasid: the number that the guest used, not necessarily valid
  *
- * The VM holds a reference to what this returns until rcu_read_unlock(), also
- * when user space deletes the mapping meanwhile. Architecture code that uses the
- * number for longer takes a reference of its own. It may be PARKED: then its DMA
- * is blocked, and its number still is nobody else's.
+ * For KVM itself: takes no reference. The VM holds one at least until
+ * rcu_read_unlock(), even if user space deletes the mapping in the meantime. The
+ * IOASID may be PARKED: its DMA is blocked then, but its number is not reused.
  *
  * Context: Any, under rcu_read_lock().
- * Return: the IOASID, or NULL if the VM has none for that number.
+ * Return: the IOASID, or NULL if @guest_pasid is not mapped.
  */
 struct ioasid *kvm_ioasid_lookup(struct kvm *kvm, u32 guest_pasid)
 {
@@ -68,24 +75,90 @@ struct ioasid *kvm_ioasid_lookup(struct kvm *kvm, u32 guest_pasid)
 	return mapping ? mapping->ioasid : NULL;
 }
 
-/* No lookup can find it any more, or could ever do so. */
+/**
+ * kvm_ioasid_get() - take a reference to the IOASID of a guest PASID
+ * @kvm: the VM, to which the caller holds a reference
+ * @guest_pasid: the number that the guest used, not necessarily valid
+ * @user: what kind of user the caller is
+ * @tracker: tracks the new reference
+ *
+ * For drivers that a guest gives its PASIDs to. The reference is independent of
+ * the mapping: user space may delete or replace the mapping, or destroy the VM.
+ *
+ * Modules that must also load without KVM call this through symbol_get().
+ *
+ * Context: Process context, may sleep.
+ * Return: the IOASID, to be released by ioasid_user_put(), or ERR_PTR: -ENOENT
+ * @guest_pasid is not mapped, -ESHUTDOWN the IOASID is PARKED.
+ */
+struct ioasid *kvm_ioasid_get(struct kvm *kvm, u32 guest_pasid,
+			      enum ioasid_user user,
+			      struct ioasid_tracker *tracker)
+{
+	struct ioasid *ioasid;
+
+	scoped_guard(rcu) {
+		ioasid = kvm_ioasid_lookup(kvm, guest_pasid);
+		if (!ioasid)
+			return ERR_PTR(-ENOENT);
+		ioasid = ioasid_tryget(ioasid);
+	}
+	if (IS_ERR(ioasid))
+		return ioasid;
+
+	/* May sleep, so it cannot be called under RCU */
+	ioasid_user_get(ioasid, user, tracker);
+	ioasid_put(ioasid);
+	return ioasid;
+}
+EXPORT_SYMBOL_GPL(kvm_ioasid_get);
+
+/* No lookup can use @mapping any more. */
 static void kvm_ioasid_free_mapping(struct kvm_ioasid_mapping *mapping)
 {
 	ioasid_user_put(mapping->ioasid, IOASID_USER_KVM, &mapping->tracker);
 	kfree(mapping);
 }
 
-/* Takes over @mapping and its reference, also when it fails. */
-static int kvm_ioasid_insert(struct kvm_ioasid *ki, u32 guest_pasid,
-			     struct kvm_ioasid_mapping *mapping)
+static void kvm_ioasid_free_mapping_rcu(struct rcu_head *rcu)
 {
+	kvm_ioasid_free_mapping(container_of(rcu, struct kvm_ioasid_mapping,
+					     rcu));
+}
+
+/*
+ * @mapping was removed, but a vCPU may have found it before: keep the reference
+ * for a grace period. Do not make the caller wait: a guest reset removes many.
+ */
+static void kvm_ioasid_retire(struct kvm_ioasid_mapping *mapping)
+{
+	/* Not lazily: the number is charged until the reference is gone */
+	call_rcu_hurry(&mapping->rcu, kvm_ioasid_free_mapping_rcu);
+}
+
+/* Consumes @mapping and its reference, even on failure. */
+static int kvm_ioasid_insert(struct kvm_ioasid *ki, u32 guest_pasid,
+			     struct kvm_ioasid_mapping *mapping, bool replace)
+{
+	struct kvm_ioasid_mapping *old = NULL;
 	int ret;
 
-	ret = xa_insert(&ki->mappings, guest_pasid, mapping,
-			GFP_KERNEL_ACCOUNT);
-	if (ret)
+	if (replace) {
+		old = xa_store(&ki->mappings, guest_pasid, mapping,
+			       GFP_KERNEL_ACCOUNT);
+		ret = xa_err(old);
+	} else {
+		ret = xa_insert(&ki->mappings, guest_pasid, mapping,
+				GFP_KERNEL_ACCOUNT);
+	}
+	if (ret) {
 		kvm_ioasid_free_mapping(mapping);
-	return ret == -EBUSY ? -EEXIST : ret;
+		return ret == -EBUSY ? -EEXIST : ret;
+	}
+
+	if (old)
+		kvm_ioasid_retire(old);
+	return 0;
 }
 
 static int kvm_ioasid_erase(struct kvm_ioasid *ki, u32 guest_pasid)
@@ -96,13 +169,12 @@ static int kvm_ioasid_erase(struct kvm_ioasid *ki, u32 guest_pasid)
 	if (!mapping)
 		return -ENOENT;
 
-	/* A vCPU may have found it: until it is done, the number is taken */
-	synchronize_rcu();
-	kvm_ioasid_free_mapping(mapping);
+	kvm_ioasid_retire(mapping);
 	return 0;
 }
 
-static int kvm_ioasid_add(struct kvm_ioasid *ki, void __user *arg)
+static int kvm_ioasid_add(struct kvm_ioasid *ki,
+			  struct kvm_ioasid_map __user *arg)
 {
 	struct kvm_ioasid_mapping *mapping;
 	struct kvm_ioasid_map map;
@@ -110,7 +182,7 @@ static int kvm_ioasid_add(struct kvm_ioasid *ki, void __user *arg)
 
 	if (copy_from_user(&map, arg, sizeof(map)))
 		return -EFAULT;
-	if (map.__reserved)
+	if (map.flags & ~KVM_IOASID_MAP_REPLACE || map.__reserved)
 		return -EOPNOTSUPP;
 	if (map.guest_pasid > KVM_IOASID_GUEST_MAX)
 		return -EINVAL;
@@ -127,7 +199,8 @@ static int kvm_ioasid_add(struct kvm_ioasid *ki, void __user *arg)
 		return ret;
 	}
 
-	return kvm_ioasid_insert(ki, map.guest_pasid, mapping);
+	return kvm_ioasid_insert(ki, map.guest_pasid, mapping,
+				 map.flags & KVM_IOASID_MAP_REPLACE);
 }
 
 static int kvm_ioasid_del(struct kvm_ioasid *ki, u32 __user *arg)
@@ -139,6 +212,76 @@ static int kvm_ioasid_del(struct kvm_ioasid *ki, u32 __user *arg)
 	return kvm_ioasid_erase(ki, guest_pasid);
 }
 
+/* Mappings that are added in the meantime may remain. */
+static void kvm_ioasid_clear(struct kvm_ioasid *ki)
+{
+	struct kvm_ioasid_mapping *mapping;
+	unsigned long guest_pasid;
+
+	xa_for_each(&ki->mappings, guest_pasid, mapping) {
+		kvm_ioasid_erase(ki, guest_pasid);
+		cond_resched();
+	}
+}
+
+/* Fill up to @max @entries in ascending order, from guest PASID @start on. */
+static u32 kvm_ioasid_fill(struct kvm_ioasid *ki, u32 start,
+			   struct kvm_ioasid_entry *entries, u32 max)
+{
+	struct kvm_ioasid_mapping *mapping;
+	unsigned long guest_pasid;
+	u32 n = 0;
+
+	guard(rcu)();
+	xa_for_each_start(&ki->mappings, guest_pasid, mapping, start) {
+		entries[n++] = (struct kvm_ioasid_entry){
+			.guest_pasid = guest_pasid,
+			.id = ioasid_id(mapping->ioasid),
+			.state = ioasid_is_active(mapping->ioasid) ?
+				 IOASID_STATE_ACTIVE : IOASID_STATE_PARKED,
+		};
+		if (n == max)
+			break;
+	}
+	return n;
+}
+
+/*
+ * In batches from the stack: @arg->count is up to user space, and no lock may be
+ * held across a page fault. Mappings can change between two batches.
+ */
+static int kvm_ioasid_list(struct kvm_ioasid *ki,
+			   struct kvm_ioasid_list __user *arg)
+{
+	struct kvm_ioasid_entry batch[KVM_IOASID_BATCH];
+	struct kvm_ioasid_entry __user *entries;
+	struct kvm_ioasid_list list;
+	u32 n, max, start, done = 0;
+
+	if (copy_from_user(&list, arg, sizeof(list)))
+		return -EFAULT;
+	if (list.flags || list.__reserved)
+		return -EOPNOTSUPP;
+	if (!list.count)
+		return -EINVAL;
+
+	entries = u64_to_user_ptr(list.entries);
+	start = list.start;
+	do {
+		max = min_t(u32, list.count - done, KVM_IOASID_BATCH);
+		n = kvm_ioasid_fill(ki, start, batch, max);
+		if (!n)
+			break;
+		if (copy_to_user(entries + done, batch, n * sizeof(*batch)))
+			return -EFAULT;
+		done += n;
+		start = batch[n - 1].guest_pasid + 1;
+		cond_resched();
+	} while (n == max && done < list.count);
+
+	return put_user(done, &arg->count);
+}
+
 static int kvm_ioasid_has_attr(struct kvm_device *dev,
 			       struct kvm_device_attr *attr)
 {
@@ -148,6 +291,8 @@ static int kvm_ioasid_has_attr(struct kvm_device *dev,
 	switch (attr->attr) {
 	case KVM_DEV_IOASID_MAP_ADD:
 	case KVM_DEV_IOASID_MAP_DEL:
+	case KVM_DEV_IOASID_MAP_CLEAR:
+	case KVM_DEV_IOASID_MAP_GET:
 		return 0;
 	default:
 		return -ENXIO;
@@ -168,14 +313,33 @@ static int kvm_ioasid_set_attr(struct kvm_device *dev,
 		return kvm_ioasid_add(ki, arg);
 	case KVM_DEV_IOASID_MAP_DEL:
 		return kvm_ioasid_del(ki, arg);
+	case KVM_DEV_IOASID_MAP_CLEAR:
+		if (attr->addr)
+			return -EINVAL;
+		kvm_ioasid_clear(ki);
+		return 0;
 	default:
 		return -ENXIO;
 	}
 }
 
+static int kvm_ioasid_get_attr(struct kvm_device *dev,
+			       struct kvm_device_attr *attr)
+{
+	if (attr->group != KVM_DEV_IOASID_MAP ||
+	    attr->attr != KVM_DEV_IOASID_MAP_GET)
+		return -ENXIO;
+
+	return kvm_ioasid_list(dev->private, u64_to_user_ptr(attr->addr));
+}
+
 /*
- * No vCPU is left, or the device could not be given a descriptor. It is not
- * enough that its descriptor is closed: the vCPUs go on.
+ * Called when the last reference to the VM is gone, not when the device file is
+ * closed: the vCPUs can outlive that. Nobody can look up a mapping any more, so
+ * the references are dropped without a grace period.
+ *
+ * Also called when KVM could not install a file descriptor for the device. It
+ * has no mappings then, but vCPUs may have found it through kvm->ioasid.
  */
 static void kvm_ioasid_destroy(struct kvm_device *dev)
 {
@@ -199,7 +363,7 @@ static int kvm_ioasid_create(struct kvm_device *dev, u32 type)
 
 	lockdep_assert_held(&dev->kvm->lock);
 
-	/* One for each VM: it is the VM that has guest PASIDs */
+	/* A VM has one space of guest PASIDs */
 	if (rcu_access_pointer(dev->kvm->ioasid))
 		return -EBUSY;
 
@@ -218,6 +382,7 @@ static const struct kvm_device_ops kvm_ioasid_ops = {
 	.create = kvm_ioasid_create,
 	.destroy = kvm_ioasid_destroy,
 	.set_attr = kvm_ioasid_set_attr,
+	.get_attr = kvm_ioasid_get_attr,
 	.has_attr = kvm_ioasid_has_attr,
 };
 
@@ -229,6 +394,8 @@ int kvm_ioasid_ops_init(void)
 void kvm_ioasid_ops_exit(void)
 {
 	kvm_unregister_device_ops(KVM_DEV_TYPE_IOASID);
+	/* Wait for callbacks of kvm_ioasid_retire(), which are module code */
+	rcu_barrier();
 }
 
 #if IS_ENABLED(CONFIG_KVM_IOASID_KUNIT_TEST)

@@ -625,6 +625,7 @@ static void expect_holders(struct __test_metadata *_metadata, int fd, __u32 id,
 /* What an operator does who wants to know why a number does not come back */
 TEST_F(dma, holders_of_a_parked_number_can_be_found)
 {
+	struct ioasid_query query;
 	char refs[8192];
 	struct kvm_vm vm;
 	int i, ret;
@@ -652,6 +653,8 @@ TEST_F(dma, holders_of_a_parked_number_can_be_found)
 
 	test_cmd_map_del(vm.dev, 1);
 	EXPECT_EQ(0, pdma_drop_ioasid(&self->ch[0].dev));
+	/* KVM releases it a grace period later */
+	wait_until(ioasid_query(self->fd, id, &query) || query.users == 2);
 	expect_holders(_metadata, self->fd, id, "kvm=2");
 	if (!access("/sys/kernel/debug/ioasid/refs", F_OK)) {
 		read_refs(id, refs, sizeof(refs));

@@ -534,6 +534,24 @@ static int call_del(struct world *w)
 	return kvm_ioasid_del(w->vm.dev, guest_pasid(w));
 }
 
+static int call_map_replace(struct world *w)
+{
+	return kvm_ioasid_replace(w->vm.dev, w->fd, w->ids[0], guest_pasid(w));
+}
+
+static int call_map_clear(struct world *w)
+{
+	return kvm_ioasid_clear(w->vm.dev);
+}
+
+static int call_map_list(struct world *w)
+{
+	struct kvm_ioasid_entry entry;
+	__u32 count = 1;
+
+	return kvm_ioasid_get(w->vm.dev, 0, &count, &entry);
+}
+
 static const struct op vm_create = {
 	.missing = "no KVM", .setup = setup_vm, .prepare = prepare_vm,
 	.call = call_create, .undo = undo_vm,
@@ -542,9 +560,21 @@ static const struct op vm_add = {
 	.missing = "no KVM", .setup = setup_map, .call = call_add,
 	.undo = call_del,
 };
+static const struct op vm_replace = {
+	.missing = "no KVM", .setup = setup_map, .prepare = call_add,
+	.call = call_map_replace, .undo = call_del,
+};
 static const struct op vm_del = {
 	.missing = "no KVM", .setup = setup_map, .prepare = call_add,
 	.call = call_del, .cannot_fail = true,
+};
+static const struct op vm_clear = {
+	.missing = "no KVM", .setup = setup_map, .prepare = call_add,
+	.call = call_map_clear, .cannot_fail = true,
+};
+static const struct op vm_list = {
+	.missing = "no KVM", .setup = setup_map, .prepare = call_add,
+	.call = call_map_list, .undo = call_del, .cannot_fail = true,
 };
 
 /* Everything that user space is told */
@@ -618,7 +648,10 @@ OP(last_put);
 OP(recycle);
 OP(vm_create);
 OP(vm_add);
+OP(vm_replace);
 OP(vm_del);
+OP(vm_clear);
+OP(vm_list);
 
 FIXTURE_SETUP(fail_nth)
 {

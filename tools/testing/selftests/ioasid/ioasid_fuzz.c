@@ -81,7 +81,7 @@ static const struct {
 	[CMD_CREATE] = { "create", KVM_CREATE_DEVICE, 5 },
 	[CMD_SET] = { "set", KVM_SET_DEVICE_ATTR, 12 },
 	[CMD_HAS] = { "has", KVM_HAS_DEVICE_ATTR, 1 },
-	[CMD_GET] = { "get", KVM_GET_DEVICE_ATTR, 1 },
+	[CMD_GET] = { "get", KVM_GET_DEVICE_ATTR, 3 },
 };
 
 /*
@@ -486,22 +486,36 @@ static int expect_file(const struct call *call, const char *arg)
 	}
 }
 
-/* The same for adding and deleting a mapping of KVM */
+/* The same for the attributes of the KVM device */
 static int expect_kvm(const struct call *call, const char *arg)
 {
 	struct kvm_device_attr attr;
+	struct kvm_ioasid_list list;
 	struct kvm_ioasid_map map;
+	bool known;
 
 	memcpy(&attr, arg, sizeof(attr));
-	if (attr.group != KVM_DEV_IOASID_MAP ||
-	    (attr.attr != KVM_DEV_IOASID_MAP_ADD &&
-	     attr.attr != KVM_DEV_IOASID_MAP_DEL))
+	known = attr.group == KVM_DEV_IOASID_MAP && attr.attr &&
+		attr.attr <= KVM_DEV_IOASID_MAP_GET;
+	if (!known || (call->cmd == CMD_SET &&
+		       attr.attr == KVM_DEV_IOASID_MAP_GET) ||
+	    (call->cmd == CMD_GET && attr.attr != KVM_DEV_IOASID_MAP_GET))
 		return attr.flags ? 0 : -ENXIO;
-	if (call->cmd != CMD_SET || attr.attr != KVM_DEV_IOASID_MAP_ADD ||
+	if (call->cmd == CMD_HAS)
+		return 0;
+	if (attr.attr == KVM_DEV_IOASID_MAP_CLEAR)
+		return attr.addr ? -EINVAL : 0;
+	if (attr.attr == KVM_DEV_IOASID_MAP_DEL ||
 	    attr.addr != (uintptr_t)env.payload.page)
 		return 0;
+	if (attr.attr == KVM_DEV_IOASID_MAP_GET) {
+		memcpy(&list, env.payload.page, sizeof(list));
+		if (list.flags || list.__reserved)
+			return -EOPNOTSUPP;
+		return list.count ? 0 : -EINVAL;
+	}
 	memcpy(&map, env.payload.page, sizeof(map));
-	if (map.__reserved)
+	if (map.flags & ~KVM_IOASID_MAP_REPLACE || map.__reserved)
 		return -EOPNOTSUPP;
 	return map.guest_pasid > 0xfffff ? -EINVAL : 0;
 }
@@ -525,7 +539,8 @@ static int expect(const struct call *call, unsigned long nr, const char *arg)
 	if (file)
 		return expect_file(call, arg);
 	if (call->target == OBJ_KVM_DEV && env.kvm_ioasid &&
-	    (call->cmd == CMD_SET || call->cmd == CMD_HAS))
+	    (call->cmd == CMD_SET || call->cmd == CMD_HAS ||
+	     call->cmd == CMD_GET))
 		return expect_kvm(call, arg);
 	return 0;
 }
@@ -948,22 +963,42 @@ static void make_feature(struct call *call)
 
 static void make_attr(struct call *call)
 {
-	bool add = !one_in(3);
+	static const __u8 to_set[] = {
+		KVM_DEV_IOASID_MAP_ADD, KVM_DEV_IOASID_MAP_ADD,
+		KVM_DEV_IOASID_MAP_ADD, KVM_DEV_IOASID_MAP_ADD,
+		KVM_DEV_IOASID_MAP_DEL, KVM_DEV_IOASID_MAP_DEL,
+		KVM_DEV_IOASID_MAP_CLEAR,
+	};
+	__u32 nr = call->cmd == CMD_GET ? KVM_DEV_IOASID_MAP_GET :
+					  to_set[below(ARRAY_LEN(to_set))];
 
 	call->target = OBJ_KVM_DEV;
 	add_word(call, V(0));
 	add_word(call, V(KVM_DEV_IOASID_MAP));
-	add_word(call, V(add ? KVM_DEV_IOASID_MAP_ADD :
-			       KVM_DEV_IOASID_MAP_DEL));
+	add_word(call, V(nr));
 	add_word(call, V(0));
-	add_word(call, PTR());
-	if (add) {
+	add_word(call, nr == KVM_DEV_IOASID_MAP_CLEAR && !one_in(8) ? V(0) :
+								      PTR());
+	switch (nr) {
+	case KVM_DEV_IOASID_MAP_ADD:
+		add_payload(call, V(one_in(3) ? KVM_IOASID_MAP_REPLACE : 0));
 		add_payload(call, FD(below(OBJ_FILES)));
 		add_payload(call, ID());
-	}
-	add_payload(call, V(below(4)));
-	if (add)
+		add_payload(call, V(below(4)));
 		add_payload(call, V(0));
+		add_payload(call, V(0));
+		break;
+	case KVM_DEV_IOASID_MAP_DEL:
+		add_payload(call, V(below(4)));
+		break;
+	case KVM_DEV_IOASID_MAP_GET:
+		add_payload(call, V(0));
+		add_payload(call, V(below(4)));
+		add_payload(call, V(one_in(4) ? any_value() : 1 + below(4)));
+		add_payload(call, V(0));
+		add_payload(call, PTR());
+		break;
+	}
 }
 
 /* One that makes sense, mostly */

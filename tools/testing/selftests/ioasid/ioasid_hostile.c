@@ -307,7 +307,7 @@ TEST_F(hostile, many_processes_have_what_their_cgroup_has)
 #define CHARGE_SLACK 0x4000
 
 /* Of a mapping of a VM: no cache has its name */
-#define MAPPING_SIZE 16
+#define MAPPING_SIZE 32
 
 struct taker {
 	int fd;
@@ -350,7 +350,7 @@ static int take_mapping(struct taker *taker, int i)
 			      i * STRIDE);
 }
 
-/* As a whole: a deletion waits for the vCPUs */
+/* Without the VM, which charges more than the mappings */
 static int give_mappings_back(struct taker *taker)
 {
 	vm_close(&taker->vm);

@@ -8,6 +8,7 @@
  */
 #include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "../kselftest_harness.h"
@@ -61,6 +62,21 @@ static int map_users(int fd, __u32 id)
 }
 
 #define expect_users(users, fd, id) EXPECT_EQ(users, map_users(fd, id))
+
+/* A reference is released a grace period after its mapping was removed */
+#define wait_users(_users, _fd, _id) do {				\
+	int __users = _users;						\
+									\
+	wait_until(map_users(_fd, _id) == __users);			\
+	expect_users(__users, _fd, _id);				\
+} while (0)
+
+/* The same for the last reference to an IOASID that was freed */
+#define wait_free(_fd, _id) do {					\
+	EXPECT_TRUE(ioasid_wait_recycled(_fd, _id));			\
+	expect_free(_fd, _id);						\
+} while (0)
+
 #define expect_state(state, fd, id) EXPECT_EQ((int)(state), ioasid_state(fd, id))
 
 /* What debugfs tells about a number that only machines hold */
@@ -76,19 +92,73 @@ static int map_users(int fd, __u32 id)
 	EXPECT_STREQ((_users) ? __holders : "-", __row.holders);	\
 } while (0)
 
+/* A mapping, as GET tells it */
+#define ENTRY(_guest_pasid, _id, _state)				\
+	((struct kvm_ioasid_entry){					\
+		.guest_pasid = _guest_pasid,				\
+		.id = _id,						\
+		.state = IOASID_STATE_##_state,				\
+	})
+
+#define MAX_ENTRIES 256
+
+/* The device has these mappings and no others */
+static void expect_entries(struct __test_metadata *_metadata, int dev,
+			   const struct kvm_ioasid_entry *entries, __u32 wanted)
+{
+	struct kvm_ioasid_entry found[MAX_ENTRIES];
+	__u32 i, count = MAX_ENTRIES;
+
+	memset(found, 0xff, sizeof(found));
+	test_cmd_map_get(dev, 0, &count, found);
+	ASSERT_EQ(wanted, count);
+	for (i = 0; i < count; i++) {
+		EXPECT_EQ(entries[i].guest_pasid, found[i].guest_pasid);
+		EXPECT_EQ(entries[i].id, found[i].id);
+		EXPECT_EQ(entries[i].state, found[i].state);
+		EXPECT_EQ(0, found[i].__reserved);
+	}
+}
+
+#define expect_map(dev, ...) do {					\
+	const struct kvm_ioasid_entry __map[] = { __VA_ARGS__ };	\
+									\
+	expect_entries(_metadata, dev, __map, ARRAY_LEN(__map));	\
+} while (0)
+
+#define expect_empty_map(dev) expect_entries(_metadata, dev, NULL, 0)
+
 /* The device */
 
 TEST_F(kvm, abi_is_as_documented)
 {
-	EXPECT_EQ(32, KVM_DEV_TYPE_IOASID);
+	EXPECT_EQ(17, KVM_DEV_TYPE_IOASID);
 	EXPECT_EQ(1, KVM_DEV_IOASID_MAP);
 	EXPECT_EQ(1, KVM_DEV_IOASID_MAP_ADD);
 	EXPECT_EQ(2, KVM_DEV_IOASID_MAP_DEL);
-	EXPECT_EQ(16, sizeof(struct kvm_ioasid_map));
-	EXPECT_EQ(0, offsetof(struct kvm_ioasid_map, fd));
-	EXPECT_EQ(4, offsetof(struct kvm_ioasid_map, id));
-	EXPECT_EQ(8, offsetof(struct kvm_ioasid_map, guest_pasid));
-	EXPECT_EQ(12, offsetof(struct kvm_ioasid_map, __reserved));
+	EXPECT_EQ(3, KVM_DEV_IOASID_MAP_CLEAR);
+	EXPECT_EQ(4, KVM_DEV_IOASID_MAP_GET);
+	EXPECT_EQ(1, KVM_IOASID_MAP_REPLACE);
+
+	EXPECT_EQ(24, sizeof(struct kvm_ioasid_map));
+	EXPECT_EQ(0, offsetof(struct kvm_ioasid_map, flags));
+	EXPECT_EQ(4, offsetof(struct kvm_ioasid_map, fd));
+	EXPECT_EQ(8, offsetof(struct kvm_ioasid_map, id));
+	EXPECT_EQ(12, offsetof(struct kvm_ioasid_map, guest_pasid));
+	EXPECT_EQ(16, offsetof(struct kvm_ioasid_map, __reserved));
+
+	EXPECT_EQ(24, sizeof(struct kvm_ioasid_list));
+	EXPECT_EQ(0, offsetof(struct kvm_ioasid_list, flags));
+	EXPECT_EQ(4, offsetof(struct kvm_ioasid_list, start));
+	EXPECT_EQ(8, offsetof(struct kvm_ioasid_list, count));
+	EXPECT_EQ(12, offsetof(struct kvm_ioasid_list, __reserved));
+	EXPECT_EQ(16, offsetof(struct kvm_ioasid_list, entries));
+
+	EXPECT_EQ(16, sizeof(struct kvm_ioasid_entry));
+	EXPECT_EQ(0, offsetof(struct kvm_ioasid_entry, guest_pasid));
+	EXPECT_EQ(4, offsetof(struct kvm_ioasid_entry, id));
+	EXPECT_EQ(8, offsetof(struct kvm_ioasid_entry, state));
+	EXPECT_EQ(12, offsetof(struct kvm_ioasid_entry, __reserved));
 }
 
 TEST_F(kvm, device_type_can_be_tested)
@@ -126,6 +196,38 @@ TEST_F(kvm, machine_has_one_device)
 	EXPECT_EQ(-EBUSY, kvm_ioasid_create(self->vm.vm));
 }
 
+/*
+ * KVM creates the device first and looks for a free descriptor afterwards: with
+ * a limit at the lowest free one, it finds none.
+ */
+TEST_F(kvm, device_without_a_descriptor_leaves_nothing)
+{
+	struct rlimit limit, low;
+	struct kvm_vm vm;
+	int fd, ret;
+
+	ASSERT_EQ(0, vm_open(&vm));
+	fd = dup(vm.vm);
+	ASSERT_LE(0, fd);
+	close(fd);
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &limit));
+	low = limit;
+	low.rlim_cur = fd;
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &low));
+	ret = kvm_ioasid_create(vm.vm);
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
+	EXPECT_EQ(-EMFILE, ret);
+
+	/* The VM is as if nothing had been tried */
+	vm.dev = kvm_ioasid_create(vm.vm);
+	ASSERT_LE(0, vm.dev);
+	EXPECT_EQ(-EBUSY, kvm_ioasid_create(vm.vm));
+	test_cmd_map_add(vm.dev, self->fd, self->ids[0], 1);
+	expect_map(vm.dev, ENTRY(1, self->ids[0], ACTIVE));
+	vm_close(&vm);
+	expect_users(0, self->fd, self->ids[0]);
+}
+
 TEST_F(kvm, unknown_attributes_are_enxio)
 {
 	const struct {
@@ -133,21 +235,23 @@ TEST_F(kvm, unknown_attributes_are_enxio)
 		__u64 nr;
 	} unknown[] = {
 		{ KVM_DEV_IOASID_MAP, 0 },
-		{ KVM_DEV_IOASID_MAP, KVM_DEV_IOASID_MAP_DEL + 1 },
+		{ KVM_DEV_IOASID_MAP, KVM_DEV_IOASID_MAP_GET + 1 },
 		{ KVM_DEV_IOASID_MAP, -1ULL },
-		/* Not the same as ADD */
+		/* Not the same as ADD and GET */
 		{ KVM_DEV_IOASID_MAP, KVM_DEV_IOASID_MAP_ADD | 1ULL << 32 },
+		{ KVM_DEV_IOASID_MAP, KVM_DEV_IOASID_MAP_GET | 1ULL << 32 },
 		{ KVM_DEV_IOASID_MAP - 1, KVM_DEV_IOASID_MAP_ADD },
 		{ KVM_DEV_IOASID_MAP + 1, KVM_DEV_IOASID_MAP_ADD },
+		{ KVM_DEV_IOASID_MAP + 1, KVM_DEV_IOASID_MAP_GET },
 		{ -1U, KVM_DEV_IOASID_MAP_DEL },
 	};
 	struct kvm_ioasid_map map = { .fd = self->fd, .id = self->ids[0] };
+	__u64 nr;
 	int i;
 
-	EXPECT_EQ(0, kvm_ioasid_has_attr(self->dev, KVM_DEV_IOASID_MAP,
-					 KVM_DEV_IOASID_MAP_ADD));
-	EXPECT_EQ(0, kvm_ioasid_has_attr(self->dev, KVM_DEV_IOASID_MAP,
-					 KVM_DEV_IOASID_MAP_DEL));
+	for (nr = KVM_DEV_IOASID_MAP_ADD; nr <= KVM_DEV_IOASID_MAP_GET; nr++)
+		EXPECT_EQ(0, kvm_ioasid_has_attr(self->dev, KVM_DEV_IOASID_MAP,
+						 nr));
 	for (i = 0; i < ARRAY_LEN(unknown); i++) {
 		EXPECT_EQ(-ENXIO, kvm_ioasid_has_attr(self->dev,
 						      unknown[i].group,
@@ -156,20 +260,40 @@ TEST_F(kvm, unknown_attributes_are_enxio)
 						  KVM_SET_DEVICE_ATTR,
 						  unknown[i].group,
 						  unknown[i].nr, &map));
+		EXPECT_EQ(-ENXIO, kvm_ioasid_attr(self->dev,
+						  KVM_GET_DEVICE_ATTR,
+						  unknown[i].group,
+						  unknown[i].nr, &map));
 	}
 	expect_users(0, self->fd, self->ids[0]);
-	/* Nor was anything mapped at guest PASID 0 */
-	test_err_map_del(ENOENT, self->dev, 0);
+	expect_empty_map(self->dev);
+}
+
+TEST_F(kvm, attributes_are_either_set_or_got)
+{
+	struct kvm_ioasid_entry entry = {};
+	struct kvm_ioasid_list list = {
+		.count = 1,
+		.entries = (uintptr_t)&entry,
+	};
+	__u64 nr;
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 0);
+	for (nr = KVM_DEV_IOASID_MAP_ADD; nr < KVM_DEV_IOASID_MAP_GET; nr++)
+		EXPECT_EQ(-ENXIO, kvm_ioasid_attr(self->dev,
+						  KVM_GET_DEVICE_ATTR,
+						  KVM_DEV_IOASID_MAP, nr,
+						  NULL));
+	EXPECT_EQ(-ENXIO, kvm_ioasid_attr(self->dev, KVM_SET_DEVICE_ATTR,
+					  KVM_DEV_IOASID_MAP,
+					  KVM_DEV_IOASID_MAP_GET, &list));
+	EXPECT_EQ(0, entry.id);
+	expect_map(self->dev, ENTRY(0, self->ids[0], ACTIVE));
 }
 
 TEST_F(kvm, device_has_no_more_than_its_attributes)
 {
-	__u32 pasid = 0;
-
 	test_cmd_map_add(self->dev, self->fd, self->ids[0], 0);
-	EXPECT_EQ(-EPERM, kvm_ioasid_attr(self->dev, KVM_GET_DEVICE_ATTR,
-					  KVM_DEV_IOASID_MAP,
-					  KVM_DEV_IOASID_MAP_DEL, &pasid));
 	EXPECT_EQ(-1, ioctl(self->dev, KVM_CREATE_VCPU, 0));
 	EXPECT_EQ(ENOTTY, errno);
 	EXPECT_TRUE(mmap(NULL, 4096, PROT_READ, MAP_SHARED, self->dev, 0) ==
@@ -194,7 +318,7 @@ TEST_F(kvm, mapping_holds_one_reference)
 	expect_row(id, "active", 1);
 
 	test_cmd_map_del(self->dev, 7);
-	expect_users(0, self->fd, id);
+	wait_users(0, self->fd, id);
 	expect_state(IOASID_STATE_ACTIVE, self->fd, id);
 	expect_row(id, "active", 0);
 
@@ -202,7 +326,7 @@ TEST_F(kvm, mapping_holds_one_reference)
 	test_cmd_map_add(self->dev, self->fd, id, 7);
 	test_cmd_map_del(self->dev, 7);
 	test_err_map_del(ENOENT, self->dev, 7);
-	expect_users(0, self->fd, id);
+	wait_users(0, self->fd, id);
 }
 
 TEST_F(kvm, number_may_be_mapped_at_several_guest_pasids)
@@ -220,7 +344,7 @@ TEST_F(kvm, number_may_be_mapped_at_several_guest_pasids)
 	for (i = ARRAY_LEN(pasids); i--;) {
 		test_cmd_map_del(self->dev, pasids[i]);
 		test_err_map_del(ENOENT, self->dev, pasids[i]);
-		expect_users(i, self->fd, id);
+		wait_users(i, self->fd, id);
 	}
 }
 
@@ -243,7 +367,7 @@ TEST_F(kvm, machines_do_not_share_guest_pasids)
 	expect_users(1, self->fd, self->ids[0]);
 	expect_users(0, self->fd, self->ids[1]);
 	test_cmd_map_del(self->dev, 5);
-	expect_users(0, self->fd, self->ids[0]);
+	wait_users(0, self->fd, self->ids[0]);
 }
 
 /* Errors: none of them changes what is mapped */
@@ -258,12 +382,14 @@ static void expect_one_mapping(struct __test_metadata *_metadata,
 		expect_users(!i, self->fd, self->ids[i]);
 	}
 	test_in_use(self->fd, NR_IDS, 0);
+	expect_map(self->dev, ENTRY(1, self->ids[0], ACTIVE));
 }
 
 #define expect_add_err(_errno, _fd, _id, _pasid) do {			\
 	test_err_map_add(_errno, self->dev, _fd, _id, _pasid);		\
 	expect_one_mapping(_metadata, self);				\
-	test_err_map_del(ENOENT, self->dev, 2);				\
+	test_err_map_replace(_errno, self->dev, _fd, _id, _pasid);	\
+	expect_one_mapping(_metadata, self);				\
 } while (0)
 
 TEST_F(kvm, add_of_what_is_not_ours_is_refused_and_changes_nothing)
@@ -307,12 +433,13 @@ TEST_F(kvm, add_of_what_is_not_ours_is_refused_and_changes_nothing)
 TEST_F(kvm, guest_pasid_is_mapped_once)
 {
 	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
-	expect_add_err(EEXIST, self->fd, self->ids[0], 1);
-	expect_add_err(EEXIST, self->fd, self->ids[1], 1);
+	test_err_map_add(EEXIST, self->dev, self->fd, self->ids[0], 1);
+	expect_one_mapping(_metadata, self);
+	test_err_map_add(EEXIST, self->dev, self->fd, self->ids[1], 1);
+	expect_one_mapping(_metadata, self);
 
-	/* The one that is mapped there is still the first */
 	test_cmd_map_del(self->dev, 1);
-	expect_users(0, self->fd, self->ids[0]);
+	wait_users(0, self->fd, self->ids[0]);
 	test_cmd_map_add(self->dev, self->fd, self->ids[1], 1);
 	expect_users(1, self->fd, self->ids[1]);
 }
@@ -350,6 +477,22 @@ TEST_F(kvm, reserved_field_is_eopnotsupp)
 	EXPECT_EQ(0, kvm_ioasid_add_raw(self->dev, &map));
 }
 
+TEST_F(kvm, unknown_flags_are_eopnotsupp)
+{
+	__u32 flag;
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	for (flag = KVM_IOASID_MAP_REPLACE << 1; flag; flag <<= 1) {
+		EXPECT_EQ(-EOPNOTSUPP, kvm_ioasid_map(self->dev, flag, self->fd,
+						      self->ids[1], 2));
+		EXPECT_EQ(-EOPNOTSUPP,
+			  kvm_ioasid_map(self->dev,
+					 flag | KVM_IOASID_MAP_REPLACE,
+					 self->fd, self->ids[1], 1));
+		expect_one_mapping(_metadata, self);
+	}
+}
+
 /* @len bytes of zeroes that end where an unmapped page begins */
 static char *map_before_hole(size_t len)
 {
@@ -381,7 +524,7 @@ TEST_F(kvm, bad_pointer_is_efault_and_changes_nothing)
 	expect_one_mapping(_metadata, self);
 
 	/* Only the first @left bytes are there */
-	for (left = 0; left < sizeof(map); left += 4) {
+	for (left = 0; left < sizeof(map); left++) {
 		p = map_before_hole(left);
 		ASSERT_TRUE(p != NULL);
 		memcpy(p, &map, left);
@@ -405,11 +548,11 @@ TEST_F(kvm, bad_pointer_is_efault_and_changes_nothing)
 	ASSERT_TRUE(p != NULL);
 	memcpy(p, &mapped, sizeof(mapped));
 	EXPECT_EQ(0, kvm_ioasid_del_raw(self->dev, p));
-	expect_users(0, self->fd, self->ids[0]);
+	wait_users(0, self->fd, self->ids[0]);
 	expect_users(1, self->fd, self->ids[1]);
 }
 
-/* Invariant 6 */
+/* Invariant "users-keep" */
 TEST_F(kvm, parked_number_gives_out_no_new_mapping)
 {
 	const __u32 id = self->ids[0];
@@ -418,8 +561,11 @@ TEST_F(kvm, parked_number_gives_out_no_new_mapping)
 	test_cmd_free(self->fd, 1, &id);
 	expect_users(1, self->fd, id);
 	test_err_map_add(ESHUTDOWN, self->dev, self->fd, id, 2);
+	test_err_map_replace(ESHUTDOWN, self->dev, self->fd, id, 2);
+	/* Not even where it is mapped already */
+	test_err_map_replace(ESHUTDOWN, self->dev, self->fd, id, 1);
 	expect_users(1, self->fd, id);
-	test_err_map_del(ENOENT, self->dev, 2);
+	expect_map(self->dev, ENTRY(1, id, PARKED));
 	expect_row(id, "parked", 1);
 
 	test_cmd_map_del(self->dev, 1);
@@ -429,7 +575,9 @@ TEST_F(kvm, parked_number_gives_out_no_new_mapping)
 
 TEST_F(kvm, another_process_cannot_use_the_device)
 {
+	struct kvm_ioasid_entry entry;
 	__u32 id = self->ids[1];
+	__u32 count = 1;
 	int status;
 	pid_t pid;
 
@@ -438,12 +586,359 @@ TEST_F(kvm, another_process_cannot_use_the_device)
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		test_err_map_add(EIO, self->dev, self->fd, id, 2);
+		test_err_map_replace(EIO, self->dev, self->fd, id, 1);
 		test_err_map_del(EIO, self->dev, 1);
-		_exit(0);
+		test_err_map_clear(EIO, self->dev, NULL);
+		EXPECT_EQ(-EIO, kvm_ioasid_get(self->dev, 0, &count, &entry));
+		_exit(_metadata->exit_code);
 	}
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	ASSERT_EQ(0, status);
 	expect_one_mapping(_metadata, self);
+}
+
+/* Replace */
+
+TEST_F(kvm, replace_swaps_the_reference)
+{
+	const __u32 *ids = self->ids;
+
+	test_cmd_map_add(self->dev, self->fd, ids[0], 1);
+	test_cmd_map_add(self->dev, self->fd, ids[2], 2);
+	test_cmd_map_replace(self->dev, self->fd, ids[1], 1);
+	expect_map(self->dev, ENTRY(1, ids[1], ACTIVE),
+		   ENTRY(2, ids[2], ACTIVE));
+	wait_users(0, self->fd, ids[0]);
+	expect_users(1, self->fd, ids[1]);
+	expect_users(1, self->fd, ids[2]);
+
+	/* By itself */
+	test_cmd_map_replace(self->dev, self->fd, ids[1], 1);
+	wait_users(1, self->fd, ids[1]);
+	expect_map(self->dev, ENTRY(1, ids[1], ACTIVE),
+		   ENTRY(2, ids[2], ACTIVE));
+
+	test_cmd_map_del(self->dev, 1);
+	wait_users(0, self->fd, ids[1]);
+	expect_map(self->dev, ENTRY(2, ids[2], ACTIVE));
+}
+
+TEST_F(kvm, replace_adds_what_is_not_mapped)
+{
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	test_cmd_map_replace(self->dev, self->fd, self->ids[1], 0);
+	test_cmd_map_replace(self->dev, self->fd, self->ids[1], MAX_PASID);
+	expect_map(self->dev, ENTRY(0, self->ids[1], ACTIVE),
+		   ENTRY(1, self->ids[0], ACTIVE),
+		   ENTRY(MAX_PASID, self->ids[1], ACTIVE));
+	expect_users(2, self->fd, self->ids[1]);
+}
+
+TEST_F(kvm, replace_releases_a_parked_number)
+{
+	const __u32 id = self->ids[0];
+
+	test_cmd_map_add(self->dev, self->fd, id, 1);
+	test_cmd_free(self->fd, 1, &id);
+	expect_taken(self->fd, id);
+	test_cmd_map_replace(self->dev, self->fd, self->ids[1], 1);
+	expect_map(self->dev, ENTRY(1, self->ids[1], ACTIVE));
+	wait_free(self->fd, id);
+	test_in_use(self->fd, NR_IDS - 1, 0);
+}
+
+TEST_F(kvm, failed_replace_leaves_the_old_mapping)
+{
+	struct kvm_ioasid_map map = {
+		.flags = KVM_IOASID_MAP_REPLACE,
+		.fd = self->fd,
+		.id = self->ids[1],
+		.guest_pasid = 1,
+		.__reserved = 1,
+	};
+	int other = ioasid_open();
+	__u32 foreign;
+
+	ASSERT_LE(0, other);
+	test_cmd_alloc(other, 0, 0, 1, &foreign);
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+
+	test_err_map_replace(EBADF, self->dev, -1, self->ids[1], 1);
+	test_err_map_replace(EBADF, self->dev, self->dev, self->ids[1], 1);
+	test_err_map_replace(ENOENT, self->dev, self->fd, foreign, 1);
+	test_err_map_replace(ENOENT, self->dev, other, self->ids[1], 1);
+	test_err_map_replace(ENOENT, self->dev, self->fd, 0, 1);
+	test_err_map_replace(EINVAL, self->dev, self->fd, self->ids[1],
+			     1 | 1 << 20);
+	EXPECT_EQ(-EOPNOTSUPP, kvm_ioasid_add_raw(self->dev, &map));
+	expect_users(0, other, foreign);
+	close(other);
+	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	expect_one_mapping(_metadata, self);
+}
+
+/* Clear */
+
+TEST_F(kvm, clear_deletes_all_mappings_of_the_machine)
+{
+	struct kvm_vm other;
+	__u32 i;
+
+	ASSERT_EQ(0, vm_open(&other));
+	other.dev = kvm_ioasid_create(other.vm);
+	ASSERT_LE(0, other.dev);
+	test_cmd_map_add(other.dev, self->fd, self->ids[0], 5);
+
+	/* Of nothing */
+	test_cmd_map_clear(self->dev);
+	for (i = 0; i < 100; i++)
+		test_cmd_map_add(self->dev, self->fd, self->ids[i % 3],
+				 i * 10007);
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], MAX_PASID);
+	test_cmd_free(self->fd, 1, &self->ids[2]);
+	test_cmd_map_clear(self->dev);
+	expect_empty_map(self->dev);
+	wait_users(1, self->fd, self->ids[0]);
+	wait_users(0, self->fd, self->ids[1]);
+	wait_free(self->fd, self->ids[2]);
+	expect_map(other.dev, ENTRY(5, self->ids[0], ACTIVE));
+
+	/* The device works as before */
+	test_err_map_del(ENOENT, self->dev, MAX_PASID);
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 5);
+	test_cmd_map_add(self->dev, self->fd, self->ids[1], MAX_PASID);
+	expect_map(self->dev, ENTRY(5, self->ids[0], ACTIVE),
+		   ENTRY(MAX_PASID, self->ids[1], ACTIVE));
+	vm_close(&other);
+}
+
+TEST_F(kvm, clear_with_an_address_is_einval_and_changes_nothing)
+{
+	const void *const addrs[] = { (void *)1, &self->ids, (void *)-1L };
+	int i;
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	for (i = 0; i < ARRAY_LEN(addrs); i++) {
+		test_err_map_clear(EINVAL, self->dev, addrs[i]);
+		expect_one_mapping(_metadata, self);
+	}
+}
+
+/* Get */
+
+/* More than the kernel copies at a time, all over the range */
+#define NR_MAPPED 70
+
+static __u32 mapped_pasid(__u32 i)
+{
+	return i == NR_MAPPED - 1 ? MAX_PASID : i * i * 211;
+}
+
+static void map_many(struct __test_metadata *_metadata, FIXTURE_DATA(kvm) *self,
+		     struct kvm_ioasid_entry *entries)
+{
+	__u32 i;
+
+	/* In another order than they are listed */
+	for (i = NR_MAPPED; i--;) {
+		entries[i] = ENTRY(mapped_pasid(i), self->ids[i % 2], ACTIVE);
+		test_cmd_map_add(self->dev, self->fd, entries[i].id,
+				 entries[i].guest_pasid);
+	}
+}
+
+TEST_F(kvm, get_lists_all_mappings_in_order)
+{
+	struct kvm_ioasid_entry entries[NR_MAPPED];
+	__u32 i;
+
+	expect_empty_map(self->dev);
+	map_many(_metadata, self, entries);
+	expect_entries(_metadata, self->dev, entries, NR_MAPPED);
+
+	test_cmd_free(self->fd, 1, &self->ids[1]);
+	for (i = 1; i < NR_MAPPED; i += 2)
+		entries[i].state = IOASID_STATE_PARKED;
+	expect_entries(_metadata, self->dev, entries, NR_MAPPED);
+
+	/* Reading took no references */
+	expect_users(NR_MAPPED / 2, self->fd, self->ids[0]);
+	expect_users(NR_MAPPED / 2, self->fd, self->ids[1]);
+}
+
+TEST_F(kvm, get_lists_in_pages)
+{
+	static const __u32 sizes[] = {
+		1, 2, 15, 16, 17, 31, 32, 33, NR_MAPPED - 1, NR_MAPPED,
+		NR_MAPPED + 1,
+	};
+	struct kvm_ioasid_entry entries[NR_MAPPED], page[NR_MAPPED + 2];
+	__u32 i, k, count, start, seen;
+
+	map_many(_metadata, self, entries);
+	for (i = 0; i < ARRAY_LEN(sizes); i++) {
+		start = 0;
+		seen = 0;
+		do {
+			memset(page, 0xff, sizeof(page));
+			count = sizes[i];
+			test_cmd_map_get(self->dev, start, &count, page);
+			ASSERT_LE(count, sizes[i]);
+			ASSERT_LE(seen + count, NR_MAPPED);
+			EXPECT_EQ(0, memcmp(page, entries + seen,
+					    count * sizeof(*page)));
+			/* Nothing behind them was written to */
+			for (k = count; k < ARRAY_LEN(page); k++)
+				EXPECT_EQ(-1U, page[k].guest_pasid);
+			seen += count;
+			if (count)
+				start = page[count - 1].guest_pasid + 1;
+		} while (count == sizes[i]);
+		EXPECT_EQ(NR_MAPPED, seen);
+	}
+}
+
+TEST_F(kvm, get_starts_where_it_is_told)
+{
+	struct kvm_ioasid_entry entries[NR_MAPPED], page[NR_MAPPED];
+	__u32 i, count;
+
+	map_many(_metadata, self, entries);
+	for (i = 0; i < NR_MAPPED; i++) {
+		count = 1;
+		test_cmd_map_get(self->dev, entries[i].guest_pasid, &count,
+				 page);
+		EXPECT_EQ(1, count);
+		EXPECT_EQ(entries[i].guest_pasid, page[0].guest_pasid);
+
+		count = NR_MAPPED;
+		test_cmd_map_get(self->dev, entries[i].guest_pasid + 1, &count,
+				 page);
+		EXPECT_EQ(NR_MAPPED - 1 - i, count);
+		EXPECT_EQ(0, memcmp(page, entries + i + 1,
+				    count * sizeof(*page)));
+	}
+	/* Above all guest PASIDs */
+	count = 1;
+	test_cmd_map_get(self->dev, -1U, &count, page);
+	EXPECT_EQ(0, count);
+}
+
+TEST_F(kvm, get_writes_only_the_count_of_its_struct)
+{
+	struct kvm_ioasid_entry entry;
+	struct kvm_ioasid_list list = {
+		.start = 1,
+		.count = 2,
+		.entries = (uintptr_t)&entry,
+	};
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	ASSERT_EQ(0, kvm_ioasid_get_raw(self->dev, &list));
+	EXPECT_EQ(0, list.flags);
+	EXPECT_EQ(1, list.start);
+	EXPECT_EQ(1, list.count);
+	EXPECT_EQ(0, list.__reserved);
+	EXPECT_EQ((uintptr_t)&entry, list.entries);
+}
+
+TEST_F(kvm, get_takes_any_count_but_zero)
+{
+	struct kvm_ioasid_entry entries[NR_MAPPED];
+	struct kvm_ioasid_list list = {};
+	__u32 count;
+	char *p;
+
+	/* Room for all mappings, not for @count elements */
+	p = map_before_hole(sizeof(entries));
+	ASSERT_TRUE(p != NULL);
+	map_many(_metadata, self, entries);
+	count = -1U;
+	test_cmd_map_get(self->dev, 0, &count, (void *)p);
+	EXPECT_EQ(NR_MAPPED, count);
+	EXPECT_EQ(0, memcmp(p, entries, sizeof(entries)));
+
+	list.entries = (uintptr_t)entries;
+	test_err_map_get(EINVAL, self->dev, &list);
+	/* Without a mapping from there on, too */
+	list.start = -1U;
+	test_err_map_get(EINVAL, self->dev, &list);
+	expect_entries(_metadata, self->dev, entries, NR_MAPPED);
+}
+
+TEST_F(kvm, get_with_flags_or_reserved_is_eopnotsupp)
+{
+	struct kvm_ioasid_entry entry = {};
+	struct kvm_ioasid_list list = {
+		.count = 1,
+		.entries = (uintptr_t)&entry,
+	};
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 1);
+	for (list.flags = 1; list.flags; list.flags <<= 1)
+		test_err_map_get(EOPNOTSUPP, self->dev, &list);
+	for (list.__reserved = 1; list.__reserved; list.__reserved <<= 1)
+		test_err_map_get(EOPNOTSUPP, self->dev, &list);
+	EXPECT_EQ(0, entry.id);
+	EXPECT_EQ(1, list.count);
+	expect_one_mapping(_metadata, self);
+}
+
+TEST_F(kvm, get_to_a_bad_pointer_is_efault_and_changes_nothing)
+{
+	struct kvm_ioasid_entry entries[NR_MAPPED];
+	struct kvm_ioasid_list list = {
+		.count = NR_MAPPED,
+		.entries = (uintptr_t)entries,
+	};
+	const size_t page = sysconf(_SC_PAGESIZE);
+	size_t left;
+	char *p;
+
+	map_many(_metadata, self, entries);
+	test_err_map_get(EFAULT, self->dev, NULL);
+	test_err_map_get(EFAULT, self->dev, (void *)-4096);
+
+	/* Only the first @left bytes of the struct are there */
+	for (left = 0; left < sizeof(list); left++) {
+		p = map_before_hole(left);
+		ASSERT_TRUE(p != NULL);
+		memcpy(p, &list, left);
+		test_err_map_get(EFAULT, self->dev, p);
+	}
+	p = map_before_hole(sizeof(list));
+	ASSERT_TRUE(p != NULL);
+	memcpy(p, &list, sizeof(list));
+	EXPECT_EQ(0, kvm_ioasid_get_raw(self->dev, p));
+
+	/* It can be read, but not written to */
+	p = map_before_hole(page);
+	ASSERT_TRUE(p != NULL);
+	memcpy(p, &list, sizeof(list));
+	ASSERT_EQ(0, mprotect(p, page, PROT_READ));
+	test_err_map_get(EFAULT, self->dev, p);
+
+	/* The array: all of it, all but a byte, and only its last element */
+	list.entries = 0;
+	test_err_map_get(EFAULT, self->dev, &list);
+	list.entries = -4096ULL;
+	test_err_map_get(EFAULT, self->dev, &list);
+	p = map_before_hole(sizeof(entries));
+	ASSERT_TRUE(p != NULL);
+	list.entries = (uintptr_t)p;
+	EXPECT_EQ(0, kvm_ioasid_get_raw(self->dev, &list));
+	list.entries++;
+	test_err_map_get(EFAULT, self->dev, &list);
+	list.entries = (uintptr_t)p + sizeof(entries[0]);
+	test_err_map_get(EFAULT, self->dev, &list);
+	/* The count is that of the caller still */
+	EXPECT_EQ(NR_MAPPED, list.count);
+	/* Without the mapping that did not fit, it fits */
+	list.count = NR_MAPPED - 1;
+	EXPECT_EQ(0, kvm_ioasid_get_raw(self->dev, &list));
+
+	expect_entries(_metadata, self->dev, entries, NR_MAPPED);
+	expect_users(NR_MAPPED / 2, self->fd, self->ids[0]);
 }
 
 /* For how long a reference is held */
@@ -467,10 +962,10 @@ TEST_F(kvm, mapping_outlives_the_free_of_its_number)
 	EXPECT_TRUE(!!strstr(text, line)) TH_LOG("%s", text);
 
 	test_cmd_map_del(self->dev, 1);
-	expect_users(1, self->fd, id);
+	wait_users(1, self->fd, id);
 	expect_taken(self->fd, id);
 	test_cmd_map_del(self->dev, 2);
-	expect_free(self->fd, id);
+	wait_free(self->fd, id);
 	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 	test_in_use(self->fd, NR_IDS - 1, 0);
 }
@@ -625,7 +1120,7 @@ TEST_F(kvm, guest_runs_before_while_and_after_its_number_is_parked)
 	for (i = 0; i < ARRAY_LEN(others); i++)
 		test_cmd_map_del(self->dev, 100 + i);
 	test_cmd_map_del(self->dev, 1);
-	expect_free(self->fd, id);
+	wait_free(self->fd, id);
 	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 	EXPECT_TRUE(vm_counts(&self->vm));
 
@@ -648,7 +1143,7 @@ TEST_F(kvm, park_does_not_wait_for_the_guest)
 	test_cmd_map_add(self->dev, self->fd, self->ids[1], 2);
 	expect_users(1, self->fd, id);
 	test_cmd_map_del(self->dev, 1);
-	expect_free(self->fd, id);
+	wait_free(self->fd, id);
 	EXPECT_TRUE(vm_counts(&self->vm));
 	EXPECT_EQ(0, vm_stop(&self->vm));
 	EXPECT_NE(KVM_EXIT_IO, self->vm.run->exit_reason);
@@ -757,7 +1252,7 @@ TEST_F(kvm, many_mappings_end_with_the_machine)
 
 	/* One of them goes before the others */
 	test_cmd_map_del(self->dev, 1);
-	test_cmd_alloc(self->fd, 0, 0, 1, ids);
+	EXPECT_TRUE(wait_until(!ioasid_alloc(self->fd, 0, 0, 1, ids)));
 	test_in_use(self->fd, NR_IDS + 1, count - 1);
 	test_cmd_free(self->fd, 1, ids);
 
@@ -823,7 +1318,7 @@ TEST_F(kvm, add_races_with_free)
 			expect_taken(self->fd, r.id);
 			test_cmd_map_del(self->dev, 1);
 		}
-		expect_free(self->fd, r.id);
+		wait_free(self->fd, r.id);
 	}
 	TH_LOG("%d of %d numbers were mapped before they were parked", added,
 	       round);
@@ -862,7 +1357,7 @@ TEST_F(kvm, of_two_adds_of_a_guest_pasid_one_wins)
 		EXPECT_EQ(1, won);
 		test_cmd_map_del(self->dev, 9);
 		for (i = 0; i < NR_RACERS; i++)
-			expect_users(0, self->fd, self->ids[i]);
+			wait_users(0, self->fd, self->ids[i]);
 	}
 }
 
@@ -910,8 +1405,125 @@ TEST_F(kvm, add_races_with_del)
 		  racers[0].deleted + racers[1].deleted);
 	EXPECT_LT(0, racers[0].added);
 	EXPECT_LT(0, racers[1].added);
-	expect_users(0, self->fd, self->ids[0]);
+	wait_users(0, self->fd, self->ids[0]);
 	test_err_map_del(ENOENT, self->dev, 3);
+}
+
+static void *replace_often(void *arg)
+{
+	struct racer *r = arg;
+	int ret;
+
+	do {
+		ret = kvm_ioasid_replace(r->dev, r->fd, r->id, r->guest_pasid);
+		if (ret)
+			r->bad = ret;
+		__atomic_fetch_add(&r->added, 1, __ATOMIC_RELAXED);
+	} while (__atomic_load_n(r->go, __ATOMIC_ACQUIRE));
+	return NULL;
+}
+
+/* Not even for a moment there is none, or one more */
+TEST_F(kvm, replace_is_atomic)
+{
+	struct kvm_ioasid_entry entries[2];
+	struct racer racers[2];
+	pthread_t threads[2];
+	int i, go = 1, seen[2] = {};
+	__u32 count, rounds = 0;
+
+	test_cmd_map_add(self->dev, self->fd, self->ids[0], 3);
+	for (i = 0; i < 2; i++) {
+		racers[i] = (struct racer){
+			.dev = self->dev, .fd = self->fd, .id = self->ids[i],
+			.guest_pasid = 3, .go = &go,
+		};
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, replace_often,
+					    &racers[i]));
+	}
+	do {
+		count = 2;
+		EXPECT_EQ(0, kvm_ioasid_get(self->dev, 0, &count, entries));
+		EXPECT_EQ(1, count);
+		for (i = 0; i < 2; i++)
+			seen[i] += entries[0].id == self->ids[i];
+		EXPECT_EQ(++rounds, seen[0] + seen[1]);
+		test_err_map_add(EEXIST, self->dev, self->fd, self->ids[2], 3);
+	} while (rounds < times(2000) || !seen[0] || !seen[1]);
+	__atomic_store_n(&go, 0, __ATOMIC_RELEASE);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		EXPECT_EQ(0, racers[i].bad);
+	}
+
+	/* Who was last is mapped, all other references are gone */
+	count = 2;
+	test_cmd_map_get(self->dev, 0, &count, entries);
+	for (i = 0; i < 2; i++)
+		wait_users(entries[0].id == self->ids[i], self->fd,
+			   self->ids[i]);
+	expect_users(0, self->fd, self->ids[2]);
+	test_cmd_map_del(self->dev, 3);
+	expect_empty_map(self->dev);
+}
+
+static void *change_others(void *arg)
+{
+	struct racer *r = arg;
+	__u32 i;
+
+	while (!__atomic_load_n(r->go, __ATOMIC_ACQUIRE)) {
+		for (i = 0; i < NR_MAPPED; i++)
+			if (kvm_ioasid_add(r->dev, r->fd, r->id,
+					   mapped_pasid(i) ^ 1))
+				r->bad++;
+		for (i = 0; i < NR_MAPPED; i++)
+			if (kvm_ioasid_del(r->dev, mapped_pasid(i) ^ 1))
+				r->bad++;
+		__atomic_fetch_add(&r->added, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+TEST_F(kvm, get_lists_each_mapping_once_while_others_change)
+{
+	struct kvm_ioasid_entry entries[NR_MAPPED], page[5];
+	__u32 i, count, start, seen, rounds = 0;
+	int go = 0;
+	struct racer racer = {
+		.dev = self->dev, .fd = self->fd, .id = self->ids[3],
+		.go = &go,
+	};
+	pthread_t thread;
+
+	map_many(_metadata, self, entries);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, change_others, &racer));
+	do {
+		start = 0;
+		seen = 0;
+		do {
+			count = ARRAY_LEN(page);
+			if (kvm_ioasid_get(self->dev, start, &count, page))
+				break;
+			for (i = 0; i < count; i++) {
+				EXPECT_LE(start, page[i].guest_pasid);
+				start = page[i].guest_pasid + 1;
+				if (page[i].id == racer.id)
+					continue;
+				if (seen < NR_MAPPED)
+					EXPECT_EQ(entries[seen].guest_pasid,
+						  page[i].guest_pasid);
+				seen++;
+			}
+		} while (count == ARRAY_LEN(page));
+		EXPECT_EQ(NR_MAPPED, seen);
+	} while (++rounds < times(100) ||
+		 !__atomic_load_n(&racer.added, __ATOMIC_RELAXED));
+	__atomic_store_n(&go, 1, __ATOMIC_RELEASE);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_EQ(0, racer.bad);
+	expect_entries(_metadata, self->dev, entries, NR_MAPPED);
+	wait_users(0, self->fd, self->ids[3]);
 }
 
 static void *create_once(void *arg)

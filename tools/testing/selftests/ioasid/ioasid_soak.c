@@ -60,7 +60,7 @@ enum code {
 	OP_OPEN, OP_CLOSE, OP_DUP, OP_PASS,
 	OP_ALLOC, OP_FREE, OP_QUERY, OP_INFO, OP_QUOTA,
 	OP_DEV_OPEN, OP_DEV_CLOSE, OP_SET, OP_DROP, OP_COPY, OP_STREAM, OP_STOP,
-	OP_VM_OPEN, OP_VM_CLOSE, OP_ADD, OP_DEL,
+	OP_VM_OPEN, OP_VM_CLOSE, OP_ADD, OP_REPLACE, OP_DEL, OP_CLEAR, OP_MAPS,
 	OP_LIMIT, OP_MOVE, OP_RESET, OP_RECLAIM,
 	NR_OPS,
 	/* Not in a sequence: what fork and passing take besides */
@@ -96,7 +96,10 @@ static const struct {
 	[OP_VM_OPEN] = { "vm_open", 4 },	/* vm */
 	[OP_VM_CLOSE] = { "vm_close", 1 },	/* vm */
 	[OP_ADD] = { "add", 30 },		/* vm, guest, file, number */
+	[OP_REPLACE] = { "replace", 8 },	/* vm, guest, file, number */
 	[OP_DEL] = { "del", 6 },		/* vm, guest */
+	[OP_CLEAR] = { "clear", 2 },		/* vm */
+	[OP_MAPS] = { "maps", 6 },		/* vm */
 	[OP_LIMIT] = { "limit", 4 },		/* -, group, limit */
 	[OP_MOVE] = { "move", 4 },		/* group */
 	[OP_RESET] = { "reset", 1 },		/* -, engine */
@@ -234,6 +237,22 @@ static int actor_copy(__u32 c)
 	return ret;
 }
 
+/* Number and state of what each guest PASID is mapped to, 0: nothing */
+static int actor_maps(__u32 v, __u32 *val)
+{
+	struct kvm_ioasid_entry entries[NR_GUEST + 1];
+	__u32 i, count = NR_GUEST + 1;
+	int ret = kvm_ioasid_get(self.vm_dev[v], 0, &count, entries);
+
+	for (i = 0; !ret && i < count; i++) {
+		if (entries[i].guest_pasid >= NR_GUEST)
+			return -ERANGE;
+		val[2 * entries[i].guest_pasid] = entries[i].id;
+		val[2 * entries[i].guest_pasid + 1] = entries[i].state;
+	}
+	return ret;
+}
+
 static int actor_vm_open(__u32 v)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -341,8 +360,15 @@ static int actor_do(const struct msg *m, __u32 *val)
 	case OP_ADD:
 		return kvm_ioasid_add(self.vm_dev[a[0]], file_fd(a[2]), a[3],
 				      a[1]);
+	case OP_REPLACE:
+		return kvm_ioasid_replace(self.vm_dev[a[0]], file_fd(a[2]),
+					  a[3], a[1]);
 	case OP_DEL:
 		return kvm_ioasid_del(self.vm_dev[a[0]], a[1]);
+	case OP_CLEAR:
+		return kvm_ioasid_clear(self.vm_dev[a[0]]);
+	case OP_MAPS:
+		return actor_maps(a[0], val);
 	default:
 		return -ENOTTY;
 	}
@@ -583,6 +609,25 @@ static void set_guest(int v, int g, int n)
 
 	model.vm[v].num[g] = n;
 	put_num(old);
+}
+
+/* Whether the kernel has as many users of slot @n, with number @id */
+static bool users_agree(int n, __u32 id)
+{
+	struct ioasid_row row;
+	int ret = debugfs_ioasid(id, &row);
+
+	if (!model.num[n].state)
+		return ret == -ENOENT;
+	return !ret && row.users == num_users(n);
+}
+
+/* KVM releases the reference of a mapping a grace period later */
+static bool wait_put(int n, __u32 id)
+{
+	if (!wait_until(users_agree(n, id)))
+		return fail("number %u: a deleted mapping holds it", id);
+	return true;
 }
 
 static void close_vm(int v)
@@ -946,18 +991,54 @@ static int start_errno(int c)
 	return model.chan[c].streaming ? -EBUSY : 0;
 }
 
-static bool do_add(int p, int v, int g, int f, int n)
+static bool do_add(const struct op *op, int p, int v, int g)
 {
+	int f = op->arg[2] % NR_FILES, n = op->arg[3] % NR_NUMS;
+	int found, old = model.vm[v].num[g], wanted;
 	struct reply reply;
-	int found, wanted = user_errno(p, f, n, &found);
 
-	if (!wanted && model.vm[v].num[g] >= 0)
+	wanted = user_errno(p, f, n, &found);
+	if (!wanted && op->code == OP_ADD && old >= 0)
 		wanted = -EEXIST;
-	if (!ask(p, &reply, OP_ADD, v, g, f, model.num[n].id) ||
+	if (!ask(p, &reply, op->code, v, g, f, model.num[n].id) ||
 	    !expect_user(wanted, &reply))
 		return false;
-	if (!wanted)
-		set_guest(v, g, found);
+	if (wanted)
+		return true;
+	set_guest(v, g, found);
+	return old < 0 || wait_put(old, model.num[old].id);
+}
+
+static bool do_clear(int p, int v)
+{
+	int g, old[NR_GUEST];
+
+	if (!do_simple(p, 0, OP_CLEAR, v, 0, 0, 0))
+		return false;
+	for (g = 0; g < NR_GUEST; g++) {
+		old[g] = model.vm[v].num[g];
+		set_guest(v, g, -1);
+	}
+	for (g = 0; g < NR_GUEST; g++)
+		if (old[g] >= 0 && !wait_put(old[g], model.num[old[g]].id))
+			return false;
+	return true;
+}
+
+static bool do_maps(int p, int v)
+{
+	struct reply reply;
+	int g, n;
+
+	if (!ask(p, &reply, OP_MAPS, v, 0, 0, 0) || !expect(0, &reply))
+		return false;
+	for (g = 0; g < NR_GUEST; g++) {
+		n = model.vm[v].num[g];
+		if (reply.val[2 * g] != (n < 0 ? 0 : model.num[n].id) ||
+		    reply.val[2 * g + 1] != (n < 0 ? 0 : model.num[n].state))
+			return fail("guest PASID %d: number %u, state %u, not those of the model",
+				    g, reply.val[2 * g], reply.val[2 * g + 1]);
+	}
 	return true;
 }
 
@@ -1012,14 +1093,20 @@ static bool do_dev(const struct op *op, int p, int c)
 
 static bool do_vm(const struct op *op, int p, int v)
 {
-	int g = op->arg[1] % NR_GUEST, wanted = 0;
+	int g = op->arg[1] % NR_GUEST, wanted = 0, n;
 
 	if (op->code == OP_VM_OPEN ? model.vm[v].proc >= 0 :
 				     model.vm[v].proc != p)
 		return true;
-	if (op->code == OP_ADD)
-		return do_add(p, v, g, op->arg[2] % NR_FILES,
-			      op->arg[3] % NR_NUMS);
+	switch (op->code) {
+	case OP_ADD:
+	case OP_REPLACE:
+		return do_add(op, p, v, g);
+	case OP_CLEAR:
+		return do_clear(p, v);
+	case OP_MAPS:
+		return do_maps(p, v);
+	}
 	if (op->code == OP_DEL && model.vm[v].num[g] < 0)
 		wanted = -ENOENT;
 	if (!do_simple(p, wanted, op->code, v, g, 0, 0))
@@ -1028,8 +1115,11 @@ static bool do_vm(const struct op *op, int p, int v)
 		model.vm[v].proc = p;
 	else if (op->code == OP_VM_CLOSE)
 		close_vm(v);
-	else if (!wanted)
+	else if (!wanted) {
+		n = model.vm[v].num[g];
 		set_guest(v, g, -1);
+		return wait_put(n, model.num[n].id);
+	}
 	return true;
 }
 
@@ -1083,7 +1173,7 @@ static void aim(struct op *op)
 	aim_proc(&op->p);
 	if (op->code > OP_DEV_OPEN && op->code <= OP_STOP)
 		owner = model.chan[op->arg[0] % NR_CHANS].proc;
-	else if (op->code > OP_VM_OPEN && op->code <= OP_DEL)
+	else if (op->code > OP_VM_OPEN && op->code <= OP_MAPS)
 		owner = model.vm[op->arg[0] % NR_VMS].proc;
 	if (owner >= 0)
 		op->p = owner;
@@ -1097,6 +1187,7 @@ static void aim(struct op *op)
 		aim_num(op->p % NR_PROCS, &op->arg[1], &op->arg[2]);
 		break;
 	case OP_ADD:
+	case OP_REPLACE:
 		aim_num(op->p % NR_PROCS, &op->arg[2], &op->arg[3]);
 		break;
 	case OP_CLOSE ... OP_ALLOC:
@@ -1184,7 +1275,7 @@ static bool do_op(const struct op *drawn)
 		f = op->arg[0] % NR_CHANS;
 		return (unsigned int)f % 2 < env.engines ? do_dev(op, p, f) :
 							   true;
-	case OP_VM_OPEN ... OP_DEL:
+	case OP_VM_OPEN ... OP_MAPS:
 		return env.kvm ? do_vm(op, p, op->arg[0] % NR_VMS) : true;
 	default:
 		return fail("unknown operation");

@@ -592,6 +592,8 @@ TEST_F(unplug, number_outlives_the_device_and_the_engine_comes_back)
 		expect_scene(_metadata, s);
 	}
 	test_cmd_map_del(s->vm.dev, 1);
+	/* KVM releases it a grace period later */
+	EXPECT_TRUE(ioasid_wait_recycled(s->owner, s->id));
 	expect_free(s->fd, s->id);
 	EXPECT_TRUE(ioasid_wait_none_parked(s->fd));
 	vm_close(&s->vm);

@@ -302,15 +302,29 @@ static inline int kvm_ioasid_add_raw(int dev, const void *map)
 			       KVM_DEV_IOASID_MAP_ADD, map);
 }
 
-static inline int kvm_ioasid_add(int dev, int fd, __u32 id, __u32 guest_pasid)
+static inline int kvm_ioasid_map(int dev, __u32 flags, int fd, __u32 id,
+				 __u32 guest_pasid)
 {
 	struct kvm_ioasid_map map = {
+		.flags = flags,
 		.fd = fd,
 		.id = id,
 		.guest_pasid = guest_pasid,
 	};
 
 	return kvm_ioasid_add_raw(dev, &map);
+}
+
+static inline int kvm_ioasid_add(int dev, int fd, __u32 id, __u32 guest_pasid)
+{
+	return kvm_ioasid_map(dev, 0, fd, id, guest_pasid);
+}
+
+/* Add it if @guest_pasid is not mapped */
+static inline int kvm_ioasid_replace(int dev, int fd, __u32 id,
+				     __u32 guest_pasid)
+{
+	return kvm_ioasid_map(dev, KVM_IOASID_MAP_REPLACE, fd, id, guest_pasid);
 }
 
 static inline int kvm_ioasid_del_raw(int dev, const void *guest_pasid)
@@ -324,14 +338,60 @@ static inline int kvm_ioasid_del(int dev, __u32 guest_pasid)
 	return kvm_ioasid_del_raw(dev, &guest_pasid);
 }
 
+static inline int kvm_ioasid_clear_raw(int dev, const void *addr)
+{
+	return kvm_ioasid_attr(dev, KVM_SET_DEVICE_ATTR, KVM_DEV_IOASID_MAP,
+			       KVM_DEV_IOASID_MAP_CLEAR, addr);
+}
+
+static inline int kvm_ioasid_clear(int dev)
+{
+	return kvm_ioasid_clear_raw(dev, NULL);
+}
+
+static inline int kvm_ioasid_get_raw(int dev, const void *list)
+{
+	return kvm_ioasid_attr(dev, KVM_GET_DEVICE_ATTR, KVM_DEV_IOASID_MAP,
+			       KVM_DEV_IOASID_MAP_GET, list);
+}
+
+/* @count: in: elements of @entries, out: how many were filled */
+static inline int kvm_ioasid_get(int dev, __u32 start, __u32 *count,
+				 struct kvm_ioasid_entry *entries)
+{
+	struct kvm_ioasid_list list = {
+		.start = start,
+		.count = *count,
+		.entries = (uintptr_t)entries,
+	};
+	int ret = kvm_ioasid_get_raw(dev, &list);
+
+	*count = list.count;
+	return ret;
+}
+
 #define test_cmd_map_add(dev, fd, id, guest_pasid) \
 	ASSERT_EQ(0, kvm_ioasid_add(dev, fd, id, guest_pasid))
 #define test_err_map_add(_errno, dev, fd, id, guest_pasid) \
 	EXPECT_EQ(-(_errno), kvm_ioasid_add(dev, fd, id, guest_pasid))
 
+#define test_cmd_map_replace(dev, fd, id, guest_pasid) \
+	ASSERT_EQ(0, kvm_ioasid_replace(dev, fd, id, guest_pasid))
+#define test_err_map_replace(_errno, dev, fd, id, guest_pasid) \
+	EXPECT_EQ(-(_errno), kvm_ioasid_replace(dev, fd, id, guest_pasid))
+
 #define test_cmd_map_del(dev, guest_pasid) \
 	ASSERT_EQ(0, kvm_ioasid_del(dev, guest_pasid))
 #define test_err_map_del(_errno, dev, guest_pasid) \
 	EXPECT_EQ(-(_errno), kvm_ioasid_del(dev, guest_pasid))
+
+#define test_cmd_map_clear(dev) ASSERT_EQ(0, kvm_ioasid_clear(dev))
+#define test_err_map_clear(_errno, dev, addr) \
+	EXPECT_EQ(-(_errno), kvm_ioasid_clear_raw(dev, addr))
+
+#define test_cmd_map_get(dev, start, count, entries) \
+	ASSERT_EQ(0, kvm_ioasid_get(dev, start, count, entries))
+#define test_err_map_get(_errno, dev, list) \
+	EXPECT_EQ(-(_errno), kvm_ioasid_get_raw(dev, list))
 
 #endif
