@@ -143,6 +143,17 @@ static inline __u32 give_ioasid(struct __test_metadata *_metadata,
 	return id;
 }
 
+/*
+ * Number of the channel in the engine, or -errno. The driver writes a PASID to the
+ * engine with the first command, so that there must be one with @id.
+ */
+static inline int channel_nr(struct pdma_bar *bar, struct channel *ch, __u32 id)
+{
+	int ret = pdma_copy_wait(&ch->dev, IOVA, IOVA, 8);
+
+	return ret ? ret : bar_find_channel(bar, id);
+}
+
 /* Values arrive, and memory holds what the engine says that it wrote */
 static inline void expect_running(struct __test_metadata *_metadata,
 				  struct channel *ch)

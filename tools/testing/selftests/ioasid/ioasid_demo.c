@@ -328,9 +328,9 @@ int main(void)
 	tell_set(other, 0, 2);
 
 	step("The drivers and KVM let go, each when it suits it");
-	must(pdma_drop_ioasid(&dev[2].dev), "VFIO_DEVICE_FEATURE_IOASID");
+	must(pdma_drop_all_ioasids(&dev[2].dev), "VFIO_DEVICE_FEATURE_IOASID");
 	tell_recycled(ids[1]);
-	must(pdma_drop_ioasid(&dev[0].dev), "VFIO_DEVICE_FEATURE_IOASID");
+	must(pdma_drop_all_ioasids(&dev[0].dev), "VFIO_DEVICE_FEATURE_IOASID");
 	tell_row(ids[0], "parked", "mdev=1,kvm=1", 1);
 	device_close(&dev[1]);
 	tell_row(ids[0], "parked", "kvm=1", 0);

@@ -204,8 +204,8 @@ TEST_F(pci, set_tells_what_is_wrong)
 					  self->id));
 	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->fd,
 					   self->id + 1));
-	EXPECT_EQ(-EINVAL, pdma_set_ioasid(&self->dev, -1, self->id));
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, -1, self->id));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
 
 	/* Somebody who has the number cannot become one who has the IOASID */
@@ -243,7 +243,7 @@ TEST_F(pci, another_ioasid_ends_the_attachment_of_the_first)
 	start(0, other);
 	expect_running(0, self->buf[0]);
 	bar_stop(&self->bar, 0);
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	test_cmd_free(self->fd, 1, &other);
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, other));
 	expect_silence();
@@ -269,7 +269,7 @@ TEST_F(pci, freed_ioasid_is_blocked_until_the_device_drops_it)
 
 	expect_taken(self->fd, self->id);
 	bar_stop(&self->bar, 0);
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 	expect_free(self->fd, self->id);
 	expect_silence();
@@ -296,7 +296,7 @@ TEST_F(pci, replaced_domain_is_parked_like_the_first)
 	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
 	EXPECT_EQ(0, detach(&self->dev, self->id));
 	bar_stop(&self->bar, 0);
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 	expect_silence();
 }
@@ -341,7 +341,7 @@ TEST_F(pci, reset_brings_back_what_is_active_and_nothing_else)
 	expect_running(1, self->buf[1]);
 	bar_stop(&self->bar, 1);
 	expect_taken(self->fd, self->id);
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 	expect_silence();
 }
@@ -372,7 +372,7 @@ TEST_F(pci, free_and_reset_may_meet)
 		expect_blocked(0);
 		bar_stop(&self->bar, 0);
 		EXPECT_EQ(0, detach(&self->dev, self->id));
-		EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+		EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 		EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 		test_cmd_alloc(self->fd, self->id, self->id, 1, &self->id);
 	}
@@ -505,7 +505,7 @@ static int call_detach(FIXTURE_DATA(pci) *self)
 
 static int call_drop(FIXTURE_DATA(pci) *self)
 {
-	return pdma_drop_ioasid(&self->dev);
+	return pdma_drop_all_ioasids(&self->dev);
 }
 
 static int prepare_other(FIXTURE_DATA(pci) *self)
@@ -682,21 +682,20 @@ static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(pci) *self,
 		kmsg_expect_faults(self->kmsg, false);
 }
 
-/* It has allocated nothing so far */
-TEST_F(pci, set_needs_no_memory)
+TEST_F(pci, failed_add_leaves_nothing)
 {
 	const struct op op = {
-		.call = call_set, .cannot_fail = true,
+		.call = call_set,
 	};
 
 	sweep(_metadata, self, &op);
 }
 
-TEST_F(pci, set_of_another_one_needs_no_memory)
+TEST_F(pci, failed_replace_of_the_ioasid_leaves_the_old_one)
 {
 	const struct op op = {
 		.prepare = prepare_other, .call = call_set_other,
-		.cannot_fail = true,
+		.also = -ENODEV,
 	};
 
 	sweep(_metadata, self, &op);
