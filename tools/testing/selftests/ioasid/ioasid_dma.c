@@ -649,7 +649,7 @@ TEST_F(dma, holders_of_a_parked_number_can_be_found)
 	if (!access("/sys/kernel/debug/ioasid/refs", F_OK)) {
 		read_refs(id, refs, sizeof(refs));
 		EXPECT_TRUE(!!strstr(refs, "kvm_ioasid_")) TH_LOG("%s", refs);
-		EXPECT_TRUE(!!strstr(refs, "pdma_")) TH_LOG("%s", refs);
+		EXPECT_TRUE(!!strstr(refs, "vfio_ioasids_")) TH_LOG("%s", refs);
 		EXPECT_TRUE(!!strstr(refs, "has 3/4 users"));
 		EXPECT_TRUE(!!strstr(refs, "has 1/4 users"));
 	}
@@ -659,7 +659,7 @@ TEST_F(dma, holders_of_a_parked_number_can_be_found)
 	expect_holders(_metadata, self->fd, id, "kvm=2");
 	if (!access("/sys/kernel/debug/ioasid/refs", F_OK)) {
 		read_refs(id, refs, sizeof(refs));
-		EXPECT_TRUE(!strstr(refs, "pdma_")) TH_LOG("%s", refs);
+		EXPECT_TRUE(!strstr(refs, "vfio_ioasids_")) TH_LOG("%s", refs);
 		EXPECT_TRUE(!!strstr(refs, "has 2/2 users"));
 	}
 	vm_close(&vm);
