@@ -49,7 +49,7 @@ void vfio_ioasids_init(struct vfio_ioasids *ioasids, struct vfio_device *vdev,
 	ioasids->dma_dev = dma_dev;
 	ioasids->ops = ops;
 	ioasids->lock = lock;
-	xa_init(&ioasids->held);
+	xa_init_flags(&ioasids->held, XA_FLAGS_ACCOUNT);
 }
 EXPORT_SYMBOL_GPL(vfio_ioasids_init);
 
