@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A channel of the DMA engine that streams to memory which a test watches
+ * A mediated device of the DMA engine whose first channel streams to memory which
+ * a test watches
  *
  * For programs that include kselftest_harness.h.
  */

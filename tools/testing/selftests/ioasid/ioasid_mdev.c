@@ -1806,6 +1806,98 @@ TEST_F(mdev, set_and_park_race_with_submission)
 	test_copies(&self->dev);
 }
 
+/* IOASIDs that no other thread adds or drops */
+static void *change_until_end(void *arg)
+{
+	struct race *race = arg;
+	int fd = ioasid_open(), rc;
+	__u32 ids[3];
+
+	while (!race_is_over(race)) {
+		rc = ioasid_alloc(fd, 0, 0, 3, ids);
+		if (!rc)
+			rc = pdma_add_ioasid(race->dev, fd, ids[0]);
+		if (!rc)
+			rc = pdma_add_ioasid(race->dev, fd, ids[1]);
+		if (!rc)
+			rc = pdma_replace_ioasid(race->dev, fd, ids[2], ids[0]);
+		if (!rc)
+			rc = ioasid_free(fd, 3, ids);
+		if (!rc)
+			rc = pdma_drop_ioasid(race->dev, ids[1]);
+		if (!rc)
+			rc = pdma_drop_ioasid(race->dev, ids[2]);
+		if (rc)
+			race->bad = rc;
+		count_round(race);
+	}
+	close(fd);
+	return NULL;
+}
+
+/* On all channels, with whatever the device holds */
+static void *use_until_end(void *arg)
+{
+	struct vfio_device_ioasid held[8];
+	struct race *race = arg;
+	struct pdma_dev ch;
+	int i, n, rc;
+
+	while (!race_is_over(race)) {
+		n = pdma_list_ioasids(race->dev, 0, ARRAY_SIZE(held), held);
+		for (i = 0; n > 0 && i < PDMA_MDEV_CHANNELS; i++) {
+			ch = pdma_channel(race->dev, i);
+			rc = pdma_stream_with(&ch, held[i % n].id,
+					      IOVA + i * PAGE, 2 * PAGE, 10, 1);
+			if (rc == -EBUSY)
+				rc = pdma_stop(&ch);
+			if (rc && rc != -ENXIO && rc != -ESHUTDOWN &&
+			    rc != -EFAULT)
+				race->bad = rc;
+		}
+		if (n < 0)
+			race->bad = n;
+		count_round(race);
+	}
+	return NULL;
+}
+
+TEST_F(mdev, ioasids_change_while_all_channels_work)
+{
+	struct race race[3] = {};
+	unsigned int rounds = 0;
+	pthread_t threads[3];
+	__u64 start = pdma_now_ms();
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		race[i].dev = &self->dev;
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, i ?
+					    change_until_end : use_until_end,
+					    &race[i]));
+	}
+	while (any_goes_on(race, 3, start, rounds)) {
+		usleep(rounds % 7 * 1000);
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+		rounds++;
+	}
+	for (i = 0; i < 3; i++)
+		end_race(&race[i]);
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		test_race(&race[i], rounds);
+	}
+	for (i = 0; i < PDMA_MDEV_CHANNELS; i++) {
+		struct pdma_dev ch = pdma_channel(&self->dev, i);
+
+		EXPECT_EQ(0, pdma_stop(&ch));
+	}
+	test_holds(&self->dev, self->id);
+	test_copies(&self->dev);
+	EXPECT_TRUE(ioasid_wait_none_parked(self->ioasid));
+}
+
 /* Reset and close */
 
 TEST_F(mdev, reset_stops_dma_and_keeps_the_pasid)

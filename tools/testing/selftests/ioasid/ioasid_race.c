@@ -368,7 +368,7 @@ static bool do_set(struct thread *t)
 		add(&shared->good, 1);
 	}
 	store(&t->me->doing, NONE);
-	/* Another channel of this engine has it */
+	/* Another device of this engine has it */
 	if (ret == -EBUSY || load(&shared->engine_gone) || !file_is_open(f))
 		return true;
 	return user_answer("set", n, before, ret);
