@@ -27,6 +27,8 @@ struct pdma_submit {
 	__le32 cmd;
 	__le32 period;
 	__le32 burst;
+	__le32 pasid;
+	__le32 reserved;
 };
 
 static_assert(offsetof(struct pdma_submit, src) == PDMA_SUBMIT_SRC);
@@ -35,6 +37,8 @@ static_assert(offsetof(struct pdma_submit, len) == PDMA_SUBMIT_LEN);
 static_assert(offsetof(struct pdma_submit, cmd) == PDMA_SUBMIT_CMD);
 static_assert(offsetof(struct pdma_submit, period) == PDMA_SUBMIT_PERIOD);
 static_assert(offsetof(struct pdma_submit, burst) == PDMA_SUBMIT_BURST);
+static_assert(offsetof(struct pdma_submit, pasid) == PDMA_SUBMIT_PASID);
+static_assert(offsetof(struct pdma_submit, reserved) == PDMA_SUBMIT_RESERVED);
 static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE);
 
 /* The same for the CPU */
@@ -45,6 +49,7 @@ struct pdma_cmd {
 	u32 cmd;
 	u32 period;
 	u32 burst;
+	u32 pasid;
 };
 
 /* A register of the channel page, as user space reads it */
@@ -59,7 +64,7 @@ union pdma_reg {
  * @bar: all of BAR 0
  * @nr_channels: number of channels
  * @lock: protects the registers and all below
- * @in_use: channels that pdma_engine_get_channel() has handed out
+ * @in_use: channels that pdma_engine_get_channels() has handed out
  * @down: all channels are stopped, and no register may be accessed: the
  *	  function is being reset, or is suspended
  * @pasid: PDMA_CTL_PASID of each channel, which the function loses then
@@ -91,36 +96,44 @@ static inline struct pdma_cmd pdma_to_cmd(const struct pdma_submit *submit)
 		.cmd = le32_to_cpu(submit->cmd),
 		.period = le32_to_cpu(submit->period),
 		.burst = le32_to_cpu(submit->burst),
+		.pasid = le32_to_cpu(submit->pasid),
 	};
 }
 
 /* Channels */
 
-/* The number of a channel that nobody uses, or -EUSERS */
-static inline int pdma_engine_get_channel(struct pdma_engine *engine)
+/*
+ * Take @count channels with consecutive numbers, @count is a power of two. Return
+ * the first number, or -EUSERS.
+ */
+static inline int pdma_engine_get_channels(struct pdma_engine *engine,
+					   unsigned int count)
 {
-	unsigned int nr;
+	unsigned long nr;
 
 	guard(spinlock)(&engine->lock);
-	nr = find_first_zero_bit(engine->in_use, engine->nr_channels);
-	if (nr == engine->nr_channels)
+	nr = bitmap_find_next_zero_area(engine->in_use, engine->nr_channels, 0,
+					count, count - 1);
+	if (nr + count > engine->nr_channels)
 		return -EUSERS;
-	__set_bit(nr, engine->in_use);
+	bitmap_set(engine->in_use, nr, count);
 	return nr;
 }
 
-static inline void pdma_engine_put_channel(struct pdma_engine *engine,
-					   unsigned int nr)
+static inline void pdma_engine_put_channels(struct pdma_engine *engine,
+					    unsigned int nr, unsigned int count)
 {
 	guard(spinlock)(&engine->lock);
-	__clear_bit(nr, engine->in_use);
+	bitmap_clear(engine->in_use, nr, count);
 }
 
-static inline unsigned int pdma_engine_available(struct pdma_engine *engine)
+/* How often pdma_engine_get_channels(@count) would succeed, if all use @count */
+static inline unsigned int pdma_engine_available(struct pdma_engine *engine,
+						 unsigned int count)
 {
 	guard(spinlock)(&engine->lock);
-	return engine->nr_channels -
-	       bitmap_weight(engine->in_use, PDMA_MAX_CHANNELS);
+	return (engine->nr_channels -
+		bitmap_weight(engine->in_use, PDMA_MAX_CHANNELS)) / count;
 }
 
 /* Registers */
@@ -188,13 +201,6 @@ static inline void pdma_engine_set_pasid(struct pdma_engine *engine,
 	engine->pasid[nr] = pasid;
 	if (!engine->down)
 		pdma_engine_write_pasid(engine, nr);
-}
-
-static inline u32 pdma_engine_get_pasid(struct pdma_engine *engine,
-					unsigned int nr)
-{
-	guard(spinlock)(&engine->lock);
-	return engine->pasid[nr];
 }
 
 static inline int __pdma_engine_check_idle(struct pdma_engine *engine,

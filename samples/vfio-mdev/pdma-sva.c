@@ -307,6 +307,9 @@ static ssize_t pdma_sva_write(struct file *file, const char __user *buf,
 		return -EINVAL;
 	if (copy_from_user(&submit, buf, sizeof(submit)))
 		return -EFAULT;
+	/* The channel has its PASID already */
+	if (submit.pasid || submit.reserved)
+		return -EINVAL;
 	cmd = pdma_to_cmd(&submit);
 
 	guard(mutex)(&ch->lock);
@@ -360,7 +363,7 @@ static int pdma_sva_open(struct inode *inode, struct file *file)
 	/* misc_deregister() waits for this function: the engine is there */
 	struct pdma_sva_dev *sva = container_of(file->private_data,
 						struct pdma_sva_dev, misc);
-	int nr = pdma_engine_get_channel(&sva->engine);
+	int nr = pdma_engine_get_channels(&sva->engine, 1);
 
 	if (nr < 0)
 		return nr;
@@ -381,7 +384,7 @@ static int pdma_sva_release(struct inode *inode, struct file *file)
 		if (!ch->gone)
 			pdma_engine_reset(&sva->engine, ch->nr);
 	}
-	pdma_engine_put_channel(&sva->engine, ch->nr);
+	pdma_engine_put_channels(&sva->engine, ch->nr, 1);
 	pdma_sva_put(sva);
 	return 0;
 }

@@ -2,41 +2,45 @@
 /*
  * Mediated driver for the PASID DMA engine
  *
- * One mediated device is one channel of the engine, with an IOMMU domain of
- * its own. The user
+ * A mediated device has some channels of the engine and one IOMMU domain, which
+ * they share. The user
  *
- *  - gives it a PASID through VFIO_DEVICE_FEATURE_IOASID. The domain is
- *    attached to that PASID, and the PASID is written to the control page,
- *    which no user ever sees.
+ *  - gives it IOASIDs through VFIO_DEVICE_FEATURE_IOASID. The domain is attached
+ *    to the PASID of each of them.
  *  - maps memory through VFIO or iommufd, as for any other device.
- *  - writes a struct pdma_submit to PDMA_REGION_SUBMIT. The pages that the
- *    command needs, and no others, are pinned and mapped into the domain at the
- *    IOVA that the user gave them, and the channel starts.
+ *  - writes a struct pdma_submit to the page of a channel in PDMA_REGION_SUBMIT,
+ *    with one of these PASIDs. The PASID is written to the control page, which
+ *    no user ever sees. The pages that the command needs, and no others, are
+ *    pinned and mapped into the domain at the IOVA that the user gave them, and
+ *    the channel starts.
  *
- * The engine has no interrupts. Pages stay pinned and mapped until something
- * tells that the command is over: the next command, PDMA_CMD_STOP, a reset of
- * the channel, another PASID, the user's unmap of one of them, or the last close.
+ * The engine has no interrupts. Pages stay pinned and mapped until an event
+ * shows that the command is over: the next command of the channel,
+ * PDMA_CMD_STOP, a reset of the device, the loss of the IOASID that the command
+ * runs with, the user's unmap of one of the pages, or the last close. Channels
+ * may use the same pages: a page is unmapped and unpinned after the last one.
  *
- * When the owner of the PASID frees it, the IOMMU refuses what the channel
- * sends. The driver is not told and has nothing to do. It finds out when it is
- * asked for something new (-ESHUTDOWN); the reference to the IOASID and the
- * attachment stay until the user gives another one or closes the device.
+ * When the owner of an IOASID frees it, the IOMMU refuses what the channels send
+ * with its PASID. The driver is not notified and has nothing to do. The next
+ * command with that PASID fails (-ESHUTDOWN); the reference to the IOASID and
+ * the attachment stay until the user drops it or closes the device.
  *
  * Locks, outermost first:
  *
- *   pdma_channel.lock  what the user of the channel does, one after the other
+ *   pdma_mdev.lock     serializes what the user of the device does
  *   those of the container or of iommufd that pinning takes, mmap_lock, and
  *   those of IOASID and the IOMMU
  *   pdma_engine.lock   the registers, and which PASID a channel has
  *
- * pdma_channel.lock is held from before pages are pinned until the channel
- * runs. Pinning may wait for user space, so only the user of the channel may be
- * made to wait for this lock. dma_unmap() takes it, too, so an unmap finds a
- * command with all of its pages or none of them; it never runs in between, where
- * VFIO would find the memory still pinned and give up on us. This is sound
- * because VFIO and iommufd call dma_unmap() with none of the locks that pinning
- * or unpinning takes. mmap(), which is called with mmap_lock held, must not take
- * it.
+ * pdma_mdev.lock is held from before pages are pinned until the channel runs.
+ * Pinning may wait for user space, so only the user of the device may be made
+ * to wait for this lock. dma_unmap() takes it, too, so an unmap finds a command
+ * with all of its pages or none of them; it never runs in between, where VFIO
+ * would find the memory still pinned and give up on us. This is sound because
+ * VFIO and iommufd call dma_unmap() with none of the locks that pinning or
+ * unpinning takes. mmap(), which is called with mmap_lock held, must not take
+ * it. VFIO takes it to add and drop IOASIDs: a command finds its IOASID attached,
+ * and has ended before that is detached.
  *
  * A reset or a suspend of the engine takes pdma_engine.lock only. It ends all
  * commands, but neither pins nor unpins, because that can wait for the user,
@@ -83,193 +87,268 @@ struct pdma_dev {
 };
 
 /**
- * struct pdma_buf - one side of a command, as it was pinned
- * @iova: page aligned
- * @npages: 0 if nothing is pinned
- */
-struct pdma_buf {
-	dma_addr_t iova;
-	int npages;
-};
-
-/**
- * struct pdma_page - a page that the command in progress needs
- * @iova: where the user and the channel see it
- * @phys: where it is
- * @prot: IOMMU_READ, IOMMU_WRITE
+ * struct pdma_page - a page that is pinned and mapped into the domain
+ * @iova: where the user and the channels see it
+ * @rights: which of IOMMU_READ, IOMMU_WRITE the user is known to have granted
+ * @users: how often the buffers of all channels contain it
+ * @pinned: the entry is in use
  */
 struct pdma_page {
 	dma_addr_t iova;
-	phys_addr_t phys;
-	int prot;
+	int rights;
+	unsigned int users;
+	bool pinned;
 };
 
 /**
- * struct pdma_channel - a mediated device
- * @vdev: what VFIO knows of it
- * @pdma: the engine
- * @nr: number of the channel
- * @domain: what its DMA is translated by, from open to close
- * @lock: protects all below, and that the channel is started and stopped
- *	  together with it
- * @ioasid: attached to @domain, its number is the PASID of the channel; NULL:
- *	    no DMA
- * @tracker: of the reference to @ioasid
- * @src: pinned for reading
- * @dst: pinned for writing
- * @pages: @src and @dst, each page once
- * @nr_pages: entries of @pages
- * @nr_mapped: how many of them are mapped into @domain
+ * struct pdma_buf - one side of a command
+ * @iova: page aligned
+ * @npages: how many pages of it are in pdma_mdev.pages
+ */
+struct pdma_buf {
+	dma_addr_t iova;
+	unsigned int npages;
+};
+
+struct pdma_mdev;
+
+/**
+ * struct pdma_channel - a channel of a mediated device
+ * @mdev: the device
+ * @nr: number of the channel in the engine
+ * @ioasid: the engine has its PASID for this channel; held by the device. NULL:
+ *	    none, no DMA
+ * @src: read by the last command
+ * @dst: written by the last command
  */
 struct pdma_channel {
+	struct pdma_mdev *mdev;
+	unsigned int nr;
+	struct ioasid *ioasid;
+	struct pdma_buf src;
+	struct pdma_buf dst;
+};
+
+/**
+ * struct pdma_mdev - a mediated device
+ * @vdev: what VFIO knows of it
+ * @pdma: the engine
+ * @domain: what its DMA is translated by, from open to close
+ * @lock: protects all below, and serializes starting and stopping the channels
+ *	  with it
+ * @ioasids: held by the device, all of them are attached to @domain
+ * @channels: with consecutive numbers
+ * @pages: of the buffers of all channels
+ */
+struct pdma_mdev {
 	struct vfio_device vdev;
 	struct pdma_dev *pdma;
-	unsigned int nr;
 	struct iommu_domain *domain;
 
 	/* Protects all below, see above for what it is taken with */
 	struct mutex lock;
-	struct ioasid *ioasid;
-	struct ioasid_tracker tracker;
-	struct pdma_buf src;
-	struct pdma_buf dst;
-	struct pdma_page pages[2 * PDMA_MAX_PAGES];
-	unsigned int nr_pages;
-	unsigned int nr_mapped;
+	struct vfio_ioasids ioasids;
+	struct pdma_channel channels[PDMA_MDEV_CHANNELS];
+	struct pdma_page pages[PDMA_MDEV_CHANNELS * 2 * PDMA_MAX_PAGES];
 };
+
+#define pdma_for_each_channel(ch, mdev)					\
+	for ((ch) = (mdev)->channels;					\
+	     (ch) < (mdev)->channels + PDMA_MDEV_CHANNELS; (ch)++)
+
+#define pdma_for_each_page(page, mdev)					\
+	for ((page) = (mdev)->pages;					\
+	     (page) < (mdev)->pages + ARRAY_SIZE((mdev)->pages); (page)++)
 
 static struct pdma_dev *to_pdma_dev(struct device *dev)
 {
 	return container_of(dev_get_drvdata(dev), struct pdma_dev, engine);
 }
 
-static struct pdma_channel *to_pdma_channel(struct vfio_device *vdev)
+static struct pdma_mdev *to_pdma_mdev(struct vfio_device *vdev)
 {
-	return container_of(vdev, struct pdma_channel, vdev);
+	return container_of(vdev, struct pdma_mdev, vdev);
 }
 
-static struct pdma_engine *pdma_engine(struct pdma_channel *ch)
+static struct pdma_engine *pdma_engine(struct pdma_mdev *mdev)
 {
-	return &ch->pdma->engine;
+	return &mdev->pdma->engine;
 }
 
-static struct device *pdma_dma_dev(struct pdma_channel *ch)
+static struct device *pdma_dma_dev(struct pdma_mdev *mdev)
 {
-	return &pdma_engine(ch)->pdev->dev;
+	return &pdma_engine(mdev)->pdev->dev;
 }
 
 /* Memory of a command */
 
-static void pdma_add_page(struct pdma_channel *ch, dma_addr_t iova,
-			  phys_addr_t phys, int prot)
+/* -EFAULT: the user has not mapped it, or not for @prot */
+static int pdma_pin(struct pdma_mdev *mdev, dma_addr_t iova, int prot,
+		    struct page **page)
 {
-	unsigned int i;
+	int ret = vfio_pin_pages(&mdev->vdev, iova, 1, prot, page);
 
-	/* Both sides may share pages, with different rights */
-	for (i = 0; i < ch->nr_pages; i++) {
-		if (ch->pages[i].iova == iova) {
-			ch->pages[i].prot |= prot;
-			return;
-		}
-	}
-
-	ch->pages[ch->nr_pages++] = (struct pdma_page){
-		.iova = iova,
-		.phys = phys,
-		.prot = prot,
-	};
-}
-
-static int pdma_pin(struct pdma_channel *ch, struct pdma_buf *buf, u64 iova,
-		    u32 len, int prot)
-{
-	dma_addr_t first = ALIGN_DOWN(iova, PAGE_SIZE);
-	int npages = PFN_UP(offset_in_page(iova) + len);
-	struct page *pages[PDMA_MAX_PAGES];
-	int i, ret;
-
-	ret = vfio_pin_pages(&ch->vdev, first, npages, prot, pages);
 	switch (ret) {
+	case 1:
+		return 0;
+	case 0:
 	case -EINVAL:
 	case -ENOENT:
 	case -EPERM:
-		/* Not mapped, or not for that: said differently by backends */
+		/* Backends differ in the error */
 		return -EFAULT;
-	}
-	if (ret < 0)
+	default:
 		return ret;
-
-	buf->iova = first;
-	buf->npages = ret;
-	if (ret != npages)
-		return -EFAULT;
-
-	for (i = 0; i < npages; i++)
-		pdma_add_page(ch, first + i * PAGE_SIZE, page_to_phys(pages[i]),
-			      prot);
-	return 0;
+	}
 }
 
-static void pdma_unpin(struct pdma_channel *ch, struct pdma_buf *buf)
+/* Check that the user lets the device access a page in this way */
+static int pdma_check_rights(struct pdma_mdev *mdev, struct pdma_page *page,
+			     int prot)
 {
-	if (buf->npages)
-		vfio_unpin_pages(&ch->vdev, buf->iova, buf->npages);
-	buf->npages = 0;
-}
-
-static int pdma_map(struct pdma_channel *ch)
-{
+	struct page *unused;
 	int ret;
 
-	while (ch->nr_mapped < ch->nr_pages) {
-		struct pdma_page *page = &ch->pages[ch->nr_mapped];
+	if (page->rights & prot)
+		return 0;
+	ret = pdma_pin(mdev, page->iova, prot, &unused);
+	if (ret)
+		return ret;
+	vfio_unpin_pages(&mdev->vdev, page->iova, 1);
+	page->rights |= prot;
+	return 0;
+}
 
-		/* As for all DMA of user space: it cannot flush caches */
-		ret = iommu_map(ch->domain, page->iova, page->phys, PAGE_SIZE,
-				page->prot | IOMMU_CACHE, GFP_KERNEL_ACCOUNT);
+/*
+ * Another channel may need to write to the page later, and a mapping cannot get
+ * more rights while a channel uses it: map for writing what may be written.
+ */
+static int pdma_map(struct pdma_mdev *mdev, struct pdma_page *page,
+		    phys_addr_t phys)
+{
+	int ret = pdma_check_rights(mdev, page, IOMMU_WRITE);
+	int prot = IOMMU_READ | (ret ? 0 : IOMMU_WRITE);
+
+	if (ret && ret != -EFAULT)
+		return ret;
+	/* As for all DMA of user space: it cannot flush caches */
+	return iommu_map(mdev->domain, page->iova, phys, PAGE_SIZE,
+			 prot | IOMMU_CACHE, GFP_KERNEL_ACCOUNT);
+}
+
+/* The entry of the page at @iova, or a free one */
+static struct pdma_page *pdma_find_page(struct pdma_mdev *mdev, dma_addr_t iova)
+{
+	struct pdma_page *page, *unused = NULL;
+
+	pdma_for_each_page(page, mdev) {
+		if (!page->pinned)
+			unused = page;
+		else if (page->iova == iova)
+			return page;
+	}
+	return unused;
+}
+
+static int pdma_get_page(struct pdma_mdev *mdev, dma_addr_t iova, int prot)
+{
+	struct pdma_page *page = pdma_find_page(mdev, iova);
+	struct page *pinned;
+	int ret;
+
+	/* There is an entry for each page of each buffer */
+	if (WARN_ON(!page))
+		return -EIO;
+	if (page->pinned) {
+		ret = pdma_check_rights(mdev, page, prot);
+		if (!ret)
+			page->users++;
+		return ret;
+	}
+
+	ret = pdma_pin(mdev, iova, prot, &pinned);
+	if (ret)
+		return ret;
+	*page = (struct pdma_page){ .iova = iova, .rights = prot, .users = 1 };
+	ret = pdma_map(mdev, page, page_to_phys(pinned));
+	if (ret) {
+		vfio_unpin_pages(&mdev->vdev, iova, 1);
+		return ret;
+	}
+	page->pinned = true;
+	return 0;
+}
+
+static int pdma_get_buf(struct pdma_channel *ch, struct pdma_buf *buf, u64 iova,
+			u32 len, int prot)
+{
+	unsigned int npages = PFN_UP(offset_in_page(iova) + len);
+	int ret;
+
+	buf->iova = ALIGN_DOWN(iova, PAGE_SIZE);
+	for (buf->npages = 0; buf->npages < npages; buf->npages++) {
+		ret = pdma_get_page(ch->mdev,
+				    buf->iova + buf->npages * PAGE_SIZE, prot);
 		if (ret)
 			return ret;
-		ch->nr_mapped++;
 	}
 	return 0;
 }
 
-static void pdma_unmap(struct pdma_channel *ch)
+static void pdma_put_buf(struct pdma_channel *ch, struct pdma_buf *buf,
+			 struct iommu_iotlb_gather *gather)
 {
-	struct iommu_iotlb_gather gather;
+	struct pdma_mdev *mdev = ch->mdev;
+	struct pdma_page *page;
 
-	if (ch->nr_mapped) {
-		iommu_iotlb_gather_init(&gather);
-		while (ch->nr_mapped)
-			iommu_unmap_fast(ch->domain,
-					 ch->pages[--ch->nr_mapped].iova,
-					 PAGE_SIZE, &gather);
-		iommu_iotlb_sync(ch->domain, &gather);
+	while (buf->npages) {
+		page = pdma_find_page(mdev, buf->iova +
+					    --buf->npages * PAGE_SIZE);
+		if (!--page->users)
+			iommu_unmap_fast(mdev->domain, page->iova, PAGE_SIZE,
+					 gather);
 	}
-	ch->nr_pages = 0;
 }
 
 /* The channel is idle. In this order, or a device TLB keeps a freed page. */
 static void pdma_release(struct pdma_channel *ch)
 {
-	lockdep_assert_held(&ch->lock);
+	struct pdma_mdev *mdev = ch->mdev;
+	struct iommu_iotlb_gather gather;
+	struct pdma_page *page;
 
-	pdma_unmap(ch);
-	pdma_unpin(ch, &ch->src);
-	pdma_unpin(ch, &ch->dst);
+	lockdep_assert_held(&mdev->lock);
+
+	if (!ch->src.npages && !ch->dst.npages)
+		return;
+
+	iommu_iotlb_gather_init(&gather);
+	pdma_put_buf(ch, &ch->src, &gather);
+	pdma_put_buf(ch, &ch->dst, &gather);
+	iommu_iotlb_sync(mdev->domain, &gather);
+	pdma_for_each_page(page, mdev) {
+		if (page->pinned && !page->users) {
+			vfio_unpin_pages(&mdev->vdev, page->iova, 1);
+			page->pinned = false;
+		}
+	}
 }
 
 static void pdma_stop(struct pdma_channel *ch)
 {
-	pdma_engine_stop(pdma_engine(ch), ch->nr);
+	pdma_engine_stop(pdma_engine(ch->mdev), ch->nr);
 	pdma_release(ch);
 }
 
-/* Does not touch the PASID */
-static void pdma_reset(struct pdma_channel *ch)
+/* Does not touch the IOASIDs */
+static void pdma_reset(struct pdma_mdev *mdev)
 {
-	pdma_engine_reset(pdma_engine(ch), ch->nr);
-	pdma_release(ch);
+	struct pdma_channel *ch;
+
+	pdma_for_each_channel(ch, mdev) {
+		pdma_engine_reset(pdma_engine(mdev), ch->nr);
+		pdma_release(ch);
+	}
 }
 
 static bool pdma_buf_overlaps(const struct pdma_buf *buf, u64 iova, u64 length)
@@ -282,20 +361,23 @@ static bool pdma_buf_overlaps(const struct pdma_buf *buf, u64 iova, u64 length)
 
 static void pdma_vfio_dma_unmap(struct vfio_device *vdev, u64 iova, u64 length)
 {
-	struct pdma_channel *ch = to_pdma_channel(vdev);
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
+	struct pdma_channel *ch;
 
-	guard(mutex)(&ch->lock);
-	if (pdma_buf_overlaps(&ch->src, iova, length) ||
-	    pdma_buf_overlaps(&ch->dst, iova, length))
-		pdma_stop(ch);
+	guard(mutex)(&mdev->lock);
+	pdma_for_each_channel(ch, mdev) {
+		if (pdma_buf_overlaps(&ch->src, iova, length) ||
+		    pdma_buf_overlaps(&ch->dst, iova, length))
+			pdma_stop(ch);
+	}
 }
 
 /* Commands */
 
 /* Whether the engine can reach all pages of a buffer */
-static bool pdma_iova_valid(struct pdma_channel *ch, u64 iova, u32 len)
+static bool pdma_iova_valid(struct pdma_mdev *mdev, u64 iova, u32 len)
 {
-	struct iommu_domain_geometry *geometry = &ch->domain->geometry;
+	struct iommu_domain_geometry *geometry = &mdev->domain->geometry;
 	struct iommu_resv_region *resv;
 	u64 last;
 
@@ -309,7 +391,7 @@ static bool pdma_iova_valid(struct pdma_channel *ch, u64 iova, u32 len)
 		return false;
 
 	/* Not memory: a write to the MSI window would be an interrupt */
-	list_for_each_entry(resv, &ch->pdma->resv_regions, list) {
+	list_for_each_entry(resv, &mdev->pdma->resv_regions, list) {
 		if (iova <= resv->start + (resv->length - 1) &&
 		    resv->start <= last)
 			return false;
@@ -317,39 +399,51 @@ static bool pdma_iova_valid(struct pdma_channel *ch, u64 iova, u32 len)
 	return true;
 }
 
-static bool pdma_cmd_valid(struct pdma_channel *ch, const struct pdma_cmd *cmd)
+static bool pdma_cmd_valid(struct pdma_mdev *mdev, const struct pdma_cmd *cmd)
 {
-	/* What a command does not use must be 0, so that it can get a use */
+	/* Unused fields must be 0 so that they can be given a meaning later */
 	switch (cmd->cmd) {
 	case PDMA_CMD_STOP:
 		return !cmd->src && !cmd->dst && !cmd->len && !cmd->period &&
-		       !cmd->burst;
+		       !cmd->burst && !cmd->pasid;
 	case PDMA_CMD_COPY:
 		return !cmd->period && !cmd->burst &&
-		       pdma_iova_valid(ch, cmd->src, cmd->len) &&
-		       pdma_iova_valid(ch, cmd->dst, cmd->len);
+		       pdma_iova_valid(mdev, cmd->src, cmd->len) &&
+		       pdma_iova_valid(mdev, cmd->dst, cmd->len);
 	case PDMA_CMD_STREAM:
 		return !cmd->src && IS_ALIGNED(cmd->dst, 8) &&
 		       IS_ALIGNED(cmd->len, 8) &&
 		       (!cmd->period ||
 			(cmd->period >= 10 && cmd->period <= 1000000)) &&
 		       cmd->burst <= 4096 &&
-		       pdma_iova_valid(ch, cmd->dst, cmd->len);
+		       pdma_iova_valid(mdev, cmd->dst, cmd->len);
 	default:
 		return false;
 	}
 }
 
+/* NULL: the channel has no PASID and cannot DMA. The channel is idle. */
+static void pdma_use_ioasid(struct pdma_channel *ch, struct ioasid *ioasid)
+{
+	ch->ioasid = ioasid;
+	pdma_engine_set_pasid(pdma_engine(ch->mdev), ch->nr,
+			      ioasid ? PDMA_PASID_VALID | ioasid_id(ioasid) :
+				       0);
+}
+
 static int pdma_start(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 {
+	struct pdma_engine *engine = pdma_engine(ch->mdev);
+	struct ioasid *ioasid;
 	int ret;
 
-	if (!ch->ioasid)
+	ioasid = vfio_ioasids_find(&ch->mdev->ioasids, cmd->pasid);
+	if (!ioasid)
 		return -ENXIO;
 	/* It may be parked right after this: then the IOMMU refuses the DMA */
-	if (!ioasid_is_active(ch->ioasid))
+	if (!ioasid_is_active(ioasid))
 		return -ESHUTDOWN;
-	ret = pdma_engine_check_idle(pdma_engine(ch), ch->nr);
+	ret = pdma_engine_check_idle(engine, ch->nr);
 	if (ret)
 		return ret;
 
@@ -357,16 +451,17 @@ static int pdma_start(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 	pdma_release(ch);
 
 	if (cmd->cmd == PDMA_CMD_COPY)
-		ret = pdma_pin(ch, &ch->src, cmd->src, cmd->len, IOMMU_READ);
+		ret = pdma_get_buf(ch, &ch->src, cmd->src, cmd->len,
+				   IOMMU_READ);
 	if (!ret)
-		ret = pdma_pin(ch, &ch->dst, cmd->dst, cmd->len, IOMMU_WRITE);
-	if (!ret)
-		ret = pdma_map(ch);
+		ret = pdma_get_buf(ch, &ch->dst, cmd->dst, cmd->len,
+				   IOMMU_WRITE);
 	if (ret)
 		goto err_release;
 
-	/* If the engine was reset meanwhile, the channel has its PASID again */
-	ret = pdma_engine_start(pdma_engine(ch), ch->nr, cmd);
+	pdma_use_ioasid(ch, ioasid);
+	/* If the engine is reset meanwhile, it restores the PASID */
+	ret = pdma_engine_start(engine, ch->nr, cmd);
 	if (!ret)
 		return 0;
 	/* The command was checked before: report a device error */
@@ -380,10 +475,10 @@ err_release:
 
 static int pdma_submit(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 {
-	if (!pdma_cmd_valid(ch, cmd))
+	if (!pdma_cmd_valid(ch->mdev, cmd))
 		return -EINVAL;
 
-	guard(mutex)(&ch->lock);
+	guard(mutex)(&ch->mdev->lock);
 	if (cmd->cmd != PDMA_CMD_STOP)
 		return pdma_start(ch, cmd);
 
@@ -391,161 +486,117 @@ static int pdma_submit(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 	return 0;
 }
 
-/* PASID */
+/* IOASIDs */
 
-/*
- * Make @new the IOASID of the channel, and take over the reference to it. NULL:
- * the channel has none. The new one is attached before anything is given up:
- * when that fails, nothing has changed. Not so if the two are the same, because
- * that IOASID is attached already; there is nothing to do then.
- */
-static int pdma_replace_ioasid(struct pdma_channel *ch, struct ioasid *new,
-			       struct ioasid_tracker tracker)
+static int pdma_attach_ioasid(struct vfio_device *vdev, struct ioasid *ioasid,
+			      struct ioasid *old)
 {
-	struct ioasid *old = ch->ioasid;
-	struct ioasid_tracker old_tracker = ch->tracker;
-	int ret = 0;
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
 
-	lockdep_assert_held(&ch->lock);
-
-	if (new == old)
-		goto out_put_new;
-
-	if (new) {
-		ret = ioasid_attach_device(new, ch->domain, pdma_dma_dev(ch),
-					   NULL);
-		if (ret)
-			goto out_put_new;
-	}
-
-	/* A command ends with the PASID that it was submitted for */
-	pdma_stop(ch);
-	pdma_engine_set_pasid(pdma_engine(ch), ch->nr,
-			      new ? PDMA_PASID_VALID | ioasid_id(new) : 0);
-	ch->ioasid = new;
-	ch->tracker = tracker;
-
-	if (old) {
-		ioasid_detach_device(old, ch->domain, pdma_dma_dev(ch));
-		ioasid_user_put(old, IOASID_USER_MDEV, &old_tracker);
-	}
-	return 0;
-
-out_put_new:
-	if (new)
-		ioasid_user_put(new, IOASID_USER_MDEV, &tracker);
-	return ret;
+	return ioasid_attach_device(ioasid, mdev->domain, pdma_dma_dev(mdev),
+				    NULL);
 }
 
-static int pdma_set_ioasid(struct pdma_channel *ch,
-			   struct vfio_device_feature_ioasid __user *arg)
+static void pdma_detach_ioasid(struct vfio_device *vdev, struct ioasid *ioasid)
 {
-	struct vfio_device_feature_ioasid feature;
-	struct ioasid *ioasid = NULL;
-	struct ioasid_tracker tracker = {};
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
+	struct pdma_channel *ch;
 
-	if (copy_from_user(&feature, arg, sizeof(feature)))
-		return -EFAULT;
-
-	if (feature.fd != -1) {
-		ioasid = ioasid_fd_get(feature.fd, feature.id, IOASID_USER_MDEV,
-				       &tracker);
-		if (IS_ERR(ioasid))
-			return PTR_ERR(ioasid);
-	} else if (feature.id) {
-		return -EINVAL;
+	/* A command ends with the IOASID that it was submitted for */
+	pdma_for_each_channel(ch, mdev) {
+		if (ch->ioasid == ioasid) {
+			pdma_stop(ch);
+			pdma_use_ioasid(ch, NULL);
+		}
 	}
-
-	guard(mutex)(&ch->lock);
-	return pdma_replace_ioasid(ch, ioasid, tracker);
+	ioasid_detach_device(ioasid, mdev->domain, pdma_dma_dev(mdev));
 }
 
-static int pdma_get_ioasid(struct pdma_channel *ch,
-			   struct vfio_device_feature_ioasid __user *arg)
-{
-	struct vfio_device_feature_ioasid feature = {
-		.fd = -1,
-		.id = pdma_engine_get_pasid(pdma_engine(ch), ch->nr) &
-		      PDMA_PASID_MASK,
-	};
-
-	return copy_to_user(arg, &feature, sizeof(feature)) ? -EFAULT : 0;
-}
+static const struct vfio_ioasids_ops pdma_ioasids_ops = {
+	.user = IOASID_USER_MDEV,
+	.attach = pdma_attach_ioasid,
+	.detach = pdma_detach_ioasid,
+};
 
 static int pdma_vfio_feature(struct vfio_device *vdev, u32 flags,
 			     void __user *arg, size_t argsz)
 {
-	struct pdma_channel *ch = to_pdma_channel(vdev);
-	int ret;
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
 
-	if ((flags & VFIO_DEVICE_FEATURE_MASK) != VFIO_DEVICE_FEATURE_IOASID)
+	switch (flags & VFIO_DEVICE_FEATURE_MASK) {
+	case VFIO_DEVICE_FEATURE_IOASID:
+		return vfio_ioasids_feature(&mdev->ioasids, flags, arg, argsz);
+	default:
 		return -ENOTTY;
-
-	ret = vfio_check_feature(flags, argsz,
-				 VFIO_DEVICE_FEATURE_GET |
-				 VFIO_DEVICE_FEATURE_SET,
-				 sizeof(struct vfio_device_feature_ioasid));
-	if (ret != 1)
-		return ret;
-
-	if (flags & VFIO_DEVICE_FEATURE_SET)
-		return pdma_set_ioasid(ch, arg);
-	return pdma_get_ioasid(ch, arg);
+	}
 }
 
 /* VFIO */
 
 static int pdma_vfio_init(struct vfio_device *vdev)
 {
-	mutex_init(&to_pdma_channel(vdev)->lock);
+	mutex_init(&to_pdma_mdev(vdev)->lock);
 	return 0;
 }
 
 static void pdma_vfio_release(struct vfio_device *vdev)
 {
-	mutex_destroy(&to_pdma_channel(vdev)->lock);
+	mutex_destroy(&to_pdma_mdev(vdev)->lock);
 }
 
 static int pdma_vfio_open(struct vfio_device *vdev)
 {
-	struct pdma_channel *ch = to_pdma_channel(vdev);
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
 	struct iommu_domain *domain;
 
-	domain = iommu_paging_domain_alloc(pdma_dma_dev(ch));
+	domain = iommu_paging_domain_alloc(pdma_dma_dev(mdev));
 	if (IS_ERR(domain))
 		return PTR_ERR(domain);
 
-	guard(mutex)(&ch->lock);
-	ch->domain = domain;
+	guard(mutex)(&mdev->lock);
+	mdev->domain = domain;
 	return 0;
 }
 
 /* VFIO may still call dma_unmap(), which finds nothing any more */
 static void pdma_vfio_close(struct vfio_device *vdev)
 {
-	struct pdma_channel *ch = to_pdma_channel(vdev);
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
 
-	guard(mutex)(&ch->lock);
-	/* The next user is not to see the counters of this one */
-	pdma_reset(ch);
-	pdma_replace_ioasid(ch, NULL, (struct ioasid_tracker){});
-	iommu_domain_free(ch->domain);
-	ch->domain = NULL;
+	guard(mutex)(&mdev->lock);
+	/* Do not leak the counters to the next user */
+	pdma_reset(mdev);
+	vfio_ioasids_drop_all(&mdev->ioasids);
+	iommu_domain_free(mdev->domain);
+	mdev->domain = NULL;
+}
+
+/* The channel whose page of region @region @offset is in, or NULL */
+static struct pdma_channel *pdma_channel_at(struct pdma_mdev *mdev, u64 offset,
+					    unsigned int region)
+{
+	u64 first = (u64)region << PDMA_REGION_SHIFT;
+
+	if (offset < first || offset - first >= PDMA_REGION_SIZE)
+		return NULL;
+	return &mdev->channels[(offset - first) / PDMA_PAGE_SIZE];
 }
 
 /* One register at a time */
 static ssize_t pdma_vfio_read(struct vfio_device *vdev, char __user *buf,
 			      size_t count, loff_t *ppos)
 {
-	struct pdma_channel *ch = to_pdma_channel(vdev);
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
+	struct pdma_channel *ch;
 	union pdma_reg reg;
 	int ret;
 
-	if (*ppos >> PDMA_REGION_SHIFT != PDMA_REGION_STATUS)
+	ch = pdma_channel_at(mdev, *ppos, PDMA_REGION_STATUS);
+	if (!ch)
 		return -EINVAL;
 
-	ret = pdma_engine_read(pdma_engine(ch), ch->nr,
-			       *ppos & PDMA_REGION_MASK, count, &reg);
+	ret = pdma_engine_read(pdma_engine(mdev), ch->nr,
+			       *ppos & (PDMA_PAGE_SIZE - 1), count, &reg);
 	if (ret)
 		return ret;
 	if (copy_to_user(buf, &reg, count))
@@ -557,17 +608,20 @@ static ssize_t pdma_vfio_read(struct vfio_device *vdev, char __user *buf,
 static ssize_t pdma_vfio_write(struct vfio_device *vdev, const char __user *buf,
 			       size_t count, loff_t *ppos)
 {
-	struct pdma_channel *ch = to_pdma_channel(vdev);
 	struct pdma_submit submit;
+	struct pdma_channel *ch;
 	struct pdma_cmd cmd;
 	int ret;
 
-	if (*ppos >> PDMA_REGION_SHIFT != PDMA_REGION_SUBMIT ||
-	    (*ppos & PDMA_REGION_MASK) || count != sizeof(submit))
+	ch = pdma_channel_at(to_pdma_mdev(vdev), *ppos, PDMA_REGION_SUBMIT);
+	if (!ch || !IS_ALIGNED(*ppos, PDMA_PAGE_SIZE) ||
+	    count != sizeof(submit))
 		return -EINVAL;
 
 	if (copy_from_user(&submit, buf, sizeof(submit)))
 		return -EFAULT;
+	if (submit.reserved)
+		return -EINVAL;
 
 	cmd = pdma_to_cmd(&submit);
 	ret = pdma_submit(ch, &cmd);
@@ -578,19 +632,22 @@ static ssize_t pdma_vfio_write(struct vfio_device *vdev, const char __user *buf,
 }
 
 /*
- * Reads of the channel page. A write could start DMA to pages never pinned. The
+ * Reads of channel pages. A write could start DMA to pages never pinned. The
  * mapping stays while the function is reset: a driver of a real device has to zap
  * it, as vfio-pci does, because reads of a function in reset can end in an error.
  */
 static int pdma_vfio_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 {
-	struct pdma_channel *ch = to_pdma_channel(vdev);
-	phys_addr_t phys = pci_resource_start(pdma_engine(ch)->pdev, 0) +
-			   PDMA_CHANNEL_PAGE(ch->nr);
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
+	unsigned long first = (u64)PDMA_REGION_STATUS <<
+			      (PDMA_REGION_SHIFT - PAGE_SHIFT);
+	phys_addr_t phys = pci_resource_start(pdma_engine(mdev)->pdev, 0) +
+			   PDMA_CHANNEL_PAGE(mdev->channels[0].nr);
+	unsigned long pgoff = vma->vm_pgoff - first;
 
-	if (vma->vm_pgoff !=
-	    (u64)PDMA_REGION_STATUS << (PDMA_REGION_SHIFT - PAGE_SHIFT) ||
-	    vma_pages(vma) != 1 || !(vma->vm_flags & VM_SHARED))
+	if (vma->vm_pgoff < first || pgoff >= PDMA_MDEV_CHANNELS ||
+	    vma_pages(vma) > PDMA_MDEV_CHANNELS - pgoff ||
+	    !(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
 	if (vma->vm_flags & VM_WRITE)
 		return -EPERM;
@@ -598,7 +655,8 @@ static int pdma_vfio_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 	vm_flags_clear(vma, VM_MAYWRITE);
 
 	vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
-	return io_remap_pfn_range(vma, vma->vm_start, PHYS_PFN(phys), PAGE_SIZE,
+	return io_remap_pfn_range(vma, vma->vm_start, PHYS_PFN(phys) + pgoff,
+				  vma->vm_end - vma->vm_start,
 				  vma->vm_page_prot);
 }
 
@@ -625,12 +683,12 @@ static int pdma_get_region_info(struct vfio_device *vdev,
 	switch (info->index) {
 	case PDMA_REGION_SUBMIT:
 		info->flags = VFIO_REGION_INFO_FLAG_WRITE;
-		info->size = PDMA_SUBMIT_SIZE;
+		info->size = PDMA_REGION_SIZE;
 		break;
 	case PDMA_REGION_STATUS:
 		info->flags = VFIO_REGION_INFO_FLAG_READ |
 			      VFIO_REGION_INFO_FLAG_MMAP;
-		info->size = PDMA_PAGE_SIZE;
+		info->size = PDMA_REGION_SIZE;
 		break;
 	default:
 		return -EINVAL;
@@ -643,7 +701,7 @@ static int pdma_get_region_info(struct vfio_device *vdev,
 static long pdma_vfio_ioctl(struct vfio_device *vdev, unsigned int cmd,
 			    unsigned long arg)
 {
-	struct pdma_channel *ch = to_pdma_channel(vdev);
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
 	void __user *uptr = (void __user *)arg;
 
 	switch (cmd) {
@@ -654,8 +712,8 @@ static long pdma_vfio_ioctl(struct vfio_device *vdev, unsigned int cmd,
 		/* There are none */
 		return -EINVAL;
 	case VFIO_DEVICE_RESET:
-		scoped_guard(mutex, &ch->lock)
-			pdma_reset(ch);
+		scoped_guard(mutex, &mdev->lock)
+			pdma_reset(mdev);
 		return 0;
 	default:
 		return -ENOTTY;
@@ -663,9 +721,9 @@ static long pdma_vfio_ioctl(struct vfio_device *vdev, unsigned int cmd,
 }
 
 /*
- * Somebody removes a device that is open. There is no event to ask the user
+ * The device is being removed while it is open. There is no event to ask the user
  * for it by, and taking the device away would gain nothing: the user can tie
- * up no more than the channel. Tell who waits, once a minute.
+ * up no more than its channels. Log it once a minute for whoever is waiting.
  */
 static void pdma_vfio_request(struct vfio_device *vdev, unsigned int count)
 {
@@ -695,54 +753,68 @@ static const struct vfio_device_ops pdma_vfio_ops = {
 
 /* Mediated devices */
 
-static int pdma_mdev_probe(struct mdev_device *mdev)
+static int pdma_mdev_probe(struct mdev_device *mdev_dev)
 {
-	struct pdma_dev *pdma = to_pdma_dev(mdev->type->parent->dev);
+	struct pdma_dev *pdma = to_pdma_dev(mdev_dev->type->parent->dev);
 	struct pdma_channel *ch;
-	int ret;
+	struct pdma_mdev *mdev;
+	int first, ret;
 
-	ch = vfio_alloc_device(pdma_channel, vdev, &mdev->dev, &pdma_vfio_ops);
-	if (IS_ERR(ch))
-		return PTR_ERR(ch);
+	mdev = vfio_alloc_device(pdma_mdev, vdev, &mdev_dev->dev,
+				 &pdma_vfio_ops);
+	if (IS_ERR(mdev))
+		return PTR_ERR(mdev);
 
-	ret = pdma_engine_get_channel(&pdma->engine);
-	if (ret < 0)
+	first = pdma_engine_get_channels(&pdma->engine, PDMA_MDEV_CHANNELS);
+	if (first < 0) {
+		ret = first;
 		goto err_put_device;
-	ch->pdma = pdma;
-	ch->nr = ret;
-	dev_set_drvdata(&mdev->dev, ch);
+	}
+	mdev->pdma = pdma;
+	pdma_for_each_channel(ch, mdev) {
+		ch->mdev = mdev;
+		ch->nr = first + (ch - mdev->channels);
+	}
+	vfio_ioasids_init(&mdev->ioasids, &mdev->vdev, pdma_dma_dev(mdev),
+			  &pdma_ioasids_ops, &mdev->lock);
+	dev_set_drvdata(&mdev_dev->dev, mdev);
 
 	/* From here on it can be opened */
-	ret = vfio_register_emulated_iommu_dev(&ch->vdev);
+	ret = vfio_register_emulated_iommu_dev(&mdev->vdev);
 	if (ret)
-		goto err_put_channel;
+		goto err_put_channels;
 	return 0;
 
-err_put_channel:
-	pdma_engine_put_channel(&pdma->engine, ch->nr);
+err_put_channels:
+	vfio_ioasids_destroy(&mdev->ioasids);
+	pdma_engine_put_channels(&pdma->engine, first, PDMA_MDEV_CHANNELS);
 err_put_device:
-	vfio_put_device(&ch->vdev);
+	vfio_put_device(&mdev->vdev);
 	return ret;
 }
 
-static void pdma_mdev_remove(struct mdev_device *mdev)
+static void pdma_mdev_remove(struct mdev_device *mdev_dev)
 {
-	struct pdma_channel *ch = dev_get_drvdata(&mdev->dev);
+	struct pdma_mdev *mdev = dev_get_drvdata(&mdev_dev->dev);
 
 	/* Returns when the last user has closed it */
-	vfio_unregister_group_dev(&ch->vdev);
-	pdma_engine_put_channel(pdma_engine(ch), ch->nr);
-	vfio_put_device(&ch->vdev);
+	vfio_unregister_group_dev(&mdev->vdev);
+	vfio_ioasids_destroy(&mdev->ioasids);
+	pdma_engine_put_channels(pdma_engine(mdev), mdev->channels[0].nr,
+				 PDMA_MDEV_CHANNELS);
+	vfio_put_device(&mdev->vdev);
 }
 
 static unsigned int pdma_mdev_get_available(struct mdev_type *mtype)
 {
-	return pdma_engine_available(&to_pdma_dev(mtype->parent->dev)->engine);
+	return pdma_engine_available(&to_pdma_dev(mtype->parent->dev)->engine,
+				     PDMA_MDEV_CHANNELS);
 }
 
 static ssize_t pdma_mdev_show_description(struct mdev_type *mtype, char *buf)
 {
-	return sysfs_emit(buf, "one channel, DMA with one PASID\n");
+	return sysfs_emit(buf, "%u channels, DMA with PASIDs\n",
+			  PDMA_MDEV_CHANNELS);
 }
 
 static struct mdev_driver pdma_mdev_driver = {
@@ -768,8 +840,8 @@ static int pdma_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	int pasid, ret;
 
 	/*
-	 * The IOMMU driver has enabled PASIDs if all on the way supports them:
-	 * device, bus and IOMMU. There is nothing to do without.
+	 * The IOMMU driver has enabled PASIDs if device, bus and IOMMU support
+	 * them. The driver is useless without PASIDs.
 	 */
 	pasid = pci_pasid_status(pdev);
 	if (pasid < 0 || !(pasid & PCI_PASID_CTRL_ENABLE))
@@ -787,8 +859,8 @@ static int pdma_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	pci_set_master(pdev);
 	iommu_get_resv_regions(dev, &pdma->resv_regions);
 
-	pdma->type.sysfs_name = "channel";
-	pdma->type.pretty_name = "PASID DMA channel";
+	pdma->type.sysfs_name = "channels";
+	pdma->type.pretty_name = "PASID DMA channels";
 	pdma->types[0] = &pdma->type;
 	pci_set_drvdata(pdev, &pdma->engine);
 	/* From here on mediated devices can be created */

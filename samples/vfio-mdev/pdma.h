@@ -101,33 +101,43 @@
  */
 
 /*
- * A mediated device is one channel. It has two VFIO regions.
+ * A mediated device has PDMA_MDEV_CHANNELS channels with consecutive numbers,
+ * which share an address space. It can hold several IOASIDs
+ * (VFIO_DEVICE_FEATURE_IOASID); each command says on which channel and with
+ * which of their PASIDs it runs. Several channels may use the same PASID. The
+ * device has two VFIO regions, each with one page for each channel.
  *
- * PDMA_REGION_SUBMIT: write one struct pdma_submit at offset 0, with one
- * pwrite(). It pins and maps what the command needs and starts the channel.
- * Errors: ENXIO no PASID was given yet, ESHUTDOWN the PASID is parked, EBUSY a
- * command is going on, EINVAL a field is not valid or the write is not one
- * whole struct, EFAULT the memory was not mapped by the user, EAGAIN the engine
- * is being reset or is suspended.
- * PDMA_CMD_STOP returns when the channel issues no more DMA.
+ * PDMA_REGION_SUBMIT: write one struct pdma_submit at the start of the page of
+ * the channel, with one pwrite(). It pins and maps what the command needs and
+ * starts the channel. Errors: ENXIO the device does not hold an IOASID with that
+ * PASID, ESHUTDOWN it is parked, EBUSY a command is running on the channel,
+ * EINVAL a field is not valid or the write is not one whole struct, EFAULT the
+ * memory was not mapped by the user, EAGAIN the engine is being reset or is
+ * suspended. PDMA_CMD_STOP returns when the channel issues no more DMA.
  *
- * PDMA_REGION_STATUS: the channel page, for pread() and for a read-only,
- * shared mmap(). Errors: EINVAL not one register of 32 or 64 bits, EAGAIN as
- * above. What the mapping shows meanwhile is undefined.
+ * PDMA_REGION_STATUS: the channel pages, for pread() and for a read-only,
+ * shared mmap() of any of them. Errors: EINVAL not one register of 32 or 64
+ * bits, EAGAIN as above. What the mapping shows meanwhile is undefined.
+ *
+ * When the device drops or replaces an IOASID, the commands that run with its
+ * PASID end. When the user unmaps memory, the commands that use it end. The
+ * commands of other channels go on.
  *
  * A function level reset of the engine waits for no user, and neither does a
- * suspend of the machine. From its beginning on the channel issues no more DMA,
- * and the command that was going on does not continue. When the function is
- * back, the channel page is as after a reset of the channel, and the channel has
- * the PASID that it had: the next command works, unless the PASID was parked
- * meanwhile (ESHUTDOWN); DMA with a parked PASID stays blocked. A command whose
- * memory is being pinned meanwhile starts if the function is back by then, and
- * fails with EAGAIN otherwise. Giving the channel a PASID may fail during the
- * reset (EBUSY).
+ * suspend of the machine. From its beginning on the channels issue no more DMA,
+ * and the commands that were running do not continue. When the function is
+ * back, the channel pages are as after a reset of the channels, and the device
+ * holds the IOASIDs that it held: the next command works, unless its IOASID was
+ * parked meanwhile (ESHUTDOWN); DMA with a parked PASID stays blocked. A command
+ * whose memory is being pinned meanwhile starts if the function is back by then,
+ * and fails with EAGAIN otherwise. Adding or replacing an IOASID may fail during
+ * the reset (EBUSY).
  */
+#define PDMA_MDEV_CHANNELS		4
 #define PDMA_REGION_SUBMIT		0
 #define PDMA_REGION_STATUS		1
 #define PDMA_NUM_REGIONS		2
+#define PDMA_REGION_SIZE		(PDMA_MDEV_CHANNELS * PDMA_PAGE_SIZE)
 
 /* struct pdma_submit, offsets in bytes; all other bits of a field are 0 */
 #define PDMA_SUBMIT_SRC			0x00	/* 64 bits: IOVA */
@@ -136,7 +146,9 @@
 #define PDMA_SUBMIT_CMD			0x14	/* 32 bits */
 #define PDMA_SUBMIT_PERIOD		0x18	/* 32 bits: 0 means 100 */
 #define PDMA_SUBMIT_BURST		0x1c	/* 32 bits: 0 means 1 */
-#define PDMA_SUBMIT_SIZE		0x20
+#define PDMA_SUBMIT_PASID		0x20	/* 32 bits: 0 for PDMA_CMD_STOP */
+#define PDMA_SUBMIT_RESERVED		0x24	/* 32 bits: 0 */
+#define PDMA_SUBMIT_SIZE		0x28
 
 /*
  * Without mediated devices: an engine that is bound to the driver pdma-sva has a
@@ -154,12 +166,13 @@
  * DMA and has no PASID. Errors: ENXIO it has none.
  *
  * pwrite() of one struct pdma_submit at offset 0 submits a command, with the
- * addresses of the process. The channel can only reach what is present in its
- * page tables: the engine cannot ask for a page. Errors: EPERM the channel is
- * bound to another process, else as above. pread() reads a register of the
- * channel page. All of these: ENODEV the engine has been taken from the driver.
- * A function level reset and a suspend do to the channel what they do to a
- * mediated device: afterwards it has its PASID again, whichever kind it is.
+ * addresses of the process and without a PASID (0). The channel can only reach
+ * what is present in its page tables: the engine cannot ask for a page. Errors:
+ * EPERM the channel is bound to another process, else as above. pread() reads a
+ * register of the channel page. All of these: ENODEV the engine has been taken
+ * from the driver. A function level reset and a suspend do to the channel what
+ * they do to a mediated device: afterwards it has its PASID again, whichever
+ * kind it is.
  */
 #define PDMA_SVA_DRIVER			"pdma-sva"
 #define PDMA_SVA_BIND			_IO('P', 0)

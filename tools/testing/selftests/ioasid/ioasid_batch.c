@@ -230,7 +230,7 @@ static void expect_recycled(struct __test_metadata *_metadata, int fd,
 	int k;
 
 	for (k = 0; k < nr_ch; k++)
-		EXPECT_EQ(0, pdma_drop_ioasid(&ch[k].dev));
+		EXPECT_EQ(0, pdma_drop_all_ioasids(&ch[k].dev));
 	close(attach);
 	EXPECT_TRUE(ioasid_wait_none_parked(fd));
 	test_in_use(fd, 0, 0);
@@ -325,10 +325,10 @@ TEST_F(batch, free_of_some_leaves_the_others)
 }
 
 /*
- * 64 streams on one engine, half of them of somebody else, which go on whatever
- * the other half does.
+ * As many streams as an engine has mediated devices, half of them of somebody else,
+ * which go on whatever the other half does.
  */
-#define NR_STREAMS 64
+#define NR_STREAMS (PDMA_MAX_CHANNELS / PDMA_MDEV_CHANNELS)
 #define NR_ROUNDS 2	/* by close and by FREE */
 
 FIXTURE(bystander)
@@ -458,7 +458,7 @@ TEST_F(bystander, goes_on_while_many_are_parked)
 			close(owner);
 		close(attach);
 		for (i = theirs; i < NR_STREAMS; i++)
-			EXPECT_EQ(0, pdma_drop_ioasid(&ch[i].dev));
+			EXPECT_EQ(0, pdma_drop_all_ioasids(&ch[i].dev));
 	}
 	/* Not one of their requests was refused, at any time */
 	for (i = 0; i < theirs; i++)

@@ -450,7 +450,7 @@ TEST_F(cgroup, parked_number_stays_charged_and_is_no_way_around_the_limit)
 	EXPECT_EQ(2, peak_of(self->group[TOP]));
 
 	/* The user lets go: as many as it had can be had again */
-	EXPECT_EQ(0, pdma_drop_ioasid(&dev[0]));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&dev[0]));
 	test_falls_to(A, 1);
 	test_cmd_alloc(fd, 0, 0, 1, &id);
 	test_err_alloc(EDQUOT, fd, 0, 0, 1, &ids[0]);
@@ -480,7 +480,7 @@ TEST_F(cgroup, recycle_uncharges)
 	test_cmd_free(self->fd, 2, ids);
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, ids[1]));
 	test_current(A, 1);
-	EXPECT_EQ(0, pdma_drop_ioasid(&dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, ids[0]));
 	test_current(A, 0);
 	test_current(TOP, 0);
@@ -697,7 +697,7 @@ TEST_F(cgroup, removed_cgroup_is_uncharged_and_then_goes)
 	test_cmd_free(self->fd, 2, &ids[1]);
 	test_falls_to(TOP, 1);
 	EXPECT_EQ(1, dying_in(self->group[TOP]));
-	EXPECT_EQ(0, pdma_drop_ioasid(&dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&dev));
 	test_falls_to(TOP, 0);
 	test_current(B, 0);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A channel of the DMA engine that streams to memory which a test watches
+ * A mediated device of the DMA engine whose first channel streams to memory which
+ * a test watches
  *
  * For programs that include kselftest_harness.h.
  */
@@ -141,6 +142,17 @@ static inline __u32 give_ioasid(struct __test_metadata *_metadata,
 	test_cmd_alloc(fd, 0, 0, 1, &id);
 	ASSERT_EQ(0, pdma_set_ioasid(&ch->dev, fd, id));
 	return id;
+}
+
+/*
+ * Number of the channel in the engine, or -errno. The driver writes a PASID to the
+ * engine with the first command, so that there must be one with @id.
+ */
+static inline int channel_nr(struct pdma_bar *bar, struct channel *ch, __u32 id)
+{
+	int ret = pdma_copy_wait(&ch->dev, IOVA, IOVA, 8);
+
+	return ret ? ret : bar_find_channel(bar, id);
 }
 
 /* Values arrive, and memory holds what the engine says that it wrote */

@@ -248,9 +248,9 @@ int main(void)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (i = 0; i < 2; i++)
 		must(pdma_find_parent(i, parent[i]), "find two DMA engines");
-	device_open(&dev[0], parent[0], "device 1, channel 1");
-	device_open(&dev[1], parent[1], "device 2, channel 1");
-	device_open(&dev[2], parent[0], "device 1, channel 2");
+	device_open(&dev[0], parent[0], "engine 1, device 1");
+	device_open(&dev[1], parent[1], "engine 2, device 1");
+	device_open(&dev[2], parent[0], "engine 1, device 2");
 	kmsg = must(kmsg_open(), "open the kernel log");
 
 	step("A process opens /dev/ioasid and allocates two numbers");
@@ -328,9 +328,9 @@ int main(void)
 	tell_set(other, 0, 2);
 
 	step("The drivers and KVM let go, each when it suits it");
-	must(pdma_drop_ioasid(&dev[2].dev), "VFIO_DEVICE_FEATURE_IOASID");
+	must(pdma_drop_all_ioasids(&dev[2].dev), "VFIO_DEVICE_FEATURE_IOASID");
 	tell_recycled(ids[1]);
-	must(pdma_drop_ioasid(&dev[0].dev), "VFIO_DEVICE_FEATURE_IOASID");
+	must(pdma_drop_all_ioasids(&dev[0].dev), "VFIO_DEVICE_FEATURE_IOASID");
 	tell_row(ids[0], "parked", "mdev=1,kvm=1", 1);
 	device_close(&dev[1]);
 	tell_row(ids[0], "parked", "kvm=1", 0);

@@ -138,7 +138,7 @@ TEST_F(dma, number_is_not_reused_while_referenced)
 	EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
 
 	/* The user lets go: it can be had, even before anybody has waited */
-	EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
 	test_cmd_alloc(other, id, id, 1, &got);
 	EXPECT_EQ(id, got);
 	test_err_query(ENOENT, self->fd, id);
@@ -360,6 +360,8 @@ TEST_F(dma, attach_races_with_free)
 
 		/* The busy thread needs one to work with, and leaves it */
 		id = give_ioasid(_metadata, ch, self->fd);
+		nr = channel_nr(&self->engine.bar, ch, id);
+		ASSERT_LE(0, nr);
 		ASSERT_EQ(0, pthread_create(&busy, NULL, keep_busy, &racer));
 		test_cmd_alloc(self->fd, 0, 0, 1, &racer.id);
 		ASSERT_EQ(0, pthread_create(&thread, NULL, give_number,
@@ -383,11 +385,13 @@ TEST_F(dma, attach_races_with_free)
 			given++;
 			test_err_alloc(ENOSPC, self->fd, racer.id, racer.id, 1,
 				       &got);
-			nr = bar_find_channel(&self->engine.bar, racer.id);
-			ASSERT_LE(0, nr);
+			/* Even if the driver has not used it before */
+			bar_set_pasid(&self->engine.bar, nr,
+				      PDMA_PASID_VALID | racer.id);
 			expect_still_blocked(_metadata, &self->engine, ch, nr);
+			bar_set_pasid(&self->engine.bar, nr, 0);
 		}
-		ASSERT_EQ(0, pdma_drop_ioasid(&ch->dev));
+		ASSERT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
 		test_cmd_free(self->fd, 1, &id);
 	}
 	TH_LOG("%d of %d numbers were attached before they were parked", given,
@@ -407,7 +411,7 @@ TEST_F(dma, refused_requests_are_silent_and_others_are_reported)
 	char pasid[32];
 
 	bad_id = give_ioasid(_metadata, bad, self->fd);
-	nr = bar_find_channel(bar, bad_id);
+	nr = channel_nr(bar, bad, bad_id);
 	ASSERT_LE(0, nr);
 	parked_id = give_ioasid(_metadata, parked, self->fd);
 	start_stream(_metadata, parked, 4096, 100, 64);
@@ -463,12 +467,12 @@ TEST_F(dma, recycled_number_is_plain_again)
 	int nr;
 
 	id = give_ioasid(_metadata, ch, self->fd);
-	nr = bar_find_channel(bar, id);
+	nr = channel_nr(bar, ch, id);
 	ASSERT_LE(0, nr);
 	start_stream(_metadata, ch, 4096, 50, 1);
 	test_cmd_free(self->fd, 1, &id);
 	expect_blocked(ch);
-	EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
 	ASSERT_TRUE(ioasid_wait_recycled(self->fd, id));
 
 	/* A device that uses it now makes a mistake of its own: reported */
@@ -490,7 +494,7 @@ TEST_F(dma, recycled_number_is_plain_again)
 		start_stream(_metadata, ch, 4096, 50, 1);
 		test_cmd_free(self->fd, 1, &id);
 		expect_blocked(ch);
-		EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+		EXPECT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
 	}
 }
 
@@ -516,7 +520,7 @@ TEST_F(dma, parked_counts_against_quota)
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, ids + 2);
 
 	for (i = 0; i < 2; i++) {
-		EXPECT_EQ(0, pdma_drop_ioasid(&ch[i].dev));
+		EXPECT_EQ(0, pdma_drop_all_ioasids(&ch[i].dev));
 		test_cmd_alloc(self->fd, 0, 0, 1, &ids[2 + i]);
 		test_in_use(self->fd, 3 + i, 1 - i);
 		test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &id[0]);
@@ -547,7 +551,7 @@ TEST_F(dma, holder_may_use_parked_object)
 	test_err_free(ENOENT, self->fd, 1, &id);
 
 	EXPECT_EQ(0, pdma_stop(&ch->dev));
-	EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
 	EXPECT_EQ(0, pdma_get_ioasid(&ch->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
 	EXPECT_EQ(-ENOENT, debugfs_ioasid(id, &row));
@@ -646,19 +650,19 @@ TEST_F(dma, holders_of_a_parked_number_can_be_found)
 	if (!access("/sys/kernel/debug/ioasid/refs", F_OK)) {
 		read_refs(id, refs, sizeof(refs));
 		EXPECT_TRUE(!!strstr(refs, "kvm_ioasid_")) TH_LOG("%s", refs);
-		EXPECT_TRUE(!!strstr(refs, "pdma_")) TH_LOG("%s", refs);
+		EXPECT_TRUE(!!strstr(refs, "vfio_ioasids_")) TH_LOG("%s", refs);
 		EXPECT_TRUE(!!strstr(refs, "has 3/4 users"));
 		EXPECT_TRUE(!!strstr(refs, "has 1/4 users"));
 	}
 
 	test_cmd_map_del(vm.dev, 1);
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->ch[0].dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->ch[0].dev));
 	/* KVM releases it a grace period later */
 	wait_until(ioasid_query(self->fd, id, &query) || query.users == 2);
 	expect_holders(_metadata, self->fd, id, "kvm=2");
 	if (!access("/sys/kernel/debug/ioasid/refs", F_OK)) {
 		read_refs(id, refs, sizeof(refs));
-		EXPECT_TRUE(!strstr(refs, "pdma_")) TH_LOG("%s", refs);
+		EXPECT_TRUE(!strstr(refs, "vfio_ioasids_")) TH_LOG("%s", refs);
 		EXPECT_TRUE(!!strstr(refs, "has 2/2 users"));
 	}
 	vm_close(&vm);
@@ -712,7 +716,7 @@ TEST_F(dma, kill_of_the_owner_blocks_dma)
 		expect_blocked(ch);
 		test_in_use(self->fd, 0, 1);
 		EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
-		EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+		EXPECT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
 		EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 	}
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
@@ -789,7 +793,7 @@ TEST_F(dma, trace_events_tell_one_life)
 	life.id = give_ioasid(_metadata, ch, self->fd);
 	start_stream(_metadata, ch, 4096, 50, 1);
 	test_cmd_free(self->fd, 1, &life.id);
-	EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, life.id));
 
 	EXPECT_EQ(0, trace_for_each(add_event, &life));
@@ -974,7 +978,7 @@ TEST_F(both, each_user_of_a_shared_number_is_counted)
 	EXPECT_EQ(2, query.attachments);
 
 	/* One of them leaves while it is ACTIVE: the other one goes on */
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->ch[1].dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->ch[1].dev));
 	test_cmd_query(self->fd, id, &query);
 	EXPECT_EQ(1, query.users);
 	EXPECT_EQ(1, query.attachments);
@@ -988,7 +992,7 @@ TEST_F(both, each_user_of_a_shared_number_is_counted)
 		EXPECT_EQ(2 - i, query.users);
 		EXPECT_EQ(2 - i, query.attachments);
 		test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
-		EXPECT_EQ(0, pdma_drop_ioasid(&self->ch[i].dev));
+		EXPECT_EQ(0, pdma_drop_all_ioasids(&self->ch[i].dev));
 	}
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
 }
@@ -1005,7 +1009,7 @@ TEST_F(both, detach_leaves_a_parked_entry_blocked)
 	id = give_ioasid(_metadata, &self->ch[0], self->fd);
 	ASSERT_EQ(0, pdma_set_ioasid(&self->ch[1].dev, self->fd, id));
 	for (i = 0; i < 2; i++) {
-		nr[i] = bar_find_channel(&self->engine[i].bar, id);
+		nr[i] = channel_nr(&self->engine[i].bar, &self->ch[i], id);
 		ASSERT_LE(0, nr[i]);
 		start_stream(_metadata, &self->ch[i], 4096, 50, 1);
 	}
@@ -1013,7 +1017,7 @@ TEST_F(both, detach_leaves_a_parked_entry_blocked)
 	for (i = 0; i < 2; i++)
 		expect_blocked(&self->ch[i]);
 
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->ch[0].dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->ch[0].dev));
 	bar_set_pasid(&self->engine[0].bar, nr[0], PDMA_PASID_VALID | id);
 	expect_still_blocked(_metadata, &self->engine[0], &self->ch[0], nr[0]);
 	bar_set_pasid(&self->engine[0].bar, nr[0], 0);

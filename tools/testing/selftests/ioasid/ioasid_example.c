@@ -10,8 +10,8 @@
  *	ioasid_example [DEVICE]
  *
  * DEVICE is a VFIO device that takes a PASID, such as /dev/vfio/devices/vfio0.
- * Without it, a channel of a PASID DMA engine is taken (samples/vfio-mdev/pdma.c)
- * if the machine has one. The program goes on without a device, and without
+ * Without it, a part of a PASID DMA engine is taken (samples/vfio-mdev/pdma.c) if
+ * the machine has one. The program goes on without a device, and without
  * KVM, and says so. It prints a line for each step, in the format of the
  * selftests (TAP), and ends with status 1 when something is not as documented.
  */
@@ -154,8 +154,8 @@ static int device_open(const char *path)
 	return device;
 }
 
-/* The device DMAs with PASID @id from now on, and holds it */
-static int device_set_ioasid(int device, int owner, __u32 id)
+/* The device can DMA with PASID @id from now on, and holds it */
+static int device_add_ioasid(int device, int owner, __u32 id)
 {
 	struct {
 		struct vfio_device_feature header;
@@ -166,7 +166,11 @@ static int device_set_ioasid(int device, int owner, __u32 id)
 			.flags = VFIO_DEVICE_FEATURE_SET |
 				 VFIO_DEVICE_FEATURE_IOASID,
 		},
-		.ioasid = { .fd = owner, .id = id },
+		.ioasid = {
+			.flags = VFIO_DEVICE_IOASID_ADD,
+			.fd = owner,
+			.id = id,
+		},
 	};
 
 	return ioctl(device, VFIO_DEVICE_FEATURE, &feature);
@@ -249,7 +253,7 @@ static bool mdev_create(void)
 		return false;
 	while (!ok && (entry = readdir(dir))) {
 		snprintf(path, sizeof(path),
-			 "/sys/class/mdev_bus/%s/mdev_supported_types/pdma-channel/create",
+			 "/sys/class/mdev_bus/%s/mdev_supported_types/pdma-channels/create",
 			 entry->d_name);
 		ok = write_file(path, uuid);
 	}
@@ -304,10 +308,10 @@ int main(int argc, char **argv)
 	}
 	if (path) {
 		device = device_open(path);
-		must(device_set_ioasid(device, owner, id),
+		must(device_add_ioasid(device, owner, id),
 		     "VFIO_DEVICE_FEATURE_IOASID");
 		users++;
-		step("a device DMAs with PASID %u", id);
+		step("a device holds PASID %u", id);
 	} else {
 		step("no VFIO device # SKIP there is no PASID DMA engine");
 	}

@@ -305,7 +305,7 @@ static int call_set(struct world *w)
 static int undo_set(struct world *w)
 {
 	w->dma = false;
-	return pdma_drop_ioasid(&w->ch.dev);
+	return pdma_drop_all_ioasids(&w->ch.dev);
 }
 
 static int prepare_stream(struct world *w)
@@ -322,7 +322,7 @@ static int call_replace(struct world *w)
 
 static int call_drop(struct world *w)
 {
-	return pdma_drop_ioasid(&w->ch.dev);
+	return pdma_drop_all_ioasids(&w->ch.dev);
 }
 
 /* Of a number that is parked already: the last reference goes */
@@ -337,7 +337,7 @@ static int prepare_last_put(struct world *w)
 
 static int call_last_put(struct world *w)
 {
-	return pdma_drop_ioasid(&w->ch.dev);
+	return pdma_drop_all_ioasids(&w->ch.dev);
 }
 
 /* The worker has done its part */

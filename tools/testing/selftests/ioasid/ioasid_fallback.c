@@ -154,7 +154,7 @@ TEST_F(fallback, number_is_recycled_with_its_last_user)
 	test_cmd_free(self->fd, 1, &id);
 	test_in_use(self->fd, 0, 1);
 	test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
-	EXPECT_EQ(0, pdma_drop_ioasid(&ch[0].dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&ch[0].dev));
 
 	/* By the other channel, too: nothing of it is left with the device */
 	test_cmd_alloc(self->fd, id, id, 1, &got);
@@ -202,7 +202,7 @@ TEST_F(fallback, hooks_are_hidden_only_while_nothing_is_attached)
 	EXPECT_EQ(-EBUSY, pdma_write_file(PLAIN_FILE, self->engine.name));
 	test_cmd_free(self->fd, 1, &id);
 	EXPECT_EQ(-EBUSY, pdma_write_file(PLAIN_FILE, self->engine.name));
-	ASSERT_EQ(0, pdma_drop_ioasid(&ch[0].dev));
+	ASSERT_EQ(0, pdma_drop_all_ioasids(&ch[0].dev));
 	EXPECT_EQ(0, pdma_write_file(PLAIN_FILE, self->engine.name));
 }
 

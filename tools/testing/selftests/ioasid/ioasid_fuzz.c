@@ -520,6 +520,29 @@ static int expect_kvm(const struct call *call, const char *arg)
 	return map.guest_pasid > 0xfffff ? -EINVAL : 0;
 }
 
+/* The same for giving an IOASID to a device, and for taking it away */
+static int expect_device(const char *arg)
+{
+	const __u32 ops = VFIO_DEVICE_IOASID_ADD | VFIO_DEVICE_IOASID_REPLACE |
+			  VFIO_DEVICE_IOASID_DROP | VFIO_DEVICE_IOASID_DROP_ALL;
+	struct pdma_feature feature;
+	__u32 op;
+
+	memcpy(&feature, arg, sizeof(feature));
+	op = feature.ioasid.flags;
+	if (feature.header.argsz < sizeof(feature) || feature.header.flags !=
+	    (VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_IOASID))
+		return 0;
+	if ((op & ~ops) || feature.ioasid.__reserved)
+		return -EOPNOTSUPP;
+	if (!op || (op & (op - 1)) ||
+	    (op != VFIO_DEVICE_IOASID_REPLACE && feature.ioasid.old_id))
+		return -EINVAL;
+	if (op == VFIO_DEVICE_IOASID_DROP || op == VFIO_DEVICE_IOASID_DROP_ALL)
+		return feature.ioasid.fd != -1 ? -EINVAL : 0;
+	return 0;
+}
+
 static int expect(const struct call *call, unsigned long nr, const char *arg)
 {
 	bool file = is_file(call);
@@ -542,6 +565,9 @@ static int expect(const struct call *call, unsigned long nr, const char *arg)
 	    (call->cmd == CMD_SET || call->cmd == CMD_HAS ||
 	     call->cmd == CMD_GET))
 		return expect_kvm(call, arg);
+	if ((call->target == OBJ_MDEV || call->target == OBJ_MDEV2) &&
+	    call->cmd == CMD_FEATURE)
+		return expect_device(arg);
 	return 0;
 }
 
@@ -845,7 +871,7 @@ static bool input_run(const struct input *input, unsigned int *new)
 	cover_begin();
 	for (i = 0; i < 2; i++)
 		if (env.dev[i].device >= 0)
-			pdma_drop_ioasid(&env.dev[i]);
+			pdma_drop_all_ioasids(&env.dev[i]);
 	syscall(SYS_close_range, env.base_fd, ~0U, 0);
 	*new += cover_end();
 	check_left(&before);
@@ -949,13 +975,38 @@ static void make_feature(struct call *call)
 		VFIO_DEVICE_FEATURE_PROBE, 0,
 	};
 
+	__u32 op = ops[below(6)];
+
 	call->target = OBJ_MDEV + below(2);
 	add_word(call, V(sizeof(struct pdma_feature)));
-	add_word(call, V(VFIO_DEVICE_FEATURE_IOASID | ops[below(6)]));
-	if (one_in(8)) {
-		add_word(call, V(-1));
+	add_word(call, V(VFIO_DEVICE_FEATURE_IOASID | op));
+	if (op == VFIO_DEVICE_FEATURE_GET) {
 		add_word(call, V(0));
-	} else {
+		add_word(call, V(0));
+		add_word(call, V(one_in(2) ? 0 : any_value()));
+		add_word(call, V(one_in(2) ? below(20) : any_value()));
+		add_word(call, PTR());
+		return;
+	}
+	switch (below(4)) {
+	case 0:
+		add_word(call, V(VFIO_DEVICE_IOASID_REPLACE));
+		add_word(call, FD(below(OBJ_FILES)));
+		add_word(call, ID());
+		add_word(call, ID());
+		break;
+	case 1:
+		add_word(call, V(VFIO_DEVICE_IOASID_DROP));
+		add_word(call, V(-1));
+		add_word(call, ID());
+		break;
+	case 2:
+		add_word(call, V(one_in(8) ? any_value() :
+				 VFIO_DEVICE_IOASID_DROP_ALL));
+		add_word(call, V(-1));
+		break;
+	default:
+		add_word(call, V(VFIO_DEVICE_IOASID_ADD));
 		add_word(call, FD(below(OBJ_FILES)));
 		add_word(call, ID());
 	}
@@ -1260,7 +1311,7 @@ static bool map_area(struct area *area)
 	       !mprotect(area->page + env.page_size, env.page_size, PROT_NONE);
 }
 
-/* Two channels of one engine, as far as there are any */
+/* Two mediated devices of one engine, as far as there are any */
 static unsigned int setup_devices(void)
 {
 	char parent[NAME_MAX + 1];

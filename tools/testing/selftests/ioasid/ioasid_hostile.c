@@ -378,7 +378,7 @@ static int take_parked_attachment(struct taker *taker, int i)
 
 static int give_parked_attachments_back(struct taker *taker)
 {
-	int ret = pdma_drop_ioasid(&taker->dev);
+	int ret = pdma_drop_all_ioasids(&taker->dev);
 
 	return ret ? ret : give_mappings_back(taker);
 }

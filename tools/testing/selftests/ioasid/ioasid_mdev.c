@@ -203,15 +203,15 @@ static bool has_reset(const char *parent)
 
 /* Creation and description */
 
-TEST_F(mdev, each_device_takes_one_channel)
+TEST_F(mdev, each_device_takes_its_channels)
 {
-	char uuid[PDMA_MAX_CHANNELS][PDMA_UUID_LEN + 1];
+	char uuid[PDMA_MAX_CHANNELS / PDMA_MDEV_CHANNELS][PDMA_UUID_LEN + 1];
 	int i, n = pdma_available(self->parent);
 
 	if (!variant->cdev && short_run())
 		SKIP(return, LONG_ONLY);
 	EXPECT_EQ(self->available - 1, n);
-	ASSERT_GE(PDMA_MAX_CHANNELS, n);
+	ASSERT_GE(ARRAY_SIZE(uuid), n);
 	for (i = 0; i < n; i++) {
 		EXPECT_EQ(0, pdma_create(self->parent, uuid[i]));
 		EXPECT_EQ(n - i - 1, pdma_available(self->parent));
@@ -242,12 +242,12 @@ TEST_F(mdev, device_tells_what_it_has)
 	EXPECT_EQ(0, pdma_region(self->dev.device, PDMA_REGION_SUBMIT,
 				 &region));
 	EXPECT_EQ(VFIO_REGION_INFO_FLAG_WRITE, region.flags);
-	EXPECT_EQ(PDMA_SUBMIT_SIZE, region.size);
+	EXPECT_EQ(PDMA_REGION_SIZE, region.size);
 	EXPECT_EQ(0, pdma_region(self->dev.device, PDMA_REGION_STATUS,
 				 &region));
 	EXPECT_EQ(VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_MMAP,
 		  region.flags);
-	EXPECT_EQ(PDMA_PAGE_SIZE, region.size);
+	EXPECT_EQ(PDMA_REGION_SIZE, region.size);
 	EXPECT_EQ(-EINVAL, pdma_region(self->dev.device, PDMA_NUM_REGIONS,
 				       &region));
 	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_GET_IRQ_INFO, &irq));
@@ -333,9 +333,6 @@ TEST_F(mdev, set_of_what_is_not_ours_is_refused_and_changes_nothing)
 	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->ioasid, 0x100000));
 	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->ioasid,
 					   self->other | 0x80000000));
-	/* A number that means nothing */
-	EXPECT_EQ(-EINVAL, pdma_set_ioasid(&self->dev, -1, self->other));
-
 	/* PARKED, because the second device holds it */
 	open_second(&second, NULL);
 	ASSERT_EQ(0, pdma_set_ioasid(&second, file, foreign));
@@ -400,7 +397,7 @@ TEST_F(mdev, one_pasid_has_one_user_on_a_parent)
 
 	/* The first one has not noticed, and can let the second one have it */
 	test_copies(&self->dev);
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->id));
 	test_users(self->id, 1, 1);
 	test_users(self->other, 0, 0);
@@ -424,7 +421,7 @@ TEST_F(mdev, one_pasid_works_on_two_parents)
 				    PAGE));
 	test_streams(&self->dev);
 
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	test_users(self->id, 1, 1);
 	test_copies(&second);
 	pdma_close(&second);
@@ -461,15 +458,605 @@ TEST_F(mdev, set_of_the_same_pasid_changes_nothing)
 TEST_F(mdev, dropped_pasid_is_free_and_dma_has_ended)
 {
 	start_stream(&self->dev);
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	test_stopped(&self->dev);
 	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
 	test_users(self->id, 0, 0);
 
 	EXPECT_EQ(-ENXIO, pdma_copy(&self->dev, IOVA, IOVA, 8));
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
 	test_copies(&self->dev);
+}
+
+/* Several IOASIDs */
+
+/* Of the emulated engine */
+#define PASID_BITS	20
+
+#define NR_CH		PDMA_MDEV_CHANNELS
+
+/* The device holds these, in ascending order, and all are attached */
+#define test_holds(_dev, ...) ({					\
+	const __u32 __ids[] = { __VA_ARGS__ };				\
+	struct vfio_device_ioasid __held[ARRAY_SIZE(__ids) + 1];	\
+	int __n = pdma_list_ioasids(_dev, 0, ARRAY_SIZE(__held),	\
+				    __held);				\
+									\
+	EXPECT_EQ(ARRAY_SIZE(__ids), __n);				\
+	for (int __i = 0; __i < __n; __i++) {				\
+		EXPECT_EQ(__ids[__i], __held[__i].id);			\
+		EXPECT_EQ(VFIO_DEVICE_IOASID_ATTACHED,			\
+			  __held[__i].flags);				\
+		EXPECT_EQ(0, __held[__i].__reserved);			\
+	}								\
+})
+
+/* All channels of the device; channel @_nr streams to page @_nr with @_pasid */
+#define get_channels(_ch) ({						\
+	for (int __i = 0; __i < NR_CH; __i++)				\
+		(_ch)[__i] = pdma_channel(&self->dev, __i);		\
+})
+
+#define start_channel(_ch, _nr, _pasid) ({				\
+	ASSERT_EQ(0, pdma_stream_with(&(_ch)[_nr], _pasid,		\
+				      IOVA + (_nr) * PAGE, PAGE, 0, 0)); \
+	ASSERT_EQ(0, pdma_wait_counter(&(_ch)[_nr], 20));		\
+})
+
+/* The hardware refuses what the channel goes on to send */
+#define test_blocked(_ch, _nr) ({					\
+	EXPECT_TRUE(is_still(self->buf + (_nr) * PAGE, PAGE));		\
+	EXPECT_EQ(0, pdma_wait_refused(&(_ch)[_nr], 20));		\
+	EXPECT_TRUE(is_still(self->buf + (_nr) * PAGE, PAGE));		\
+})
+
+/* The driver has stopped it, and not a request was refused */
+#define test_channel_stopped(_ch, _nr) ({				\
+	EXPECT_TRUE(is_still(self->buf + (_nr) * PAGE, PAGE));		\
+	EXPECT_EQ(0, pdma_status(&(_ch)[_nr]) & PDMA_STATUS_BUSY);	\
+	EXPECT_EQ(0, pdma_refused(&(_ch)[_nr]));			\
+})
+
+TEST_F(mdev, several_ioasids_dma_and_are_blocked_independently)
+{
+	struct pdma_dev ch[NR_CH];
+	__u32 ids[NR_CH];
+	int i, k;
+
+	ASSERT_EQ(0, pdma_drop_all_ioasids(&self->dev));
+	test_cmd_alloc(self->ioasid, 0, 0, NR_CH, ids);
+	get_channels(ch);
+	for (i = 0; i < NR_CH; i++) {
+		ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid,
+					     ids[i]));
+		test_users(ids[i], 1, 1);
+		start_channel(ch, i, ids[i]);
+	}
+	for (i = 0; i < NR_CH; i++) {
+		test_cmd_free(self->ioasid, 1, &ids[i]);
+		for (k = 0; k <= i; k++)
+			test_blocked(ch, k);
+		EXPECT_EQ(-ESHUTDOWN, pdma_copy_with(&ch[i], ids[i], IOVA,
+						     IOVA, 8));
+		for (; k < NR_CH; k++) {
+			test_streams(&ch[k]);
+			EXPECT_EQ(0, pdma_refused(&ch[k]));
+		}
+	}
+	/* All are held until the device drops them, in any order */
+	test_in_use(self->ioasid, 2, NR_CH);
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, ids[2]));
+	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, ids[2]));
+	test_holds(&self->dev, ids[0], ids[1], ids[3]);
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
+	EXPECT_TRUE(ioasid_wait_none_parked(self->ioasid));
+}
+
+TEST_F(mdev, one_ioasid_works_on_two_channels)
+{
+	struct pdma_dev ch[NR_CH];
+
+	get_channels(ch);
+	start_channel(ch, 0, self->id);
+	start_channel(ch, 2, self->id);
+	test_streams(&ch[0]);
+	test_users(self->id, 1, 1);
+
+	/* Each on its own */
+	EXPECT_EQ(0, pdma_stop(&ch[0]));
+	test_streams(&ch[2]);
+	start_channel(ch, 0, self->id);
+	EXPECT_EQ(-EBUSY, pdma_stream_with(&ch[2], self->id, IOVA, PAGE, 0,
+					   0));
+	test_cmd_free(self->ioasid, 1, &self->id);
+	test_blocked(ch, 0);
+	test_blocked(ch, 2);
+}
+
+TEST_F(mdev, channel_changes_its_pasid_with_a_command)
+{
+	struct pdma_dev ch[NR_CH];
+
+	get_channels(ch);
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->other));
+	start_channel(ch, 1, self->id);
+	EXPECT_EQ(0, pdma_stop(&ch[1]));
+	start_channel(ch, 1, self->other);
+	/* It has nothing to do with the first one any more */
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, self->id));
+	test_streams(&ch[1]);
+	EXPECT_EQ(0, pdma_refused(&ch[1]));
+	test_cmd_free(self->ioasid, 1, &self->other);
+	test_blocked(ch, 1);
+}
+
+TEST_F(mdev, channels_share_pages_whatever_they_do_with_them)
+{
+	const __u64 ro = IOVA + BUF_LEN;
+	char *mem = pdma_alloc_buffer(PAGE);
+	struct pdma_dev ch[NR_CH];
+
+	ASSERT_NE(NULL, mem);
+	ASSERT_EQ(0, pdma_map_prot(&self->dev, mem, ro, PAGE, PDMA_MAP_READ));
+	get_channels(ch);
+	/* Read first and written then; written first and read then */
+	EXPECT_EQ(0, pdma_copy_wait(&ch[0], IOVA + PAGE, IOVA, PAGE));
+	ASSERT_EQ(0, pdma_stream(&ch[1], IOVA, PAGE, 0, 0));
+	ASSERT_EQ(0, pdma_wait_counter(&ch[1], 20));
+	EXPECT_EQ(0, pdma_copy_wait(&ch[2], IOVA + 2 * PAGE, IOVA, PAGE));
+	EXPECT_EQ(0, pdma_copy_wait(&ch[2], IOVA + 2 * PAGE, ro, PAGE));
+	/* The users of a page come and go */
+	EXPECT_EQ(0, pdma_stop(&ch[0]));
+	EXPECT_EQ(0, pdma_stop(&ch[2]));
+	test_streams(&ch[1]);
+	EXPECT_EQ(0, pdma_copy_wait(&ch[0], IOVA + PAGE, IOVA, PAGE));
+	EXPECT_EQ(-EFAULT, pdma_copy(&ch[2], ro, IOVA, PAGE));
+	test_streams(&ch[1]);
+	EXPECT_EQ(0, pdma_refused(&ch[1]));
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	test_channel_stopped(ch, 1);
+}
+
+TEST_F(mdev, unmap_stops_only_the_channels_that_use_the_memory)
+{
+	const __u64 iova = IOVA + BUF_LEN;
+	char *mem = pdma_alloc_buffer(2 * PAGE);
+	struct pdma_dev ch[NR_CH];
+
+	ASSERT_NE(NULL, mem);
+	ASSERT_EQ(0, pdma_map(&self->dev, mem, iova, PAGE));
+	ASSERT_EQ(0, pdma_map(&self->dev, mem + PAGE, iova + PAGE, PAGE));
+	get_channels(ch);
+	start_channel(ch, 0, self->id);
+	ASSERT_EQ(0, pdma_stream(&ch[1], iova, PAGE, 0, 0));
+	/* The second one of the two, and another one */
+	ASSERT_EQ(0, pdma_stream(&ch[2], iova, 2 * PAGE, 0, 0));
+	/* It only reads it */
+	EXPECT_EQ(0, pdma_copy_wait(&ch[3], IOVA + 3 * PAGE, iova + PAGE,
+				    PAGE));
+
+	EXPECT_EQ(0, pdma_unmap(&self->dev, iova + PAGE, PAGE));
+	test_streams(&ch[0]);
+	test_streams(&ch[1]);
+	test_channel_stopped(ch, 2);
+	EXPECT_TRUE(is_still(mem + PAGE, PAGE));
+	EXPECT_EQ(-EFAULT, pdma_copy(&ch[3], IOVA + 3 * PAGE, iova + PAGE,
+				     PAGE));
+
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	test_channel_stopped(ch, 0);
+	test_streams(&ch[1]);
+	EXPECT_EQ(0, pdma_unmap(&self->dev, iova, PAGE));
+	EXPECT_TRUE(is_still(mem, PAGE));
+	EXPECT_EQ(0, pdma_status(&ch[1]) & PDMA_STATUS_BUSY);
+	EXPECT_EQ(0, pdma_refused(&ch[1]));
+}
+
+TEST_F(mdev, dropped_ioasid_stops_only_its_channels)
+{
+	struct pdma_dev ch[NR_CH];
+	__u32 third;
+
+	test_cmd_alloc(self->ioasid, 0, 0, 1, &third);
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->other));
+	get_channels(ch);
+	start_channel(ch, 0, self->id);
+	start_channel(ch, 1, self->other);
+	start_channel(ch, 2, self->id);
+
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, self->id));
+	test_channel_stopped(ch, 0);
+	test_channel_stopped(ch, 2);
+	test_streams(&ch[1]);
+	test_users(self->id, 0, 0);
+	EXPECT_EQ(-ENXIO, pdma_copy_with(&ch[0], self->id, IOVA, IOVA, 8));
+	EXPECT_EQ(-ENOENT, pdma_drop_ioasid(&self->dev, self->id));
+
+	/* Nor does a replace stop others */
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->id));
+	start_channel(ch, 0, self->id);
+	EXPECT_EQ(0, pdma_replace_ioasid(&self->dev, self->ioasid, third,
+					 self->id));
+	test_channel_stopped(ch, 0);
+	test_streams(&ch[1]);
+	test_users(self->id, 0, 0);
+	test_users(third, 1, 1);
+	start_channel(ch, 0, third);
+	test_holds(&self->dev, self->other, third);
+}
+
+TEST_F(mdev, all_ioasids_are_dropped_at_once)
+{
+	struct pdma_dev ch[NR_CH];
+	__u32 third;
+
+	test_cmd_alloc(self->ioasid, 0, 0, 1, &third);
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->other));
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, third));
+	get_channels(ch);
+	start_channel(ch, 0, self->id);
+	start_channel(ch, 3, self->other);
+	test_cmd_free(self->ioasid, 1, &third);
+
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
+	test_channel_stopped(ch, 0);
+	test_channel_stopped(ch, 3);
+	EXPECT_EQ(0, pdma_list_ioasids(&self->dev, 0, 1, (void *)self->buf));
+	test_users(self->id, 0, 0);
+	test_users(self->other, 0, 0);
+	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, third));
+	/* There is nothing to drop any more, which is not an error */
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
+}
+
+TEST_F(mdev, failed_replace_leaves_the_old_ioasid_working)
+{
+	struct pdma_dev second;
+	__u32 third, parked;
+
+	test_cmd_alloc(self->ioasid, 0, 0, 1, &third);
+	test_cmd_alloc(self->ioasid, 0, 0, 1, &parked);
+	open_second(&second, NULL);
+	ASSERT_EQ(0, pdma_add_ioasid(&second, self->ioasid, third));
+	ASSERT_EQ(0, pdma_add_ioasid(&second, self->ioasid, parked));
+	test_cmd_free(self->ioasid, 1, &parked);
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->other));
+	start_stream(&self->dev);
+
+#define BAD_REPLACE(_errno, _fd, _id, _old) ({				\
+	EXPECT_EQ(-(_errno), pdma_replace_ioasid(&self->dev, _fd, _id,	\
+						 _old));		\
+	test_holds(&self->dev, self->id, self->other);			\
+	test_streams(&self->dev);					\
+})
+
+	BAD_REPLACE(EBUSY, self->ioasid, third, self->id);
+	BAD_REPLACE(ESHUTDOWN, self->ioasid, parked, self->id);
+	BAD_REPLACE(EEXIST, self->ioasid, self->other, self->id);
+	BAD_REPLACE(ENOENT, self->ioasid, 0x100000, self->id);
+	BAD_REPLACE(EBADF, -1, self->other, self->id);
+	/* What is to be replaced is not held */
+	BAD_REPLACE(ENOENT, self->ioasid, self->other, third);
+	BAD_REPLACE(ENOENT, self->ioasid, self->other, 0);
+	BAD_REPLACE(ENOENT, self->ioasid, third, third);
+#undef BAD_REPLACE
+
+	test_users(self->id, 1, 1);
+	test_users(self->other, 1, 1);
+	test_users(third, 1, 1);
+	test_users(parked, 1, 1);
+	pdma_close(&second);
+}
+
+TEST_F(mdev, parked_ioasid_can_be_replaced_and_dropped)
+{
+	__u32 third;
+
+	test_cmd_alloc(self->ioasid, 0, 0, 1, &third);
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->other));
+	test_cmd_free(self->ioasid, 1, &self->id);
+	test_cmd_free(self->ioasid, 1, &self->other);
+	/* Nor is it given to the device once more */
+	EXPECT_EQ(-ESHUTDOWN, pdma_add_ioasid(&self->dev, self->ioasid,
+					      self->id));
+	EXPECT_EQ(-ESHUTDOWN, pdma_replace_ioasid(&self->dev, self->ioasid,
+						  self->id, self->id));
+	EXPECT_EQ(0, pdma_replace_ioasid(&self->dev, self->ioasid, third,
+					 self->id));
+	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, self->id));
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, self->other));
+	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, self->other));
+	test_holds(&self->dev, third);
+	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA + PAGE, IOVA, PAGE));
+}
+
+TEST_F(mdev, held_ioasid_is_not_added_twice)
+{
+	start_stream(&self->dev);
+	EXPECT_EQ(-EEXIST, pdma_add_ioasid(&self->dev, self->ioasid,
+					   self->id));
+	test_users(self->id, 1, 1);
+	test_streams(&self->dev);
+}
+
+TEST_F(mdev, bad_request_is_refused_and_changes_nothing)
+{
+	const __u32 id = self->id, other = self->other;
+	const int fd = self->ioasid;
+	const struct vfio_device_feature_ioasid add = {
+		.flags = VFIO_DEVICE_IOASID_ADD, .fd = fd, .id = other,
+	};
+	const struct vfio_device_feature_ioasid replace = {
+		.flags = VFIO_DEVICE_IOASID_REPLACE, .fd = fd, .id = other,
+		.old_id = id,
+	};
+	const struct vfio_device_feature_ioasid drop = {
+		.flags = VFIO_DEVICE_IOASID_DROP, .fd = -1, .id = id,
+	};
+	const struct vfio_device_feature_ioasid drop_all = {
+		.flags = VFIO_DEVICE_IOASID_DROP_ALL, .fd = -1,
+	};
+	struct pdma_feature feature = {};
+	__u32 bit;
+
+#define BAD(_base, _field, _value, _errno) ({				\
+	feature.ioasid = _base;						\
+	feature.ioasid._field = _value;					\
+	EXPECT_EQ(-(_errno),						\
+		  pdma_feature_ioasid(&self->dev,			\
+				      VFIO_DEVICE_FEATURE_SET,		\
+				      &feature)) {			\
+		TH_LOG(#_base " with " #_field " " #_value);		\
+	}								\
+	test_holds(&self->dev, id);					\
+})
+
+	start_stream(&self->dev);
+	for (bit = 1 << 4; bit; bit <<= 1) {
+		BAD(add, flags, add.flags | bit, EOPNOTSUPP);
+		BAD(drop, flags, bit, EOPNOTSUPP);
+	}
+	BAD(add, __reserved, 1, EOPNOTSUPP);
+	BAD(replace, __reserved, 1ULL << 63, EOPNOTSUPP);
+	BAD(drop, __reserved, 1ULL << 32, EOPNOTSUPP);
+	BAD(drop_all, __reserved, 1, EOPNOTSUPP);
+
+	/* None, and all pairs of two */
+	BAD(add, flags, 0, EINVAL);
+	BAD(drop_all, flags, 0, EINVAL);
+	BAD(add, flags, add.flags | replace.flags, EINVAL);
+	BAD(add, flags, add.flags | drop.flags, EINVAL);
+	BAD(add, flags, add.flags | drop_all.flags, EINVAL);
+	BAD(replace, flags, replace.flags | drop.flags, EINVAL);
+	BAD(replace, flags, replace.flags | drop_all.flags, EINVAL);
+	BAD(drop, flags, drop.flags | drop_all.flags, EINVAL);
+	BAD(drop_all, flags, 15, EINVAL);
+
+	/* Fields that the operation does not use */
+	BAD(add, old_id, id, EINVAL);
+	BAD(drop, fd, fd, EINVAL);
+	BAD(drop, fd, 0, EINVAL);
+	BAD(drop, fd, -2, EINVAL);
+	BAD(drop, old_id, 1, EINVAL);
+	BAD(drop_all, fd, fd, EINVAL);
+	BAD(drop_all, fd, 0, EINVAL);
+	BAD(drop_all, id, id, EINVAL);
+	BAD(drop_all, old_id, id, EINVAL);
+
+	/* Those that it uses */
+	BAD(add, fd, -1, EBADF);
+	BAD(add, fd, self->dev.device, EBADF);
+	BAD(add, id, 0, ENOENT);
+	BAD(add, id, 0x100000, ENOENT);
+	BAD(drop, id, 0, ENOENT);
+	BAD(drop, id, other, ENOENT);
+	BAD(drop, id, id | 0x80000000, ENOENT);
+#undef BAD
+
+	test_streams(&self->dev);
+	test_users(id, 1, 1);
+	test_users(other, 0, 0);
+	/* The same without the mistakes */
+	feature.ioasid = add;
+	EXPECT_EQ(0, pdma_feature_ioasid(&self->dev, VFIO_DEVICE_FEATURE_SET,
+					 &feature));
+	test_holds(&self->dev, id, other);
+	feature.ioasid = drop;
+	EXPECT_EQ(0, pdma_feature_ioasid(&self->dev, VFIO_DEVICE_FEATURE_SET,
+					 &feature));
+	test_holds(&self->dev, other);
+}
+
+/* More than the kernel copies at a time, and not a multiple of that */
+#define MANY_IDS 40
+
+static int add_many(struct pdma_dev *dev, int fd, __u32 ids[MANY_IDS])
+{
+	int i, rc = ioasid_alloc(fd, 0, 0, MANY_IDS, ids);
+
+	for (i = 0; !rc && i < MANY_IDS; i++)
+		rc = pdma_add_ioasid(dev, fd, ids[i]);
+	return rc;
+}
+
+TEST_F(mdev, ioasids_are_listed_in_pages_with_their_state)
+{
+	struct vfio_device_ioasid entries[MANY_IDS + 8];
+	__u32 ids[MANY_IDS], page, start;
+	int i, n, rc;
+
+	ASSERT_EQ(0, pdma_drop_all_ioasids(&self->dev));
+	ASSERT_EQ(0, add_many(&self->dev, self->ioasid, ids));
+	for (i = 0; i < MANY_IDS; i += 3)
+		test_cmd_free(self->ioasid, 1, &ids[i]);
+
+	for (page = 1; page <= MANY_IDS + 1; page++) {
+		memset(entries, 0xff, sizeof(entries));
+		n = 0;
+		start = 0;
+		do {
+			rc = pdma_list_ioasids(&self->dev, start, page,
+					       &entries[n]);
+			ASSERT_LE(0, rc);
+			ASSERT_GE(page, rc);
+			n += rc;
+			ASSERT_GE(MANY_IDS, n);
+			start = rc ? entries[n - 1].id + 1 : 0;
+		} while (rc == (int)page);
+		ASSERT_EQ(MANY_IDS, n);
+		for (i = 0; i < MANY_IDS; i++) {
+			EXPECT_EQ(ids[i], entries[i].id);
+			EXPECT_EQ(i % 3 ? IOASID_STATE_ACTIVE :
+				  IOASID_STATE_PARKED, entries[i].state);
+			EXPECT_EQ(VFIO_DEVICE_IOASID_ATTACHED,
+				  entries[i].flags);
+			EXPECT_EQ(0, entries[i].__reserved);
+		}
+	}
+
+	/* From any number on */
+	EXPECT_EQ(MANY_IDS - 7, pdma_list_ioasids(&self->dev, ids[7], MANY_IDS,
+						  entries));
+	EXPECT_EQ(ids[7], entries[0].id);
+	EXPECT_EQ(1, pdma_list_ioasids(&self->dev, ids[MANY_IDS - 1], 2,
+				       entries));
+	EXPECT_EQ(0, pdma_list_ioasids(&self->dev, ids[MANY_IDS - 1] + 1, 2,
+				       entries));
+	EXPECT_EQ(0, pdma_list_ioasids(&self->dev, UINT32_MAX, 2, entries));
+}
+
+TEST_F(mdev, list_takes_any_count_and_tells_the_width)
+{
+	struct vfio_device_ioasid *bad = (void *)-(intptr_t)PAGE;
+	struct vfio_device_ioasid *entries = (void *)self->buf;
+	struct pdma_feature feature = {};
+	__u32 ids[MANY_IDS], bit;
+
+	/* Nothing is listed: the array is not looked at */
+	EXPECT_EQ(PASID_BITS, pdma_pasid_bits(&self->dev));
+	EXPECT_EQ(0, pdma_list_ioasids(&self->dev, 0, 0, NULL));
+	EXPECT_EQ(0, pdma_list_ioasids(&self->dev, 0, 0, bad));
+	EXPECT_EQ(0, pdma_list_ioasids(&self->dev, self->id + 1, 1, bad));
+
+	ASSERT_EQ(0, pdma_drop_all_ioasids(&self->dev));
+	EXPECT_EQ(0, pdma_list_ioasids(&self->dev, 0, UINT32_MAX, entries));
+	ASSERT_EQ(0, add_many(&self->dev, self->ioasid, ids));
+	memset(self->buf, 0x5a, BUF_LEN);
+	EXPECT_EQ(MANY_IDS, pdma_list_ioasids(&self->dev, 0, UINT32_MAX,
+					      entries));
+	EXPECT_EQ(ids[0], entries[0].id);
+	EXPECT_EQ(ids[MANY_IDS - 1], entries[MANY_IDS - 1].id);
+	EXPECT_EQ(0x5a5a5a5a, entries[MANY_IDS].id);
+
+	for (bit = 1; bit; bit <<= 1) {
+		feature.list.flags = bit;
+		EXPECT_EQ(-EOPNOTSUPP,
+			  pdma_feature_ioasid(&self->dev,
+					      VFIO_DEVICE_FEATURE_GET,
+					      &feature));
+	}
+}
+
+TEST_F(mdev, list_to_bad_memory_is_efault_and_changes_nothing)
+{
+	struct vfio_device_ioasid *end, *entries = (void *)self->buf;
+	struct pdma_feature feature = {}, *rdonly;
+	__u32 ids[MANY_IDS];
+	char *page;
+	int n;
+
+	ASSERT_EQ(0, pdma_drop_all_ioasids(&self->dev));
+	ASSERT_EQ(0, add_many(&self->dev, self->ioasid, ids));
+	page = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, page);
+	ASSERT_EQ(0, mprotect(page + PAGE, PAGE, PROT_NONE));
+	end = (void *)(page + PAGE);
+
+	/* There is room for all but the last n, of each batch in turn */
+	for (n = 1; n < MANY_IDS; n++) {
+		feature.list = (struct vfio_device_feature_ioasid_list){
+			.count = MANY_IDS,
+			.entries = (uintptr_t)(end - MANY_IDS + n),
+		};
+		EXPECT_EQ(-EFAULT,
+			  pdma_feature_ioasid(&self->dev,
+					      VFIO_DEVICE_FEATURE_GET,
+					      &feature));
+		EXPECT_EQ(MANY_IDS, feature.list.count);
+		EXPECT_EQ(0, feature.list.pasid_bits);
+	}
+	EXPECT_EQ(MANY_IDS, pdma_list_ioasids(&self->dev, 0, MANY_IDS,
+					      end - MANY_IDS));
+
+	/* The struct itself cannot be written */
+	rdonly = (void *)page;
+	*rdonly = (struct pdma_feature){
+		.header.argsz = sizeof(*rdonly),
+		.header.flags = VFIO_DEVICE_FEATURE_GET |
+				VFIO_DEVICE_FEATURE_IOASID,
+	};
+	ASSERT_EQ(0, mprotect(page, PAGE, PROT_READ));
+	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_FEATURE, rdonly));
+	EXPECT_EQ(EFAULT, errno);
+
+	EXPECT_EQ(MANY_IDS, pdma_list_ioasids(&self->dev, 0, UINT32_MAX,
+					      entries));
+	for (n = 0; n < MANY_IDS; n++)
+		EXPECT_EQ(ids[n], entries[n].id);
+	munmap(page, 2 * PAGE);
+}
+
+TEST_F(mdev, close_drops_all_ioasids)
+{
+	struct pdma_dev ch[NR_CH];
+
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->other));
+	get_channels(ch);
+	start_channel(ch, 0, self->id);
+	start_channel(ch, 3, self->other);
+	pdma_close(&self->dev);
+	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	test_users(self->id, 0, 0);
+	test_users(self->other, 0, 0);
+
+	/* The next user gets nothing of this one, on any channel */
+	ASSERT_EQ(0, variant->open(&self->dev, self->uuid[0], NULL));
+	get_channels(ch);
+	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_done(&ch[0]));
+	EXPECT_EQ(0, pdma_done(&ch[3]));
+	EXPECT_EQ(-ENXIO, pdma_copy_with(&ch[3], self->other, IOVA, IOVA, 8));
+}
+
+TEST_F(mdev, resets_stop_all_channels_and_keep_all_ioasids)
+{
+	struct pdma_dev ch[NR_CH];
+	int i;
+
+	if (!has_reset(self->parent))
+		SKIP(return, "the engine has no function level reset");
+
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->other));
+	get_channels(ch);
+	for (i = 0; i < 2; i++) {
+		start_channel(ch, 0, self->id);
+		start_channel(ch, 2, self->other);
+		EXPECT_EQ(0, i ? reset_engine(self->parent) :
+				 pdma_reset(&self->dev));
+		test_channel_stopped(ch, 0);
+		test_channel_stopped(ch, 2);
+		test_holds(&self->dev, self->id, self->other);
+	}
+	/* In the middle of both, one is parked */
+	start_channel(ch, 0, self->id);
+	start_channel(ch, 2, self->other);
+	test_cmd_free(self->ioasid, 1, &self->id);
+	EXPECT_EQ(0, reset_engine(self->parent));
+	EXPECT_EQ(-ESHUTDOWN, pdma_copy_with(&ch[0], self->id, IOVA, IOVA, 8));
+	start_channel(ch, 0, self->other);
+	start_channel(ch, 2, self->other);
 }
 
 TEST_F(mdev, submission_without_memory_is_enomem_and_pins_nothing)
@@ -647,7 +1234,7 @@ TEST_F(mdev, stream_is_refused_when_its_pasid_is_parked)
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
 	EXPECT_EQ(0, pdma_reset(&self->dev));
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, self->id));
 }
 
@@ -660,11 +1247,13 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 		.src = IOVA,
 		.dst = IOVA + PAGE,
 		.len = PAGE,
+		.pasid = self->id,
 	};
 	const struct pdma_submit stream = {
 		.cmd = PDMA_CMD_STREAM,
 		.dst = IOVA,
 		.len = PAGE,
+		.pasid = self->id,
 	};
 	const struct pdma_submit stop = { .cmd = PDMA_CMD_STOP };
 	/* Above all that is special */
@@ -673,6 +1262,7 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 		.src = 1ULL << 33,
 		.dst = 1ULL << 33,
 		.len = PAGE,
+		.pasid = self->id,
 	};
 	const __u64 top = ~0ULL << 12;
 	const __u64 msi = 0xfee00000;
@@ -704,6 +1294,12 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	BAD(copy, src, IOVA + BUF_LEN - PAGE + 1, EFAULT);
 	BAD(copy, dst, IOVA + BUF_LEN - PAGE + 1, EFAULT);
 	BAD(copy, dst, 0, EFAULT);
+	/* Not held, and what is not a PASID */
+	BAD(copy, pasid, 0, ENXIO);
+	BAD(copy, pasid, self->other, ENXIO);
+	BAD(copy, pasid, 0x100000, ENXIO);
+	BAD(copy, pasid, self->id | PDMA_PASID_VALID, ENXIO);
+	BAD(copy, reserved, 1, EINVAL);
 
 	BAD(high, len, PAGE, EFAULT);
 	BAD(high, len, 0, EINVAL);
@@ -719,12 +1315,16 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	BAD(stream, dst, top + 8, EINVAL);
 	BAD(stream, dst, IOVA + BUF_LEN, EFAULT);
 	BAD(stream, dst, IOVA + BUF_LEN - 8, EFAULT);
+	BAD(stream, pasid, self->other, ENXIO);
+	BAD(stream, reserved, 0x80000000, EINVAL);
 
 	BAD(stop, src, 1, EINVAL);
 	BAD(stop, dst, 1, EINVAL);
 	BAD(stop, len, 1, EINVAL);
 	BAD(stop, period, 1, EINVAL);
 	BAD(stop, burst, 1, EINVAL);
+	BAD(stop, pasid, self->id, EINVAL);
+	BAD(stop, reserved, 1, EINVAL);
 
 	/* What is mapped there is not what a DMA to there reaches */
 	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, msi, PAGE));
@@ -762,7 +1362,10 @@ TEST_F(mdev, limits_of_a_stream_are_accepted)
 TEST_F(mdev, submission_is_one_whole_write)
 {
 	struct pdma_submit cmd[2] = {
-		{ .cmd = PDMA_CMD_COPY, .src = IOVA, .dst = IOVA, .len = 8 },
+		{
+			.cmd = PDMA_CMD_COPY, .src = IOVA, .dst = IOVA,
+			.len = 8, .pasid = self->id,
+		},
 	};
 	const __u64 next = 1ULL << 63;
 
@@ -774,7 +1377,9 @@ TEST_F(mdev, submission_is_one_whole_write)
 					   8));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
 					   PDMA_SUBMIT_SIZE));
-	/* To the other region, to none */
+	/* To a channel of another device, to the other region, to none */
+	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
+					   PDMA_REGION_SIZE));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
 					   self->dev.status_offset -
 					   self->dev.submit_offset));
@@ -1187,7 +1792,8 @@ TEST_F(mdev, set_and_park_race_with_submission)
 		rc = pdma_stream(&self->dev, IOVA, PDMA_MAX_LEN, 10, 1);
 		if (rc == -EBUSY)
 			rc = pdma_stop(&self->dev);
-		EXPECT_TRUE(!rc || rc == -ESHUTDOWN) {
+		/* Replaced when the command came, or parked */
+		EXPECT_TRUE(!rc || rc == -ENXIO || rc == -ESHUTDOWN) {
 			TH_LOG("%d", rc);
 		}
 		rounds++;
@@ -1198,6 +1804,98 @@ TEST_F(mdev, set_and_park_race_with_submission)
 
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
 	test_copies(&self->dev);
+}
+
+/* IOASIDs that no other thread adds or drops */
+static void *change_until_end(void *arg)
+{
+	struct race *race = arg;
+	int fd = ioasid_open(), rc;
+	__u32 ids[3];
+
+	while (!race_is_over(race)) {
+		rc = ioasid_alloc(fd, 0, 0, 3, ids);
+		if (!rc)
+			rc = pdma_add_ioasid(race->dev, fd, ids[0]);
+		if (!rc)
+			rc = pdma_add_ioasid(race->dev, fd, ids[1]);
+		if (!rc)
+			rc = pdma_replace_ioasid(race->dev, fd, ids[2], ids[0]);
+		if (!rc)
+			rc = ioasid_free(fd, 3, ids);
+		if (!rc)
+			rc = pdma_drop_ioasid(race->dev, ids[1]);
+		if (!rc)
+			rc = pdma_drop_ioasid(race->dev, ids[2]);
+		if (rc)
+			race->bad = rc;
+		count_round(race);
+	}
+	close(fd);
+	return NULL;
+}
+
+/* On all channels, with whatever the device holds */
+static void *use_until_end(void *arg)
+{
+	struct vfio_device_ioasid held[8];
+	struct race *race = arg;
+	struct pdma_dev ch;
+	int i, n, rc;
+
+	while (!race_is_over(race)) {
+		n = pdma_list_ioasids(race->dev, 0, ARRAY_SIZE(held), held);
+		for (i = 0; n > 0 && i < PDMA_MDEV_CHANNELS; i++) {
+			ch = pdma_channel(race->dev, i);
+			rc = pdma_stream_with(&ch, held[i % n].id,
+					      IOVA + i * PAGE, 2 * PAGE, 10, 1);
+			if (rc == -EBUSY)
+				rc = pdma_stop(&ch);
+			if (rc && rc != -ENXIO && rc != -ESHUTDOWN &&
+			    rc != -EFAULT)
+				race->bad = rc;
+		}
+		if (n < 0)
+			race->bad = n;
+		count_round(race);
+	}
+	return NULL;
+}
+
+TEST_F(mdev, ioasids_change_while_all_channels_work)
+{
+	struct race race[3] = {};
+	unsigned int rounds = 0;
+	pthread_t threads[3];
+	__u64 start = pdma_now_ms();
+	int i;
+
+	for (i = 0; i < 3; i++) {
+		race[i].dev = &self->dev;
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, i ?
+					    change_until_end : use_until_end,
+					    &race[i]));
+	}
+	while (any_goes_on(race, 3, start, rounds)) {
+		usleep(rounds % 7 * 1000);
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+		rounds++;
+	}
+	for (i = 0; i < 3; i++)
+		end_race(&race[i]);
+	for (i = 0; i < 3; i++) {
+		ASSERT_EQ(0, pthread_join(threads[i], NULL));
+		test_race(&race[i], rounds);
+	}
+	for (i = 0; i < PDMA_MDEV_CHANNELS; i++) {
+		struct pdma_dev ch = pdma_channel(&self->dev, i);
+
+		EXPECT_EQ(0, pdma_stop(&ch));
+	}
+	test_holds(&self->dev, self->id);
+	test_copies(&self->dev);
+	EXPECT_TRUE(ioasid_wait_none_parked(self->ioasid));
 }
 
 /* Reset and close */
@@ -1213,7 +1911,7 @@ TEST_F(mdev, reset_stops_dma_and_keeps_the_pasid)
 	test_users(self->id, 1, 1);
 	test_copies(&self->dev);
 
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_EQ(0, pdma_reset(&self->dev));
 	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
 }
@@ -1358,7 +2056,6 @@ TEST_F(mdev, user_that_waits_for_its_memory_delays_nobody)
 	EXPECT_EQ(0, pdma_stop(&self->dev));
 	test_copies(&self->dev);
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
-	EXPECT_EQ(self->other, pdma_get_ioasid(&second));
 
 	EXPECT_EQ(self->available - 2, pdma_available(self->parent));
 	EXPECT_EQ(0, pdma_create(self->parent, uuid));
@@ -1376,6 +2073,7 @@ TEST_F(mdev, user_that_waits_for_its_memory_delays_nobody)
 	EXPECT_EQ(0, copy.ret);
 	EXPECT_EQ(PDMA_STATUS_DONE, pdma_wait_idle(&second));
 	EXPECT_EQ(0, memcmp(mem, stall.answer, PAGE));
+	EXPECT_EQ(self->other, pdma_get_ioasid(&second));
 	EXPECT_EQ(0, pdma_unmap(&second, IOVA, PAGE));
 	pdma_close(&second);
 }
@@ -1613,6 +2311,33 @@ TEST_F(mdev, status_page_shows_the_same_as_pread)
 	pdma_unmap_status(regs);
 }
 
+TEST_F(mdev, each_channel_has_a_status_page)
+{
+	struct pdma_dev ch[PDMA_MDEV_CHANNELS];
+	const char *all;
+	const void *regs;
+	int i;
+
+	all = mmap(NULL, PDMA_REGION_SIZE, PROT_READ, MAP_SHARED,
+		   self->dev.device, self->dev.status_offset);
+	ASSERT_NE(MAP_FAILED, all);
+	for (i = 0; i < PDMA_MDEV_CHANNELS; i++) {
+		ch[i] = pdma_channel(&self->dev, i);
+		EXPECT_EQ(0, pdma_copy_wait(&ch[i], IOVA, IOVA + PAGE,
+					    8 * (i + 1)));
+	}
+	for (i = 0; i < PDMA_MDEV_CHANNELS; i++) {
+		regs = pdma_map_status(&ch[i]);
+		ASSERT_NE(NULL, regs);
+		EXPECT_EQ(8 * (i + 1), pdma_read32(&ch[i], PDMA_LEN));
+		EXPECT_EQ(8 * (i + 1), pdma_mmio32(regs, PDMA_LEN));
+		EXPECT_EQ(8 * (i + 1), pdma_mmio32(all + i * PDMA_PAGE_SIZE,
+						   PDMA_LEN));
+		pdma_unmap_status(regs);
+	}
+	munmap((void *)all, PDMA_REGION_SIZE);
+}
+
 TEST_F(mdev, status_page_is_read_only)
 {
 	struct pdma_dev *dev = &self->dev;
@@ -1630,9 +2355,12 @@ TEST_F(mdev, status_page_is_read_only)
 	/* A private one could become writable */
 	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_PRIVATE, dev->status_offset);
 	/* The pages of others, what is no page */
-	BAD_MMAP(EINVAL, 2 * PAGE, PROT_READ, MAP_SHARED, dev->status_offset);
+	BAD_MMAP(EINVAL, PDMA_REGION_SIZE + PAGE, PROT_READ, MAP_SHARED,
+		 dev->status_offset);
+	BAD_MMAP(EINVAL, 2 * PAGE, PROT_READ, MAP_SHARED,
+		 dev->status_offset + PDMA_REGION_SIZE - PAGE);
 	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED,
-		 dev->status_offset + PAGE);
+		 dev->status_offset + PDMA_REGION_SIZE);
 	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED,
 		 dev->status_offset - PAGE);
 	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED, dev->submit_offset);
@@ -1667,6 +2395,7 @@ TEST_F(mdev, registers_are_read_one_at_a_time)
 	READ(8, 8, dev->status_offset);
 	READ(4, 4, dev->status_offset + PAGE - 4);
 	READ(8, 8, dev->status_offset + PAGE - 8);
+	READ(4, 4, dev->status_offset + PDMA_REGION_SIZE - 4);
 
 	READ(-EINVAL, 0, dev->status_offset);
 	READ(-EINVAL, 1, dev->status_offset);
@@ -1677,7 +2406,7 @@ TEST_F(mdev, registers_are_read_one_at_a_time)
 	READ(-EINVAL, 4, dev->status_offset + 2);
 	READ(-EINVAL, 8, dev->status_offset + 4);
 	READ(-EINVAL, 8, dev->status_offset + PAGE - 4);
-	READ(-EINVAL, 4, dev->status_offset + PAGE);
+	READ(-EINVAL, 4, dev->status_offset + PDMA_REGION_SIZE);
 	READ(-EINVAL, 4, dev->status_offset - 4);
 	READ(-EINVAL, 4, dev->status_offset * 2 - 4);
 	READ(-EINVAL, 4, dev->status_offset * 2);

@@ -275,7 +275,7 @@ static bool do_window(struct thread *t)
 		if (ret != IOASID_STATE_PARKED)
 			return fail("state of what I hold: %d", ret);
 		store(&shared->window[i], 0);
-		ret = pdma_drop_ioasid(&t->dev);
+		ret = pdma_drop_all_ioasids(&t->dev);
 		return ret && !load(&shared->engine_gone) ?
 			       fail("drop: %d", ret) : true;
 	}
@@ -368,7 +368,7 @@ static bool do_set(struct thread *t)
 		add(&shared->good, 1);
 	}
 	store(&t->me->doing, NONE);
-	/* Another channel of this engine has it */
+	/* Another device of this engine has it */
 	if (ret == -EBUSY || load(&shared->engine_gone) || !file_is_open(f))
 		return true;
 	return user_answer("set", n, before, ret);
@@ -381,7 +381,7 @@ static bool do_drop(struct thread *t)
 	if (!t->has_chan)
 		return true;
 	end_stream(t);
-	ret = pdma_drop_ioasid(&t->dev);
+	ret = pdma_drop_all_ioasids(&t->dev);
 	if (!ret)
 		store(&t->me->chan_num, NONE);
 	return ret && !load(&shared->engine_gone) ? fail("drop: %d", ret) :
@@ -502,7 +502,7 @@ static bool do_file(struct thread *t)
 		ret = pdma_set_ioasid(&t->dev, fd, ids[0]);
 	close(fd);
 	if (!ret && t->has_chan && t->me->chan_num < 0)
-		pdma_drop_ioasid(&t->dev);
+		pdma_drop_all_ioasids(&t->dev);
 	if (ret && !alloc_error_is_known(ret) &&
 	    !(shared->resets && ret == -EBUSY) && !load(&shared->engine_gone))
 		return fail("a file of my own: %d", ret);

@@ -341,7 +341,7 @@ static int actor_do(const struct msg *m, __u32 *val)
 	case OP_SET:
 		return pdma_set_ioasid(&self.dev[a[0]], file_fd(a[1]), a[2]);
 	case OP_DROP:
-		return pdma_drop_ioasid(&self.dev[a[0]]);
+		return pdma_drop_all_ioasids(&self.dev[a[0]]);
 	case OP_COPY:
 		return actor_copy(a[0]);
 	case OP_STREAM:

@@ -221,7 +221,7 @@ static void pair_setup(struct __test_metadata *_metadata, int fd,
 		ASSERT_EQ(0, pdma_map(&ch->dev, (void *)ch->buf, pair->iova[i],
 				      PAGE));
 		pair->id[i] = give_ioasid(_metadata, ch, fd);
-		pair->nr[i] = bar_find_channel(&pair->engine.bar, pair->id[i]);
+		pair->nr[i] = channel_nr(&pair->engine.bar, ch, pair->id[i]);
 		ASSERT_LE(0, pair->nr[i]);
 	}
 }
@@ -313,7 +313,7 @@ TEST_F(mdev, active_works_again_and_parked_stays_parked)
 		EXPECT_TRUE(is_poison(ch));
 		bar_stop(bar, nr);
 		expect_taken(self->fd, pair->id[PARKED]);
-		EXPECT_EQ(0, pdma_drop_ioasid(&ch->dev));
+		EXPECT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
 		EXPECT_TRUE(ioasid_wait_recycled(self->fd, pair->id[PARKED]));
 		expect_free(self->fd, pair->id[PARKED]);
 
@@ -530,7 +530,7 @@ TEST_F(pci, parked_stays_parked_until_it_is_recycled)
 	expect_taken(self->fd, self->id);
 	bar_stop(&self->bar, 0);
 	EXPECT_EQ(0, detach(&self->dev, self->id));
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 	expect_free(self->fd, self->id);
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));

@@ -1084,7 +1084,7 @@ static int close_while_attached(struct worker *w)
 	if (!ret)
 		ret = pdma_set_ioasid(&w->ch->dev, fd, ids[1]);
 	if (!ret && w->rounds % 2)
-		ret = pdma_drop_ioasid(&w->ch->dev);
+		ret = pdma_drop_all_ioasids(&w->ch->dev);
 	close(fd);
 	return ret;
 }

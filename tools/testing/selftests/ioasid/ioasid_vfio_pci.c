@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A physical device that was given an IOASID: the whole engine belongs to
- * vfio-pci, and this program is its driver. It attaches PASIDs by
- * VFIO_DEVICE_ATTACH_IOMMUFD_PT; that of the IOASID is parked with it, and
+ * A physical device that holds IOASIDs: the whole engine belongs to vfio-pci, and
+ * this program is its driver. It attaches PASIDs by
+ * VFIO_DEVICE_ATTACH_IOMMUFD_PT; the PASID of an IOASID is parked with it, and
  * stays blocked over a reset of the device. Other PASIDs come back.
  */
 #include <pthread.h>
@@ -60,6 +60,13 @@ static int make_space(struct pdma_dev *dev, __u32 dev_id, volatile __u64 *buf,
 		return -errno;
 	*hwpt = alloc.out_hwpt_id;
 	return 0;
+}
+
+static int destroy(struct pdma_dev *dev, __u32 id)
+{
+	struct iommu_destroy cmd = { .size = sizeof(cmd), .id = id };
+
+	return ioctl(dev->iommufd, IOMMU_DESTROY, &cmd) ? -errno : 0;
 }
 
 FIXTURE_SETUP(pci)
@@ -164,11 +171,25 @@ static bool is_poison(volatile __u64 *buf)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));			\
 } while (0)
 
-#define expect_attachments(_n) do {					\
+#define expect_attachments_of(_id, _n) do {				\
 	struct ioasid_query __query;					\
 									\
-	test_cmd_query(self->fd, self->id, &__query);			\
+	test_cmd_query(self->fd, _id, &__query);			\
 	EXPECT_EQ(_n, __query.attachments);				\
+} while (0)
+
+#define expect_attachments(_n) expect_attachments_of(self->id, _n)
+
+/* What is written to @_buf is none of what the channel writes */
+#define expect_untouched(_ch, _buf) do {				\
+	__u64 __done = bar_done(&self->bar, _ch);			\
+	__u64 __refused = bar_refused(&self->bar, _ch);			\
+									\
+	memset((void *)(_buf), POISON, BUF_LEN);			\
+	EXPECT_TRUE(wait_until(bar_refused(&self->bar, _ch) >=		\
+			       __refused + 10));			\
+	EXPECT_EQ(__done, bar_done(&self->bar, _ch));			\
+	EXPECT_TRUE(is_poison(_buf));					\
 } while (0)
 
 TEST_F(pci, dma_with_the_given_ioasid_arrives)
@@ -204,8 +225,8 @@ TEST_F(pci, set_tells_what_is_wrong)
 					  self->id));
 	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->fd,
 					   self->id + 1));
-	EXPECT_EQ(-EINVAL, pdma_set_ioasid(&self->dev, -1, self->id));
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, -1, self->id));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
 
 	/* Somebody who has the number cannot become one who has the IOASID */
@@ -226,6 +247,160 @@ TEST_F(pci, set_tells_what_is_wrong)
 	expect_silence();
 }
 
+TEST_F(pci, several_ioasids_are_blocked_independently)
+{
+	struct vfio_device_ioasid held[3];
+	__u32 ids[3] = { self->id };
+	int i;
+
+	test_cmd_alloc(self->fd, 0, 0, 1, &ids[1]);
+	test_cmd_alloc(self->fd, 0, 0, 1, &ids[2]);
+	for (i = 0; i < 3; i++)
+		ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->fd, ids[i]));
+	EXPECT_EQ(-EEXIST, pdma_add_ioasid(&self->dev, self->fd, ids[1]));
+	ASSERT_EQ(0, attach(&self->dev, ids[0], self->hwpt[0]));
+	ASSERT_EQ(0, attach(&self->dev, ids[1], self->hwpt[1]));
+	start(0, ids[0]);
+	start(1, ids[1]);
+	expect_running(0, self->buf[0]);
+	expect_running(1, self->buf[1]);
+
+	/* One that is blocked, one that DMAs, and one that is not attached */
+	test_cmd_free(self->fd, 1, &ids[0]);
+	expect_untouched(0, self->buf[0]);
+	expect_running(1, self->buf[1]);
+	ASSERT_EQ(3, pdma_list_ioasids(&self->dev, 0, 3, held));
+	for (i = 0; i < 3; i++) {
+		EXPECT_EQ(ids[i], held[i].id);
+		EXPECT_EQ(i ? IOASID_STATE_ACTIVE : IOASID_STATE_PARKED,
+			  held[i].state);
+		EXPECT_EQ(i < 2 ? VFIO_DEVICE_IOASID_ATTACHED : 0,
+			  held[i].flags);
+	}
+	EXPECT_EQ(20, pdma_pasid_bits(&self->dev));
+
+	/* What is dropped is detached, and nothing else */
+	bar_stop(&self->bar, 0);
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, ids[0]));
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, ids[0]));
+	EXPECT_EQ(-ENOENT, pdma_drop_ioasid(&self->dev, ids[0]));
+	expect_running(1, self->buf[1]);
+	bar_stop(&self->bar, 1);
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, ids[2]));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
+	expect_attachments_of(ids[1], 0);
+	EXPECT_EQ(0, pdma_list_ioasids(&self->dev, 0, 3, held));
+	expect_silence();
+}
+
+TEST_F(pci, replacing_ioasid_is_attached_to_the_same_page_table)
+{
+	__u32 other, third;
+
+	test_cmd_alloc(self->fd, 0, 0, 1, &other);
+	test_cmd_alloc(self->fd, 0, 0, 1, &third);
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[1]));
+	start(0, self->id);
+	expect_running(0, self->buf[1]);
+	bar_stop(&self->bar, 0);
+
+	EXPECT_EQ(0, pdma_replace_ioasid(&self->dev, self->fd, other,
+					 self->id));
+	expect_attachments(0);
+	expect_attachments_of(other, 1);
+	EXPECT_EQ(other, pdma_get_ioasid(&self->dev));
+	start(0, other);
+	expect_running(0, self->buf[1]);
+
+	/* Also if the old one is parked */
+	test_cmd_free(self->fd, 1, &other);
+	expect_blocked(0);
+	bar_stop(&self->bar, 0);
+	EXPECT_EQ(0, pdma_replace_ioasid(&self->dev, self->fd, third, other));
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, other));
+	start(0, third);
+	expect_running(0, self->buf[1]);
+	bar_stop(&self->bar, 0);
+	expect_silence();
+}
+
+TEST_F(pci, failed_replace_of_an_ioasid_leaves_the_old_one_working)
+{
+	__u32 other;
+
+	test_cmd_alloc(self->fd, 0, 0, 1, &other);
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	/* As a mere number */
+	ASSERT_EQ(0, attach(&self->dev, other, self->hwpt[1]));
+	start(0, self->id);
+	start(1, other);
+	EXPECT_EQ(-EBUSY, pdma_replace_ioasid(&self->dev, self->fd, other,
+					      self->id));
+	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
+	expect_attachments(1);
+	expect_attachments_of(other, 0);
+	expect_running(0, self->buf[0]);
+	expect_running(1, self->buf[1]);
+	bar_stop(&self->bar, 1);
+
+	EXPECT_EQ(0, detach(&self->dev, other));
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->fd, other));
+	EXPECT_EQ(-EEXIST, pdma_replace_ioasid(&self->dev, self->fd, other,
+					       self->id));
+	EXPECT_EQ(-ENOENT, pdma_replace_ioasid(&self->dev, self->fd, other,
+					       PLAIN_PASID));
+	expect_attachments(1);
+	expect_running(0, self->buf[0]);
+	bar_stop(&self->bar, 0);
+	expect_silence();
+}
+
+TEST_F(pci, number_that_is_not_held_belongs_to_the_device)
+{
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	expect_attachments(0);
+	start(0, self->id);
+	expect_running(0, self->buf[0]);
+	test_cmd_free(self->fd, 1, &self->id);
+	expect_free(self->fd, self->id);
+	expect_running(0, self->buf[0]);
+	EXPECT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	bar_stop(&self->bar, 0);
+	EXPECT_EQ(0, detach(&self->dev, self->id));
+	expect_silence();
+}
+
+TEST_F(pci, attach_that_cannot_return_pt_id_changes_nothing)
+{
+	struct attach_pasid *cmd = mmap(NULL, BUF_LEN, PROT_READ | PROT_WRITE,
+					MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, cmd);
+	ASSERT_EQ(0, pdma_attach_ioas(&self->dev, self->hwpt[1]));
+	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->fd, self->id));
+	*cmd = (struct attach_pasid){
+		.argsz = sizeof(*cmd), .flags = ATTACH_PASID,
+		.pt_id = self->hwpt[0], .pasid = self->id,
+	};
+	ASSERT_EQ(0, mprotect(cmd, BUF_LEN, PROT_READ));
+	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+			    cmd));
+	EXPECT_EQ(EFAULT, errno);
+	expect_attachments(0);
+	/*
+	 * Requests without PASID, which the engine does not make, are still
+	 * translated by their page table: it is in use.
+	 */
+	EXPECT_EQ(-EBUSY, destroy(&self->dev, self->hwpt[1]));
+	EXPECT_EQ(0, destroy(&self->dev, self->hwpt[0]));
+	EXPECT_EQ(0, pdma_detach_ioas(&self->dev));
+	EXPECT_EQ(0, destroy(&self->dev, self->hwpt[1]));
+	munmap(cmd, BUF_LEN);
+	expect_silence();
+}
+
 TEST_F(pci, another_ioasid_ends_the_attachment_of_the_first)
 {
 	__u32 other;
@@ -243,7 +418,7 @@ TEST_F(pci, another_ioasid_ends_the_attachment_of_the_first)
 	start(0, other);
 	expect_running(0, self->buf[0]);
 	bar_stop(&self->bar, 0);
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	test_cmd_free(self->fd, 1, &other);
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, other));
 	expect_silence();
@@ -269,7 +444,7 @@ TEST_F(pci, freed_ioasid_is_blocked_until_the_device_drops_it)
 
 	expect_taken(self->fd, self->id);
 	bar_stop(&self->bar, 0);
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 	expect_free(self->fd, self->id);
 	expect_silence();
@@ -296,7 +471,7 @@ TEST_F(pci, replaced_domain_is_parked_like_the_first)
 	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
 	EXPECT_EQ(0, detach(&self->dev, self->id));
 	bar_stop(&self->bar, 0);
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 	expect_silence();
 }
@@ -341,7 +516,7 @@ TEST_F(pci, reset_brings_back_what_is_active_and_nothing_else)
 	expect_running(1, self->buf[1]);
 	bar_stop(&self->bar, 1);
 	expect_taken(self->fd, self->id);
-	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 	expect_silence();
 }
@@ -372,7 +547,7 @@ TEST_F(pci, free_and_reset_may_meet)
 		expect_blocked(0);
 		bar_stop(&self->bar, 0);
 		EXPECT_EQ(0, detach(&self->dev, self->id));
-		EXPECT_EQ(0, pdma_drop_ioasid(&self->dev));
+		EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 		EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 		test_cmd_alloc(self->fd, self->id, self->id, 1, &self->id);
 	}
@@ -459,6 +634,123 @@ TEST_F(pci, last_close_lets_go_of_a_parked_ioasid)
 }
 
 /*
+ * Devices that cannot be given an IOASID do not have the feature: neither probe nor
+ * get nor set.
+ */
+FIXTURE(other_pci)
+{
+	char name[NAME_MAX + 1];
+	bool ours;
+	struct pdma_dev dev;
+};
+
+FIXTURE_VARIANT(other_pci)
+{
+	bool engine;		/* else any function without PASIDs */
+	bool group;		/* in a container, else by its character device */
+};
+
+FIXTURE_VARIANT_ADD(other_pci, group) { .engine = true, .group = true };
+FIXTURE_VARIANT_ADD(other_pci, no_pasids) {};
+FIXTURE_VARIANT_ADD(other_pci, no_pasids_group) { .group = true };
+
+/* A SATA controller: every machine has one, and the tests do not need it */
+static int find_without_pasids(char name[NAME_MAX + 1])
+{
+	struct dirent *entry;
+	int ret = -ENODEV;
+	char class[16];
+	DIR *dir;
+
+	dir = opendir(PCI_DEVICES);
+	if (!dir)
+		return -errno;
+	while (ret && (entry = readdir(dir))) {
+		if (pci_read(entry->d_name, "class", class, sizeof(class)) ||
+		    strtoul(class, NULL, 16) >> 8 != 0x0106)
+			continue;
+		snprintf(name, NAME_MAX + 1, "%s", entry->d_name);
+		ret = 0;
+	}
+	closedir(dir);
+	return ret;
+}
+
+static int open_in_container(struct pdma_dev *dev, const char *name)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX], link[PDMA_PATH_LEN];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/iommu_group", name);
+	n = readlink(path, link, sizeof(link) - 1);
+	if (n < 0)
+		return -errno;
+	link[n] = 0;
+	snprintf(path, sizeof(path), "/dev/vfio/%.16s",
+		 strrchr(link, '/') + 1);
+	dev->group = open(path, O_RDWR | O_CLOEXEC);
+	dev->container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+	if (dev->group < 0 || dev->container < 0 ||
+	    ioctl(dev->group, VFIO_GROUP_SET_CONTAINER, &dev->container) ||
+	    ioctl(dev->container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
+		return -errno;
+	dev->device = ioctl(dev->group, VFIO_GROUP_GET_DEVICE_FD, name);
+	return dev->device < 0 ? -errno : 0;
+}
+
+static int open_and_bind(struct pdma_dev *dev, const char *name)
+{
+	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+
+	dev->device = open_cdev(name);
+	if (dev->device < 0)
+		return dev->device;
+	dev->iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	bind.iommufd = dev->iommufd;
+	return ioctl(dev->device, VFIO_DEVICE_BIND_IOMMUFD, &bind) ? -errno : 0;
+}
+
+FIXTURE_SETUP(other_pci)
+{
+	if (variant->engine ? pci_find_engine(self->name) :
+			      find_without_pasids(self->name))
+		SKIP(return, "no such device");
+	if (!pdma_exists("/sys/bus/pci/drivers/vfio-pci"))
+		SKIP(return, "no driver vfio-pci");
+
+	ASSERT_EQ(0, pci_set_driver(self->name, "vfio-pci"));
+	self->ours = true;
+	pdma_init(&self->dev);
+	ASSERT_EQ(0, variant->group ? open_in_container(&self->dev,
+							self->name) :
+				      open_and_bind(&self->dev, self->name));
+}
+
+FIXTURE_TEARDOWN_PARENT(other_pci)
+{
+	if (self->ours)
+		EXPECT_EQ(0, pci_set_driver(self->name, ""));
+}
+
+TEST_F(other_pci, has_no_ioasids)
+{
+	const __u32 probe = VFIO_DEVICE_FEATURE_PROBE;
+	const __u32 get = VFIO_DEVICE_FEATURE_GET;
+	const __u32 set = VFIO_DEVICE_FEATURE_SET;
+	const __u32 flags[] = {
+		probe, probe | get, probe | set, probe | get | set, get, set,
+	};
+	struct pdma_feature feature;
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		feature = (struct pdma_feature){};
+		EXPECT_EQ(-ENOTTY, pdma_feature_ioasid(&self->dev, flags[i],
+						       &feature));
+	}
+}
+
+/*
  * Every allocation fails once. An operation makes the state before call(),
  * during which allocations fail, by prepare().
  */
@@ -505,7 +797,7 @@ static int call_detach(FIXTURE_DATA(pci) *self)
 
 static int call_drop(FIXTURE_DATA(pci) *self)
 {
-	return pdma_drop_ioasid(&self->dev);
+	return pdma_drop_all_ioasids(&self->dev);
 }
 
 static int prepare_other(FIXTURE_DATA(pci) *self)
@@ -682,21 +974,20 @@ static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(pci) *self,
 		kmsg_expect_faults(self->kmsg, false);
 }
 
-/* It has allocated nothing so far */
-TEST_F(pci, set_needs_no_memory)
+TEST_F(pci, failed_add_leaves_nothing)
 {
 	const struct op op = {
-		.call = call_set, .cannot_fail = true,
+		.call = call_set,
 	};
 
 	sweep(_metadata, self, &op);
 }
 
-TEST_F(pci, set_of_another_one_needs_no_memory)
+TEST_F(pci, failed_replace_of_the_ioasid_leaves_the_old_one)
 {
 	const struct op op = {
 		.prepare = prepare_other, .call = call_set_other,
-		.cannot_fail = true,
+		.also = -ENODEV,
 	};
 
 	sweep(_metadata, self, &op);

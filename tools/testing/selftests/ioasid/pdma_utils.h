@@ -33,7 +33,7 @@
 
 #include "../../../../samples/vfio-mdev/pdma.h"
 
-#define PDMA_TYPE		"pdma-channel"
+#define PDMA_TYPE		"pdma-channels"
 #define PDMA_UUID_LEN		36
 #define PDMA_PATH_LEN		320
 
@@ -51,6 +51,8 @@ struct pdma_submit {
 	__u32 cmd;
 	__u32 period;
 	__u32 burst;
+	__u32 pasid;
+	__u32 reserved;
 };
 
 #define PDMA_SUBMIT_FIELD(_field, _offset) \
@@ -61,9 +63,14 @@ PDMA_SUBMIT_FIELD(len, PDMA_SUBMIT_LEN);
 PDMA_SUBMIT_FIELD(cmd, PDMA_SUBMIT_CMD);
 PDMA_SUBMIT_FIELD(period, PDMA_SUBMIT_PERIOD);
 PDMA_SUBMIT_FIELD(burst, PDMA_SUBMIT_BURST);
+PDMA_SUBMIT_FIELD(pasid, PDMA_SUBMIT_PASID);
+PDMA_SUBMIT_FIELD(reserved, PDMA_SUBMIT_RESERVED);
 static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE, "size");
 
-/* An open mediated device, and what its memory is mapped through */
+/*
+ * An open mediated device, and what its memory is mapped through. Commands go to
+ * its first channel, see pdma_channel() for the others.
+ */
 struct pdma_dev {
 	int device;
 	int group;		/* -1: opened through the character device */
@@ -177,7 +184,7 @@ static inline int pdma_find_parent(unsigned int nth, char name[NAME_MAX + 1])
 	return rc;
 }
 
-/* Free channels of a parent */
+/* How many mediated devices can be created on a parent */
 static inline int pdma_available(const char *parent)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX], buf[16];
@@ -541,7 +548,10 @@ static inline void *pdma_alloc_buffer(size_t len)
 
 struct pdma_feature {
 	struct vfio_device_feature header;
-	struct vfio_device_feature_ioasid ioasid;
+	union {
+		struct vfio_device_feature_ioasid ioasid;
+		struct vfio_device_feature_ioasid_list list;
+	};
 };
 
 static inline int pdma_feature_ioasid(struct pdma_dev *dev, __u32 flags,
@@ -552,29 +562,86 @@ static inline int pdma_feature_ioasid(struct pdma_dev *dev, __u32 flags,
 	return ioctl(dev->device, VFIO_DEVICE_FEATURE, feature) ? -errno : 0;
 }
 
-/* @fd: of /dev/ioasid */
-static inline int pdma_set_ioasid(struct pdma_dev *dev, int fd, __u32 id)
+static inline int pdma_ioasid_op(struct pdma_dev *dev, __u32 op, int fd,
+				 __u32 id, __u32 old_id)
 {
-	struct pdma_feature feature = { .ioasid = { .fd = fd, .id = id } };
+	struct pdma_feature feature = {
+		.ioasid = {
+			.flags = op, .fd = fd, .id = id, .old_id = old_id,
+		},
+	};
 
 	return pdma_feature_ioasid(dev, VFIO_DEVICE_FEATURE_SET, &feature);
 }
 
-static inline int pdma_drop_ioasid(struct pdma_dev *dev)
+/* @fd: of /dev/ioasid */
+static inline int pdma_add_ioasid(struct pdma_dev *dev, int fd, __u32 id)
 {
-	return pdma_set_ioasid(dev, -1, 0);
+	return pdma_ioasid_op(dev, VFIO_DEVICE_IOASID_ADD, fd, id, 0);
 }
 
-/* The number that the device DMAs with, 0: none, or -errno */
-static inline int pdma_get_ioasid(struct pdma_dev *dev)
+static inline int pdma_replace_ioasid(struct pdma_dev *dev, int fd, __u32 id,
+				      __u32 old_id)
+{
+	return pdma_ioasid_op(dev, VFIO_DEVICE_IOASID_REPLACE, fd, id, old_id);
+}
+
+static inline int pdma_drop_ioasid(struct pdma_dev *dev, __u32 id)
+{
+	return pdma_ioasid_op(dev, VFIO_DEVICE_IOASID_DROP, -1, id, 0);
+}
+
+static inline int pdma_drop_all_ioasids(struct pdma_dev *dev)
+{
+	return pdma_ioasid_op(dev, VFIO_DEVICE_IOASID_DROP_ALL, -1, 0, 0);
+}
+
+/* How many of @entries were filled, which has room for @count, or -errno */
+static inline int pdma_list_ioasids(struct pdma_dev *dev, __u32 start,
+				    __u32 count,
+				    struct vfio_device_ioasid *entries)
+{
+	struct pdma_feature feature = {
+		.list = {
+			.start = start, .count = count,
+			.entries = (uintptr_t)entries,
+		},
+	};
+	int rc;
+
+	rc = pdma_feature_ioasid(dev, VFIO_DEVICE_FEATURE_GET, &feature);
+	return rc ? rc : (int)feature.list.count;
+}
+
+/* Width of the PASIDs that the device supports, or -errno */
+static inline int pdma_pasid_bits(struct pdma_dev *dev)
 {
 	struct pdma_feature feature = {};
 	int rc;
 
 	rc = pdma_feature_ioasid(dev, VFIO_DEVICE_FEATURE_GET, &feature);
-	if (rc)
-		return rc;
-	return feature.ioasid.fd == -1 ? (int)feature.ioasid.id : -EPROTO;
+	return rc ? rc : (int)feature.list.pasid_bits;
+}
+
+/* For tests with one IOASID in a device: its number, 0: none, or -errno */
+static inline int pdma_get_ioasid(struct pdma_dev *dev)
+{
+	struct vfio_device_ioasid entry;
+	int rc;
+
+	rc = pdma_list_ioasids(dev, 0, 1, &entry);
+	return rc > 0 ? (int)entry.id : rc;
+}
+
+/* The same: the device holds this one instead of the one that it has */
+static inline int pdma_set_ioasid(struct pdma_dev *dev, int fd, __u32 id)
+{
+	int old = pdma_get_ioasid(dev);
+
+	if (old < 0)
+		return old;
+	return old ? pdma_replace_ioasid(dev, fd, id, old) :
+		     pdma_add_ioasid(dev, fd, id);
 }
 
 /* Commands */
@@ -596,26 +663,58 @@ static inline int pdma_submit(struct pdma_dev *dev,
 	return pdma_submit_raw(dev, cmd, sizeof(*cmd), 0);
 }
 
-static inline int pdma_copy(struct pdma_dev *dev, __u64 dst, __u64 src,
-			    __u32 len)
+/* Another channel of the device. Close the device, not this. */
+static inline struct pdma_dev pdma_channel(const struct pdma_dev *dev,
+					   unsigned int nr)
+{
+	struct pdma_dev channel = *dev;
+
+	channel.submit_offset += nr * PDMA_PAGE_SIZE;
+	channel.status_offset += nr * PDMA_PAGE_SIZE;
+	return channel;
+}
+
+static inline int pdma_copy_with(struct pdma_dev *dev, __u32 pasid, __u64 dst,
+				 __u64 src, __u32 len)
 {
 	struct pdma_submit cmd = {
 		.cmd = PDMA_CMD_COPY, .src = src, .dst = dst, .len = len,
+		.pasid = pasid,
 	};
 
 	return pdma_submit(dev, &cmd);
 }
 
 /* @period in us, @burst requests a period, 0: the device's default */
-static inline int pdma_stream(struct pdma_dev *dev, __u64 dst, __u32 len,
-			      __u32 period, __u32 burst)
+static inline int pdma_stream_with(struct pdma_dev *dev, __u32 pasid, __u64 dst,
+				   __u32 len, __u32 period, __u32 burst)
 {
 	struct pdma_submit cmd = {
 		.cmd = PDMA_CMD_STREAM, .dst = dst, .len = len,
-		.period = period, .burst = burst,
+		.period = period, .burst = burst, .pasid = pasid,
 	};
 
 	return pdma_submit(dev, &cmd);
+}
+
+/* What to submit a command with if the device has one IOASID at most */
+static inline __u32 pdma_pasid(struct pdma_dev *dev)
+{
+	int id = pdma_get_ioasid(dev);
+
+	return id < 0 ? 0 : id;
+}
+
+static inline int pdma_copy(struct pdma_dev *dev, __u64 dst, __u64 src,
+			    __u32 len)
+{
+	return pdma_copy_with(dev, pdma_pasid(dev), dst, src, len);
+}
+
+static inline int pdma_stream(struct pdma_dev *dev, __u64 dst, __u32 len,
+			      __u32 period, __u32 burst)
+{
+	return pdma_stream_with(dev, pdma_pasid(dev), dst, len, period, burst);
 }
 
 static inline int pdma_stop(struct pdma_dev *dev)
@@ -752,18 +851,24 @@ static inline int pdma_wait_idle(struct pdma_dev *dev)
 }
 
 /* A whole copy: 0 when it arrived, -EIO when it was refused */
-static inline int pdma_copy_wait(struct pdma_dev *dev, __u64 dst, __u64 src,
-				 __u32 len)
+static inline int pdma_copy_wait_with(struct pdma_dev *dev, __u32 pasid,
+				      __u64 dst, __u64 src, __u32 len)
 {
 	int rc;
 
-	rc = pdma_copy(dev, dst, src, len);
+	rc = pdma_copy_with(dev, pasid, dst, src, len);
 	if (rc)
 		return rc;
 	rc = pdma_wait_idle(dev);
 	if (rc < 0)
 		return rc;
 	return rc & PDMA_STATUS_DONE ? 0 : -EIO;
+}
+
+static inline int pdma_copy_wait(struct pdma_dev *dev, __u64 dst, __u64 src,
+				 __u32 len)
+{
+	return pdma_copy_wait_with(dev, pdma_pasid(dev), dst, src, len);
 }
 
 #endif

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * VFIO_DEVICE_FEATURE_IOASID: the IOASIDs that a device holds
+ *
+ * The rules of the feature are implemented here, for all kinds of devices. The
+ * driver of a device attaches and detaches, see struct vfio_ioasids_ops.
+ */
+#include <linux/bitops.h>
+#include <linux/cleanup.h>
+#include <linux/ioasid.h>
+#include <linux/iommu.h>
+#include <linux/kernel.h>
+#include <linux/lockdep.h>
+#include <linux/log2.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/vfio.h>
+#include <linux/xarray.h>
+#include <uapi/linux/ioasid.h>
+
+#define VFIO_IOASID_OPS							\
+	(VFIO_DEVICE_IOASID_ADD | VFIO_DEVICE_IOASID_REPLACE |		\
+	 VFIO_DEVICE_IOASID_DROP | VFIO_DEVICE_IOASID_DROP_ALL)
+
+/* Entries of a list that are copied to user space at a time */
+#define VFIO_IOASID_BATCH	16
+
+/* An IOASID that a device holds */
+struct vfio_held_ioasid {
+	struct ioasid *ioasid;
+	struct ioasid_tracker tracker;
+};
+
+/**
+ * vfio_ioasids_init() - a device can hold IOASIDs from now on
+ * @ioasids: part of the driver's representation of the device
+ * @vdev: the device
+ * @dma_dev: the physical device that performs its DMA
+ * @ops: callbacks of the driver
+ * @lock: mutex that protects @ioasids. It is held around the callbacks, and not
+ *	  while user memory is accessed.
+ */
+void vfio_ioasids_init(struct vfio_ioasids *ioasids, struct vfio_device *vdev,
+		       struct device *dma_dev,
+		       const struct vfio_ioasids_ops *ops, struct mutex *lock)
+{
+	ioasids->vdev = vdev;
+	ioasids->dma_dev = dma_dev;
+	ioasids->ops = ops;
+	ioasids->lock = lock;
+	xa_init_flags(&ioasids->held, XA_FLAGS_ACCOUNT);
+}
+EXPORT_SYMBOL_GPL(vfio_ioasids_init);
+
+/**
+ * vfio_ioasids_destroy() - undo vfio_ioasids_init()
+ * @ioasids: must hold nothing any more, see vfio_ioasids_drop_all()
+ */
+void vfio_ioasids_destroy(struct vfio_ioasids *ioasids)
+{
+	WARN_ON(!xa_empty(&ioasids->held));
+	xa_destroy(&ioasids->held);
+}
+EXPORT_SYMBOL_GPL(vfio_ioasids_destroy);
+
+/* The device supports PASIDs below this one; 0: it does not support PASIDs */
+static u32 vfio_ioasids_max_pasids(struct vfio_ioasids *ioasids)
+{
+	struct dev_iommu *iommu = ioasids->dma_dev->iommu;
+
+	return iommu ? iommu->max_pasids : 0;
+}
+
+/**
+ * vfio_ioasids_find() - look up an IOASID that a device holds
+ * @ioasids: the IOASIDs of the device
+ * @id: the PASID
+ *
+ * Context: The lock of @ioasids is held.
+ * Return: the IOASID, which may be PARKED; valid until the lock is released.
+ * NULL if the device does not hold it.
+ */
+struct ioasid *vfio_ioasids_find(struct vfio_ioasids *ioasids, u32 id)
+{
+	struct vfio_held_ioasid *held;
+
+	lockdep_assert_held(ioasids->lock);
+
+	held = xa_load(&ioasids->held, id);
+	return held ? held->ioasid : NULL;
+}
+EXPORT_SYMBOL_GPL(vfio_ioasids_find);
+
+/* Attach @ioasid and take over the caller's reference, or change nothing */
+static int vfio_ioasids_hold(struct vfio_ioasids *ioasids,
+			     struct ioasid *ioasid,
+			     struct ioasid_tracker tracker, struct ioasid *old)
+{
+	struct vfio_held_ioasid *held;
+	u32 id = ioasid_id(ioasid);
+	int ret;
+
+	/* The number identifies it: it is not reused while it is held */
+	if (xa_load(&ioasids->held, id))
+		return -EEXIST;
+	if (id >= vfio_ioasids_max_pasids(ioasids))
+		return -EINVAL;
+
+	held = kmalloc(sizeof(*held), GFP_KERNEL_ACCOUNT);
+	if (!held)
+		return -ENOMEM;
+	held->ioasid = ioasid;
+	held->tracker = tracker;
+
+	/* First, so that nothing can fail after the attach */
+	ret = xa_insert(&ioasids->held, id, held, GFP_KERNEL_ACCOUNT);
+	if (ret)
+		goto err_free;
+	ret = ioasids->ops->attach(ioasids->vdev, ioasid, old);
+	if (ret)
+		goto err_erase;
+	return 0;
+
+err_erase:
+	xa_erase(&ioasids->held, id);
+err_free:
+	kfree(held);
+	return ret;
+}
+
+static void vfio_ioasids_drop(struct vfio_ioasids *ioasids,
+			      struct vfio_held_ioasid *held)
+{
+	ioasids->ops->detach(ioasids->vdev, held->ioasid);
+	xa_erase(&ioasids->held, ioasid_id(held->ioasid));
+	ioasid_user_put(held->ioasid, ioasids->ops->user, &held->tracker);
+	kfree(held);
+}
+
+/**
+ * vfio_ioasids_drop_all() - drop all IOASIDs that a device holds
+ * @ioasids: the IOASIDs of the device
+ *
+ * For the last close of the device.
+ *
+ * Context: Process context, may sleep. The lock of @ioasids is held.
+ */
+void vfio_ioasids_drop_all(struct vfio_ioasids *ioasids)
+{
+	struct vfio_held_ioasid *held;
+	unsigned long id;
+
+	lockdep_assert_held(ioasids->lock);
+
+	xa_for_each(&ioasids->held, id, held)
+		vfio_ioasids_drop(ioasids, held);
+}
+EXPORT_SYMBOL_GPL(vfio_ioasids_drop_all);
+
+static int vfio_ioasids_replace(struct vfio_ioasids *ioasids,
+				struct ioasid *ioasid,
+				struct ioasid_tracker tracker, u32 old_id)
+{
+	struct vfio_held_ioasid *old = xa_load(&ioasids->held, old_id);
+	int ret;
+
+	if (!old)
+		return -ENOENT;
+	if (old->ioasid == ioasid)
+		return -EALREADY;
+
+	ret = vfio_ioasids_hold(ioasids, ioasid, tracker, old->ioasid);
+	if (ret)
+		return ret;
+	vfio_ioasids_drop(ioasids, old);
+	return 0;
+}
+
+/* ADD and REPLACE */
+static int vfio_ioasids_give(struct vfio_ioasids *ioasids,
+			     const struct vfio_device_feature_ioasid *set)
+{
+	enum ioasid_user user = ioasids->ops->user;
+	struct ioasid_tracker tracker = {};
+	struct ioasid *ioasid;
+	int ret;
+
+	ioasid = ioasid_fd_get(set->fd, set->id, user, &tracker);
+	if (IS_ERR(ioasid))
+		return PTR_ERR(ioasid);
+
+	scoped_guard(mutex, ioasids->lock) {
+		if (set->flags & VFIO_DEVICE_IOASID_REPLACE)
+			ret = vfio_ioasids_replace(ioasids, ioasid, tracker,
+						   set->old_id);
+		else
+			ret = vfio_ioasids_hold(ioasids, ioasid, tracker, NULL);
+	}
+	if (ret)
+		ioasid_user_put(ioasid, user, &tracker);
+	return ret == -EALREADY ? 0 : ret;
+}
+
+static int vfio_ioasids_check(const struct vfio_device_feature_ioasid *set)
+{
+	if ((set->flags & ~VFIO_IOASID_OPS) || set->__reserved)
+		return -EOPNOTSUPP;
+
+	switch (set->flags) {
+	case VFIO_DEVICE_IOASID_ADD:
+		return set->old_id ? -EINVAL : 0;
+	case VFIO_DEVICE_IOASID_REPLACE:
+		return 0;
+	case VFIO_DEVICE_IOASID_DROP:
+		return set->fd != -1 || set->old_id ? -EINVAL : 0;
+	case VFIO_DEVICE_IOASID_DROP_ALL:
+		return set->fd != -1 || set->id || set->old_id ? -EINVAL : 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static int vfio_ioasids_set(struct vfio_ioasids *ioasids, void __user *arg)
+{
+	struct vfio_device_feature_ioasid set;
+	struct vfio_held_ioasid *held;
+	int ret;
+
+	if (copy_from_user(&set, arg, sizeof(set)))
+		return -EFAULT;
+	ret = vfio_ioasids_check(&set);
+	if (ret)
+		return ret;
+	if (set.flags & (VFIO_DEVICE_IOASID_ADD | VFIO_DEVICE_IOASID_REPLACE))
+		return vfio_ioasids_give(ioasids, &set);
+
+	guard(mutex)(ioasids->lock);
+	if (set.flags & VFIO_DEVICE_IOASID_DROP_ALL) {
+		vfio_ioasids_drop_all(ioasids);
+		return 0;
+	}
+	held = xa_load(&ioasids->held, set.id);
+	if (!held)
+		return -ENOENT;
+	vfio_ioasids_drop(ioasids, held);
+	return 0;
+}
+
+/* Fill up to @count entries from number @start on. Return how many. */
+static u32 vfio_ioasids_fill(struct vfio_ioasids *ioasids, unsigned long start,
+			     struct vfio_device_ioasid *entries, u32 count)
+{
+	const struct vfio_ioasids_ops *ops = ioasids->ops;
+	struct vfio_held_ioasid *held;
+	unsigned long id;
+	u32 n = 0;
+
+	guard(mutex)(ioasids->lock);
+	xa_for_each_start(&ioasids->held, id, held, start) {
+		if (n == count)
+			break;
+		entries[n] = (struct vfio_device_ioasid){
+			.id = id,
+			.state = ioasid_is_active(held->ioasid) ?
+				 IOASID_STATE_ACTIVE : IOASID_STATE_PARKED,
+		};
+		if (!ops->attached || ops->attached(ioasids->vdev,
+						    held->ioasid))
+			entries[n].flags |= VFIO_DEVICE_IOASID_ATTACHED;
+		n++;
+	}
+	return n;
+}
+
+static int vfio_ioasids_get(struct vfio_ioasids *ioasids, void __user *arg)
+{
+	struct vfio_device_ioasid entries[VFIO_IOASID_BATCH];
+	struct vfio_device_ioasid __user *out;
+	struct vfio_device_feature_ioasid_list list;
+	unsigned long start;
+	u32 count, n;
+
+	if (copy_from_user(&list, arg, sizeof(list)))
+		return -EFAULT;
+	if (list.flags)
+		return -EOPNOTSUPP;
+
+	out = u64_to_user_ptr(list.entries);
+	start = list.start;
+	for (count = 0; count < list.count; count += n) {
+		u32 wanted = min_t(u32, list.count - count, ARRAY_SIZE(entries));
+
+		n = vfio_ioasids_fill(ioasids, start, entries, wanted);
+		if (!n)
+			break;
+		if (copy_to_user(out + count, entries, n * sizeof(*entries)))
+			return -EFAULT;
+		start = entries[n - 1].id + 1;
+	}
+
+	list.pasid_bits = ilog2(vfio_ioasids_max_pasids(ioasids));
+	list.count = count;
+	return copy_to_user(arg, &list, sizeof(list)) ? -EFAULT : 0;
+}
+
+/**
+ * vfio_ioasids_feature() - implement VFIO_DEVICE_FEATURE_IOASID
+ * @ioasids: the IOASIDs of the device
+ * @flags: as passed to the device_feature callback
+ * @arg: as passed to the device_feature callback
+ * @argsz: as passed to the device_feature callback
+ *
+ * Context: Process context, may sleep. The lock of @ioasids is not held.
+ * Return: the result of the ioctl.
+ */
+int vfio_ioasids_feature(struct vfio_ioasids *ioasids, u32 flags,
+			 void __user *arg, size_t argsz)
+{
+	bool set = flags & VFIO_DEVICE_FEATURE_SET;
+	int ret;
+
+	if (!vfio_ioasids_max_pasids(ioasids))
+		return -ENOTTY;
+
+	ret = vfio_check_feature(flags, argsz,
+				 VFIO_DEVICE_FEATURE_GET |
+				 VFIO_DEVICE_FEATURE_SET,
+				 set ? sizeof(struct vfio_device_feature_ioasid) :
+				 sizeof(struct vfio_device_feature_ioasid_list));
+	if (ret != 1)
+		return ret;
+	return set ? vfio_ioasids_set(ioasids, arg) :
+		     vfio_ioasids_get(ioasids, arg);
+}
+EXPORT_SYMBOL_GPL(vfio_ioasids_feature);
