@@ -65,6 +65,7 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
+#include <kunit/visibility.h>
 
 #include "ioasid.h"
 #include "iommu-priv.h"
@@ -102,12 +103,14 @@ static void ioasid_recycle(struct llist_node *list);
  *	   recycle, when the device may be gone
  * @entry: for park; its device is the one whose attachment it is, NULL without
  *	   @domain
+ * @blocked: because a user has let go without detaching
  */
 struct ioasid_attachment {
 	struct list_head node;
 	struct iommu_domain *domain;
 	struct iommu_group *group;
 	struct iommu_pasid_gather_entry entry;
+	bool blocked;
 };
 
 /* Sets and accounts */
@@ -378,10 +381,11 @@ void ioasid_uncharge(struct ioasid_account *account, struct misc_cg *cg,
 
 /* Allocation */
 
-/* From where numbers are taken, one after the other */
-struct ioasid_range {
-	u32 min;
-	u32 max;
+/* Any number: first those that few devices need, then the scarce ones */
+VISIBLE_IF_KUNIT struct ioasid_range ioasid_any[] = {
+	{ IOASID_LOW_END, IOASID_MAX },
+	{ IOASID_RESERVE_END, IOASID_LOW_END - 1 },
+	{ IOASID_MIN, IOASID_RESERVE_END - 1 },
 };
 
 /*
@@ -483,20 +487,14 @@ static int ioasid_reserve_range(const struct ioasid_request *req, u32 *left,
 	return 0;
 }
 
-/* Any number: first those that few devices need, then the scarce ones. */
 static int ioasid_reserve_any(const struct ioasid_request *req, u32 *left,
 			      struct ioasid_chain *chain)
 {
-	static const struct ioasid_range ranges[] = {
-		{ IOASID_LOW_END, IOASID_MAX },
-		{ IOASID_RESERVE_END, IOASID_LOW_END - 1 },
-		{ IOASID_MIN, IOASID_RESERVE_END - 1 },
-	};
-	u32 i, count = ARRAY_SIZE(ranges) - !req->reserve;
+	u32 i, count = ARRAY_SIZE(ioasid_any) - !req->reserve;
 	int ret = 0;
 
 	for (i = 0; i < count && !ret && *left; i++)
-		ret = ioasid_reserve_range(req, left, &ranges[i], chain);
+		ret = ioasid_reserve_range(req, left, &ioasid_any[i], chain);
 	return ret;
 }
 
@@ -547,14 +545,19 @@ static int ioasid_recycle_wait(void);
  */
 int ioasid_reserve(const struct ioasid_request *req, struct ioasid_chain *chain)
 {
-	int ret;
+	int ret, wait;
 
 	ret = ioasid_try_reserve(req, chain);
 	if (ret != -ENOSPC && ret != -EDQUOT)
 		return ret;
 
-	ret = ioasid_recycle_wait();
-	if (ret)
+	wait = ioasid_recycle_wait();
+	if (wait)
+		return wait;
+	/* Only what others may have as well is worth a lock */
+	if (ret == -EDQUOT)
+		ret = ioasid_try_reserve(req, chain);
+	if (ret != -ENOSPC)
 		return ret;
 	ret = mutex_lock_killable(&ioasid_full_lock);
 	if (ret)
@@ -693,7 +696,7 @@ void ioasid_unreserve(struct ioasid_chain *chain)
  * The kernel has no quota, and may have what is in reserve.
  *
  * Context: Process context, may sleep. When the range or the cgroup is full, it
- * waits for the worker that recycles, which takes group mutexes.
+ * waits for the worker that recycles, which takes ioasid.lock and group mutexes.
  * Return: the IOASID in state ACTIVE with the owner's reference, to be given
  * back by ioasid_free(), or ERR_PTR: -EINVAL the range is empty or not within
  * the number space, -ENOSPC all numbers of the range are taken, -EDQUOT the
@@ -808,9 +811,10 @@ static void ioasid_block_groups(struct ioasid *ioasid)
 
 	lockdep_assert_held(&ioasid->lock);
 	list_for_each_entry(att, &ioasid->attachments, node) {
-		if (att->domain)
-			iommu_park_group_pasid(att->domain, att->group,
-					       ioasid->id);
+		if (!att->domain || att->blocked)
+			continue;
+		iommu_park_group_pasid(att->domain, att->group, ioasid->id);
+		att->blocked = true;
 	}
 }
 
@@ -980,27 +984,6 @@ struct ioasid *ioasid_user_get(struct ioasid *ioasid, enum ioasid_user user,
 }
 EXPORT_SYMBOL_GPL(ioasid_user_get);
 
-/**
- * ioasid_user_put() - drop the reference of a user
- * @ioasid: from ioasid_user_get() or ioasid_fd_get(); not to be used after this
- * @user: as given there
- * @tracker: as given there
- *
- * A user must have detached it from all devices before. The last reference
- * gone, a worker recycles the number.
- *
- * Context: Any context but NMI, never sleeps, see ioasid_put(). With
- * CONFIG_IOASID_REF_TRACKER it takes a spinlock and frees memory.
- */
-void ioasid_user_put(struct ioasid *ioasid, enum ioasid_user user,
-		     struct ioasid_tracker *tracker)
-{
-	ioasid_tracker_del(ioasid, tracker);
-	atomic_dec(&ioasid->users[user]);
-	ioasid_put(ioasid);
-}
-EXPORT_SYMBOL_GPL(ioasid_user_put);
-
 static struct workqueue_struct *ioasid_wq;
 static LLIST_HEAD(ioasid_recycle_list);
 /* Some IOASID is stray */
@@ -1036,26 +1019,6 @@ static noinline void ioasid_queue(struct ioasid *ioasid)
 		ioasid_queue_worker();
 }
 
-/*
- * Nobody is left but the owner, and it is attached: either a user has let go
- * without detaching, or one detaches right now. The worker finds out which: it has
- * the reference from now on.
- */
-static noinline bool ioasid_is_stray(struct ioasid *ioasid)
-{
-	if (!ioasid_is_active(ioasid) || refcount_read(&ioasid->refs) != 2)
-		return false;
-
-	WRITE_ONCE(ioasid->stray, true);
-	/* Pairs with the exchange in ioasid_end_strays() */
-	atomic_set_release(&ioasid_strays, 1);
-	if (in_nmi())
-		irq_work_queue(&ioasid_recycle_irq_work);
-	else
-		ioasid_queue_worker();
-	return true;
-}
-
 /**
  * ioasid_put() - drop a reference
  * @ioasid: an IOASID; not to be used after this
@@ -1068,12 +1031,61 @@ static noinline bool ioasid_is_stray(struct ioasid *ioasid)
  */
 void ioasid_put(struct ioasid *ioasid)
 {
-	if (unlikely(READ_ONCE(ioasid->nr_attached)) && ioasid_is_stray(ioasid))
-		return;
 	if (ioasid_drop(ioasid))
 		ioasid_queue(ioasid);
 }
 EXPORT_SYMBOL_GPL(ioasid_put);
+
+/* Those who may attach it, and say who they are */
+static unsigned int ioasid_attachers(const struct ioasid *ioasid)
+{
+	return atomic_read(&ioasid->users[IOASID_USER_DRIVER]) +
+	       atomic_read(&ioasid->users[IOASID_USER_MDEV]);
+}
+
+/*
+ * There are more attachments than users who may have one: either a user has let
+ * go without detaching, or another one does right now what it should. The worker
+ * finds out which. True: it has the caller's reference from now on.
+ */
+static noinline bool ioasid_is_stray(struct ioasid *ioasid)
+{
+	/* One reference is enough for the worker */
+	if (xchg(&ioasid->stray, true))
+		return false;
+
+	/* Pairs with the exchange in ioasid_end_strays() */
+	atomic_set_release(&ioasid_strays, 1);
+	if (in_nmi())
+		irq_work_queue(&ioasid_recycle_irq_work);
+	else
+		ioasid_queue_worker();
+	return true;
+}
+
+/**
+ * ioasid_user_put() - drop the reference of a user
+ * @ioasid: from ioasid_user_get() or ioasid_fd_get(); not to be used after this
+ * @user: as given there
+ * @tracker: as given there
+ *
+ * A user must have detached it from all devices before. The last reference
+ * gone, a worker recycles the number.
+ *
+ * Context: Any context but NMI, never sleeps, see ioasid_put(). With
+ * CONFIG_IOASID_REF_TRACKER it takes a spinlock and frees memory.
+ */
+void ioasid_user_put(struct ioasid *ioasid, enum ioasid_user user,
+		     struct ioasid_tracker *tracker)
+{
+	ioasid_tracker_del(ioasid, tracker);
+	atomic_dec(&ioasid->users[user]);
+	if (unlikely(READ_ONCE(ioasid->nr_attached) >
+		     ioasid_attachers(ioasid)) && ioasid_is_stray(ioasid))
+		return;
+	ioasid_put(ioasid);
+}
+EXPORT_SYMBOL_GPL(ioasid_user_put);
 
 static bool ioasid_is_published(const struct ioasid *ioasid)
 {
@@ -1254,8 +1266,10 @@ void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid)
 
 /**
  * ioasid_attach_device() - let a device DMA into a domain with a PASID
- * @ioasid: the IOASID; the caller holds a reference, and keeps it until it has
- *	    called ioasid_detach_device()
+ * @ioasid: the IOASID; for each attachment the caller holds a reference, from
+ *	    ioasid_user_get() or ioasid_fd_get() as IOASID_USER_DRIVER or
+ *	    IOASID_USER_MDEV, and keeps it until it has called
+ *	    ioasid_detach_device()
  * @domain: the domain, which must stay until ioasid_detach_device()
  * @dev: the device, to which the caller is bound as a driver
  * @handle: passed to iommu_attach_device_pasid(), may be NULL
@@ -1406,7 +1420,7 @@ void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 
 	WRITE_ONCE(ioasid->nr_attached, ioasid->nr_attached - 1);
 	trace_ioasid_detach(ioasid->id, dev);
-	if (!ioasid->blocked) {
+	if (!ioasid->blocked && !att->blocked) {
 		iommu_detach_device_pasid(domain, dev, ioasid->id);
 		ioasid_free_attachment(att);
 		goto out_unlock;
@@ -1471,45 +1485,49 @@ static void ioasid_complain(struct ioasid *ioasid)
 	}
 }
 
-/* The next IOASID from @id on that is stray, whose reference is that of the caller */
-static struct ioasid *ioasid_next_stray(unsigned long *id)
+/*
+ * A user that has an attachment has a reference, too, until it has taken
+ * ioasid.lock to detach. If there are fewer, some domain may go at any moment: all
+ * DMA is blocked now, and the number is lost. Not so if it is parked and flushed:
+ * then it is lost with the last reference.
+ */
+static void ioasid_end_stray(struct ioasid *ioasid)
 {
-	struct ioasid *ioasid;
-
-	guard(rcu)();
-	xa_for_each_start(&ioasid_xa, *id, ioasid, *id) {
-		if (READ_ONCE(ioasid->stray) && !ioasid->lost)
-			return ioasid;
+	mutex_lock(&ioasid->lock);
+	if (!ioasid->blocked &&
+	    ioasid->nr_attached > ioasid_attachers(ioasid)) {
+		ioasid_complain(ioasid);
+		ioasid_block_groups(ioasid);
+		ioasid->lost = true;
+		mutex_unlock(&ioasid->lock);
+		return;
 	}
-	return NULL;
+	WRITE_ONCE(ioasid->stray, false);
+	mutex_unlock(&ioasid->lock);
+	ioasid_put(ioasid);
 }
 
-/*
- * A user that has an attachment has a reference, too. If there is none, the domain
- * may go at any moment: its DMA is blocked now, and the number is lost.
- */
 static void ioasid_end_strays(void)
 {
 	struct ioasid *ioasid;
-	unsigned long id = 0;
+	unsigned long id;
+	bool stray;
 
 	if (!atomic_xchg(&ioasid_strays, 0))
 		return;
 
-	for (; (ioasid = ioasid_next_stray(&id)); id++) {
-		mutex_lock(&ioasid->lock);
-		if (ioasid_is_active(ioasid) && ioasid->nr_attached &&
-		    ioasid_users(ioasid) == 1) {
-			ioasid_complain(ioasid);
-			ioasid_block_groups(ioasid);
-			ioasid->lost = true;
-			mutex_unlock(&ioasid->lock);
-			continue;
+	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
+		scoped_guard(rcu) {
+			ioasid = xa_find(&ioasid_xa, &id, IOASID_MAX,
+					 XA_PRESENT);
+			if (!ioasid)
+				return;
+			stray = READ_ONCE(ioasid->stray) && !ioasid->lost;
 		}
-		WRITE_ONCE(ioasid->stray, false);
-		mutex_unlock(&ioasid->lock);
-		if (ioasid_drop(ioasid))
-			ioasid_queue(ioasid);
+		/* The worker has a reference of those */
+		if (stray)
+			ioasid_end_stray(ioasid);
+		cond_resched();
 	}
 }
 
@@ -1590,14 +1608,19 @@ static unsigned long ioasid_kick_worker(void)
 {
 	bool empty = llist_empty(&ioasid_recycle_list) &&
 		     !atomic_read(&ioasid_strays);
+	unsigned long run;
 
 	/* Whoever has found the list empty sees the run that has emptied it */
 	smp_rmb();
+	run = READ_ONCE(ioasid_runs_begun);
 	if (empty)
-		return READ_ONCE(ioasid_runs_begun);
-	/* Perhaps whoever put them has not come to queue the worker yet */
+		return run;
+	/*
+	 * Perhaps whoever put them has not come to queue the worker yet. The run
+	 * is counted before: once it is queued, it may begin at any moment.
+	 */
 	mod_delayed_work(ioasid_wq, &ioasid_recycle_work, 0);
-	return READ_ONCE(ioasid_runs_begun) + 1;
+	return run + 1;
 }
 
 static bool ioasid_run_is_done(unsigned long run)

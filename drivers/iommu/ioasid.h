@@ -198,6 +198,16 @@ static inline bool ioasid_group_is_parked(struct iommu_group *group, u32 id)
 #endif
 
 /**
+ * struct ioasid_range - numbers
+ * @min: the smallest
+ * @max: the largest
+ */
+struct ioasid_range {
+	u32 min;
+	u32 max;
+};
+
+/**
  * struct ioasid_request - what to allocate
  * @account: for whom
  * @cg: what is charged as well, or NULL
@@ -214,6 +224,10 @@ struct ioasid_request {
 	u32 count;
 	bool reserve;
 };
+
+#if IS_ENABLED(CONFIG_KUNIT)
+extern struct ioasid_range ioasid_any[];
+#endif
 
 struct ioasid_account *ioasid_account_create(struct mm_struct *mm,
 					     struct ucounts *ucounts);

@@ -773,39 +773,26 @@ static void any_number_is_one_that_few_devices_need(struct kunit *test)
 /* When there are not enough of these, one batch has some of both */
 static void any_number_may_be_a_low_one(struct kunit *test)
 {
-	struct ioasid_fixture *fix = test->priv;
-	struct ioasid_request others = {
-		.account = &fix->set->kernel,
-		.min = IOASID_LOW_END,
-		.max = IOASID_MAX,
-		.count = IOASID_MAX - IOASID_LOW_END + 1,
-		.reserve = true,
-	};
 	struct ioasid_request req = {
 		.account = ioasid_test_open(test),
 		.count = 5,
 		.reserve = true,
 	};
-	struct ioasid_chain most, some;
+	const struct ioasid_range most = ioasid_any[0];
+	struct ioasid_chain chain;
 	struct ioasid *ioasid;
 	u32 high = 0;
-	int ret;
 
-	/* All but a few: somebody may have one of them */
-	ioasid_chain_init(&most);
-	do {
-		ret = ioasid_reserve(&others, &most);
-	} while (ret == -ENOSPC && others.count-- > IOASID_COUNT / 2);
-	KUNIT_ASSERT_EQ(test, ret, 0);
-	ioasid_chain_init(&some);
-	KUNIT_ASSERT_EQ(test, ioasid_reserve(&req, &some), 0);
-	ioasid_chain_for_each(ioasid, &some) {
+	ioasid_any[0] = (struct ioasid_range){ 65490, 65491 };
+	ioasid_chain_init(&chain);
+	KUNIT_EXPECT_EQ(test, ioasid_reserve(&req, &chain), 0);
+	ioasid_any[0] = most;
+	ioasid_chain_for_each(ioasid, &chain) {
 		KUNIT_EXPECT_GE(test, ioasid_id(ioasid), IOASID_RESERVE_END);
 		high += ioasid_id(ioasid) >= IOASID_LOW_END;
 	}
-	KUNIT_EXPECT_LT(test, high, 5);
-	ioasid_unreserve(&some);
-	ioasid_unreserve(&most);
+	KUNIT_EXPECT_EQ(test, high, 2);
+	ioasid_unreserve(&chain);
 	ioasid_account_put(req.account);
 }
 
@@ -1079,16 +1066,22 @@ static void end_lost(struct ioasid *ioasid)
 	ioasid_recycle_flush();
 }
 
-/* Its domain may go right after that, long before the owner does anything */
+/*
+ * Its domain may go right after that, long before the owner does anything, and
+ * while others hold the number.
+ */
 static void put_while_attached_blocks(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
-	struct ioasid_tracker tracker;
+	struct ioasid_tracker tracker[3];
 
-	ioasid_user_get(a, IOASID_USER_DRIVER, &tracker);
+	ioasid_user_get(a, IOASID_USER_KVM, &tracker[0]);
+	ioasid_user_get(a, IOASID_USER_MDEV, &tracker[1]);
+	ioasid_user_get(a, IOASID_USER_DRIVER, &tracker[2]);
 	ioasid_test_attach(test, a, fix->dev[0]);
-	ioasid_user_put(a, IOASID_USER_DRIVER, &tracker);
+	ioasid_test_attach(test, a, fix->dev[1]);
+	ioasid_user_put(a, IOASID_USER_DRIVER, &tracker[2]);
 	ioasid_recycle_flush();
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PARKED);
 	KUNIT_EXPECT_TRUE(test, ioasid_is_active(a));
@@ -1097,10 +1090,37 @@ static void put_while_attached_blocks(struct kunit *test)
 	/* The device goes, and what is left of it is not looked at */
 	mock_device_remove(fix->dev[0]);
 	fix->dev[0] = NULL;
+	ioasid_detach_device(a, &mock_domain, fix->dev[1]);
+	ioasid_user_put(a, IOASID_USER_MDEV, &tracker[1]);
 	ioasid_free(a);
+	ioasid_user_put(a, IOASID_USER_KVM, &tracker[0]);
 	ioasid_recycle_flush();
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 9, 9)), -ENOSPC);
 	end_lost(a);
+}
+
+/* Two users that do as they should, however fast */
+static void put_after_detach_is_no_reason_to_block(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct ioasid_tracker tracker[2];
+	unsigned int i;
+
+	ioasid_user_get(a, IOASID_USER_DRIVER, &tracker[0]);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	for (i = 0; i < 100; i++) {
+		ioasid_user_get(a, IOASID_USER_MDEV, &tracker[1]);
+		ioasid_test_attach(test, a, fix->dev[1]);
+		ioasid_detach_device(a, &mock_domain, fix->dev[1]);
+		ioasid_user_put(a, IOASID_USER_MDEV, &tracker[1]);
+	}
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PRESENT);
+	KUNIT_EXPECT_FALSE(test, a->stray);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	ioasid_user_put(a, IOASID_USER_DRIVER, &tracker[0]);
+	ioasid_free(a);
 }
 
 static void put_while_attached_and_parked_keeps_the_number(struct kunit *test)
@@ -2029,7 +2049,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(last_numbers_are_for_the_kernel),
 	KUNIT_CASE(low_numbers_are_for_the_kernel),
 	KUNIT_CASE(any_number_is_one_that_few_devices_need),
-	KUNIT_CASE_SLOW(any_number_may_be_a_low_one),
+	KUNIT_CASE(any_number_may_be_a_low_one),
 	KUNIT_CASE(parked_counts_against_quota),
 	KUNIT_CASE(lookup_finds_only_its_own_set),
 	KUNIT_CASE(lookup_finds_only_its_own_file),
@@ -2039,6 +2059,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(one_of_those_who_compete_gets_all),
 	KUNIT_CASE(recycle_of_many_uncharges_each_set),
 	KUNIT_CASE(put_while_attached_blocks),
+	KUNIT_CASE(put_after_detach_is_no_reason_to_block),
 	KUNIT_CASE(put_while_attached_and_parked_keeps_the_number),
 	KUNIT_CASE(owner_recycles_what_nobody_else_holds),
 	KUNIT_CASE(parked_gives_out_no_reference),

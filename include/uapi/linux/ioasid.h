@@ -78,13 +78,14 @@ struct ioasid_info {
  * user namespace they are as good as taken (ENOSPC). With it, any number may be
  * one of the reserve, too.
  *
- * When it fails, @ids holds what it held before, except after EFAULT: then what
- * it holds is undefined, and none of it is allocated. Errors:
+ * When it fails, @ids holds what it held before, except after EFAULT and EINTR:
+ * then what it holds is undefined, and none of it is allocated. Errors:
  *
  *  - EINVAL: @min > @max, a bound is outside of what IOASID_GET_INFO tells,
  *    @count is 0 or larger than the range
- *  - ENOSPC: the range has fewer than @count free numbers. Of several callers
- *    that compete for a range in which one of them fits, one succeeds.
+ *  - ENOSPC: the range has fewer than @count free numbers. Of several calls at
+ *    the same time that compete for a range in which one of them fits, one
+ *    succeeds.
  *  - EDQUOT: the quota of the file, the limit of the user who opened it
  *    (/proc/sys/user/max_ioasids), or a limit of the cgroup of the caller does
  *    not allow @count
