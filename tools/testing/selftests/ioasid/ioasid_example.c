@@ -290,12 +290,12 @@ int main(int argc, char **argv)
 	printf("TAP version 13\n");
 
 	/*
-	 * This process is an owner from here on, and its quota is what counts.
+	 * This process is an owner from here on, and the quota of the file counts.
 	 * Without O_CLOEXEC, a program that it executes would be one, too.
 	 */
 	owner = must(open("/dev/ioasid", O_RDWR | O_CLOEXEC), "/dev/ioasid");
 	must(ioctl(owner, IOASID_GET_INFO, &info), "IOASID_GET_INFO");
-	step("numbers %u to %u, at most %u of them for this process", info.min,
+	step("numbers %u to %u, at most %u of them for this file", info.min,
 	     info.max, info.quota);
 
 	must(ioasid_alloc(owner, 0, &id), "IOASID_ALLOC");
