@@ -211,7 +211,7 @@ static void expect_parked(struct __test_metadata *_metadata, int fd,
 		expect_blocked(&ch[k]);
 	expect_all_silent(_metadata, &engine->bar, ids, count);
 	EXPECT_EQ(0, kmsg_faults(kmsg, 0));
-	test_in_use(fd, 0, count);
+	test_set_in_use(fd, 0, count);
 	for (i = 0; i < count; i++)
 		test_err_alloc(ENOSPC, other, ids[i], ids[i], 1, &got);
 	for (k = 0; k < nr_ch; k++)
@@ -232,8 +232,8 @@ static void expect_recycled(struct __test_metadata *_metadata, int fd,
 	for (k = 0; k < nr_ch; k++)
 		EXPECT_EQ(0, pdma_drop_all_ioasids(&ch[k].dev));
 	close(attach);
-	EXPECT_TRUE(ioasid_wait_none_parked(fd));
-	test_in_use(fd, 0, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(fd));
+	test_set_in_use(fd, 0, 0);
 	for (i = 0; i < count; i++)
 		test_cmd_alloc(fd, ids[i], ids[i], 1, &got);
 	expect_reported(_metadata, kmsg, &engine->bar, ids[0]);

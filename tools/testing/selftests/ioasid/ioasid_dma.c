@@ -169,7 +169,7 @@ TEST_F(dma, number_of_closed_file_is_not_reused_while_referenced)
 	channel_close(ch);
 	test_cmd_alloc(self->fd, id, id, 1, &got);
 	EXPECT_EQ(id, got);
-	test_in_use(self->fd, 1, 0);
+	test_set_in_use(self->fd, 1, 0);
 }
 
 /*
@@ -396,7 +396,7 @@ TEST_F(dma, attach_races_with_free)
 	}
 	TH_LOG("%d of %d numbers were attached before they were parked", given,
 	       round);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
 }
 
 /* Invariant 4 */
@@ -510,19 +510,19 @@ TEST_F(dma, parked_counts_against_quota)
 		id[i] = give_ioasid(_metadata, &ch[i], self->fd);
 		test_cmd_free(self->fd, 1, &id[i]);
 	}
-	test_in_use(self->fd, 0, 2);
+	test_set_in_use(self->fd, 0, 2);
 
 	/* Whoever holds what was freed cannot get more for it */
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 3, ids);
-	test_in_use(self->fd, 0, 2);
+	test_set_in_use(self->fd, 0, 2);
 	test_cmd_alloc(self->fd, 0, 0, 2, ids);
-	test_in_use(self->fd, 2, 2);
+	test_set_in_use(self->fd, 2, 2);
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, ids + 2);
 
 	for (i = 0; i < 2; i++) {
 		EXPECT_EQ(0, pdma_drop_all_ioasids(&ch[i].dev));
 		test_cmd_alloc(self->fd, 0, 0, 1, &ids[2 + i]);
-		test_in_use(self->fd, 3 + i, 1 - i);
+		test_set_in_use(self->fd, 3 + i, 1 - i);
 		test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &id[0]);
 	}
 }
@@ -555,7 +555,7 @@ TEST_F(dma, holder_may_use_parked_object)
 	EXPECT_EQ(0, pdma_get_ioasid(&ch->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
 	EXPECT_EQ(-ENOENT, debugfs_ioasid(id, &row));
-	test_in_use(self->fd, 0, 0);
+	test_set_in_use(self->fd, 0, 0);
 }
 
 TEST_F(dma, replacing_a_parked_number_lets_go_of_it)
@@ -571,7 +571,7 @@ TEST_F(dma, replacing_a_parked_number_lets_go_of_it)
 	EXPECT_NE(id, next);
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, id));
 	start_stream(_metadata, ch, 4096, 50, 1);
-	test_in_use(self->fd, 1, 0);
+	test_set_in_use(self->fd, 1, 0);
 }
 
 TEST_F(dma, fdinfo_lists_parked_numbers)
@@ -714,10 +714,10 @@ TEST_F(dma, kill_of_the_owner_blocks_dma)
 		ASSERT_EQ(0, kill(pid, SIGKILL));
 		ASSERT_EQ(pid, waitpid(pid, NULL, 0));
 		expect_blocked(ch);
-		test_in_use(self->fd, 0, 1);
+		test_set_in_use(self->fd, 0, 1);
 		EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
 		EXPECT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
-		EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+		EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
 	}
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
@@ -753,7 +753,7 @@ TEST_F(dma, kill_of_owner_and_user_leaves_nothing)
 
 	test_cmd_alloc(self->fd, id, id, 1, &got);
 	EXPECT_EQ(id, got);
-	test_in_use(self->fd, 1, 0);
+	test_set_in_use(self->fd, 1, 0);
 	usleep(20000);
 	EXPECT_TRUE(is_poison(ch));
 	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));

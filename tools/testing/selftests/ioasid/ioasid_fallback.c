@@ -152,14 +152,14 @@ TEST_F(fallback, number_is_recycled_with_its_last_user)
 	id = give_ioasid(_metadata, &ch[0], self->fd);
 	start_stream(_metadata, &ch[0], BUF_LEN, 100, 1);
 	test_cmd_free(self->fd, 1, &id);
-	test_in_use(self->fd, 0, 1);
+	test_set_in_use(self->fd, 0, 1);
 	test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&ch[0].dev));
 
 	/* By the other channel, too: nothing of it is left with the device */
 	test_cmd_alloc(self->fd, id, id, 1, &got);
 	ASSERT_EQ(id, got);
-	test_in_use(self->fd, 1, 0);
+	test_set_in_use(self->fd, 1, 0);
 	ASSERT_EQ(0, pdma_set_ioasid(&ch[1].dev, self->fd, id));
 	start_stream(_metadata, &ch[1], BUF_LEN, 100, 1);
 }

@@ -231,7 +231,7 @@ static void expect_service_in_flood(struct __test_metadata *_metadata,
 	EXPECT_LT(calls, load(&shared->calls));
 	for (i = 0; i < 2; i++)
 		expect_dies(pids[i]);
-	test_in_use(self->fd, 1, 0);
+	test_set_in_use(self->fd, 1, 0);
 }
 
 TEST_F(hostile, endless_calls_hang_nobody_and_can_be_killed)
@@ -979,7 +979,7 @@ static void probe(struct __test_metadata *_metadata, __u32 taken, __u32 parked,
 		test_err_free(ENOENT, fd, 2, pair);
 		EXPECT_EQ(-ENOENT, kvm_answer(&vm, fd, ids[i]));
 	}
-	test_in_use(fd, 1, 0);
+	test_set_in_use(fd, 1, 0);
 	snprintf(path, sizeof(path), "/proc/%d/fdinfo", victim);
 	EXPECT_EQ(-1, open(path, O_RDONLY));
 	EXPECT_EQ(EACCES, errno);
@@ -1134,13 +1134,13 @@ TEST_F(hostile, close_during_a_call_leaves_nothing)
 {
 	struct shared *shared = self->shared;
 	int fds[ROUNDS], i, status;
-	struct ioasid_info info;
 	pthread_t thread;
 	pid_t pid;
 
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
+		__u32 active, parked;
 		int watch;
 
 		for (i = 0; i < ROUNDS; i++) {
@@ -1161,15 +1161,16 @@ TEST_F(hostile, close_during_a_call_leaves_nothing)
 			usleep(500 + i * 200);
 			close(fds[i]);
 			pthread_join(thread, NULL);
-			if (!ioasid_wait_none_parked(watch) ||
-			    ioasid_get_info(watch, &info) || info.active)
+			if (!ioasid_wait_set_unparked(watch) ||
+			    ioasid_set_counts(watch, &active, &parked) ||
+			    active)
 				_exit(5);
 		}
 		_exit(0);
 	}
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
-	test_in_use(self->fd, 1, 0);
+	test_set_in_use(self->fd, 1, 0);
 }
 
 TEST_HARNESS_MAIN

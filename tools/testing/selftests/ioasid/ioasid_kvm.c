@@ -381,7 +381,7 @@ static void expect_one_mapping(struct __test_metadata *_metadata,
 		expect_state(IOASID_STATE_ACTIVE, self->fd, self->ids[i]);
 		expect_users(!i, self->fd, self->ids[i]);
 	}
-	test_in_use(self->fd, NR_IDS, 0);
+	test_set_in_use(self->fd, NR_IDS, 0);
 	expect_map(self->dev, ENTRY(1, self->ids[0], ACTIVE));
 }
 
@@ -426,7 +426,7 @@ TEST_F(kvm, add_of_what_is_not_ours_is_refused_and_changes_nothing)
 	test_err_map_add(ENOENT, self->dev, self->fd, foreign, 2);
 	expect_users(0, other, foreign);
 	close(other);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
 	expect_one_mapping(_metadata, self);
 }
 
@@ -644,7 +644,7 @@ TEST_F(kvm, replace_releases_a_parked_number)
 	test_cmd_map_replace(self->dev, self->fd, self->ids[1], 1);
 	expect_map(self->dev, ENTRY(1, self->ids[1], ACTIVE));
 	wait_free(self->fd, id);
-	test_in_use(self->fd, NR_IDS - 1, 0);
+	test_set_in_use(self->fd, NR_IDS - 1, 0);
 }
 
 TEST_F(kvm, failed_replace_leaves_the_old_mapping)
@@ -673,7 +673,7 @@ TEST_F(kvm, failed_replace_leaves_the_old_mapping)
 	EXPECT_EQ(-EOPNOTSUPP, kvm_ioasid_add_raw(self->dev, &map));
 	expect_users(0, other, foreign);
 	close(other);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
 	expect_one_mapping(_metadata, self);
 }
 
@@ -954,7 +954,7 @@ TEST_F(kvm, mapping_outlives_the_free_of_its_number)
 	expect_state(IOASID_STATE_PARKED, self->fd, id);
 	expect_users(2, self->fd, id);
 	expect_taken(self->fd, id);
-	test_in_use(self->fd, NR_IDS - 1, 1);
+	test_set_in_use(self->fd, NR_IDS - 1, 1);
 	expect_row(id, "parked", 2);
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", self->fd);
 	ASSERT_EQ(0, pdma_read_file(path, text, sizeof(text)));
@@ -966,8 +966,8 @@ TEST_F(kvm, mapping_outlives_the_free_of_its_number)
 	expect_taken(self->fd, id);
 	test_cmd_map_del(self->dev, 2);
 	wait_free(self->fd, id);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
-	test_in_use(self->fd, NR_IDS - 1, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
+	test_set_in_use(self->fd, NR_IDS - 1, 0);
 }
 
 TEST_F(kvm, mapping_outlives_the_owner)
@@ -981,12 +981,12 @@ TEST_F(kvm, mapping_outlives_the_owner)
 	close(owner);
 	expect_taken(self->fd, id);
 	expect_row(id, "parked", 1);
-	test_in_use(self->fd, NR_IDS, 1);
+	test_set_in_use(self->fd, NR_IDS, 1);
 
 	vm_close(&self->vm);
 	expect_free(self->fd, id);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
-	test_in_use(self->fd, NR_IDS, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
+	test_set_in_use(self->fd, NR_IDS, 0);
 }
 
 TEST_F(kvm, end_of_the_machine_leaves_the_owner_alone)
@@ -1000,7 +1000,7 @@ TEST_F(kvm, end_of_the_machine_leaves_the_owner_alone)
 		expect_state(IOASID_STATE_ACTIVE, self->fd, self->ids[i]);
 		expect_users(0, self->fd, self->ids[i]);
 	}
-	test_in_use(self->fd, NR_IDS, 0);
+	test_set_in_use(self->fd, NR_IDS, 0);
 }
 
 TEST_F(kvm, close_of_the_device_changes_nothing)
@@ -1074,8 +1074,8 @@ TEST_F(kvm, machine_lives_until_its_last_descriptor)
 		expect_state(IOASID_STATE_ACTIVE, self->fd, id[1]);
 		test_cmd_free(self->fd, 1, &id[1]);
 	}
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
-	test_in_use(self->fd, NR_IDS, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
+	test_set_in_use(self->fd, NR_IDS, 0);
 }
 
 /* Nobody has a descriptor any more, but a mapping is as good as one */
@@ -1115,13 +1115,13 @@ TEST_F(kvm, guest_runs_before_while_and_after_its_number_is_parked)
 		test_cmd_map_add(self->dev, owner, others[i], 100 + i);
 	close(owner);
 	EXPECT_TRUE(vm_counts(&self->vm));
-	test_in_use(self->fd, NR_IDS - 1, 1 + ARRAY_LEN(others));
+	test_set_in_use(self->fd, NR_IDS - 1, 1 + ARRAY_LEN(others));
 
 	for (i = 0; i < ARRAY_LEN(others); i++)
 		test_cmd_map_del(self->dev, 100 + i);
 	test_cmd_map_del(self->dev, 1);
 	wait_free(self->fd, id);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
 	EXPECT_TRUE(vm_counts(&self->vm));
 
 	/* It was alive all the time: it does what it is told */
@@ -1201,8 +1201,8 @@ TEST_F(kvm, killed_process_leaves_nothing)
 		for (i = 0; i < NR_IDS; i++)
 			expect_free(self->fd, shared[1 + i]);
 	}
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
-	test_in_use(self->fd, NR_IDS, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
+	test_set_in_use(self->fd, NR_IDS, 0);
 }
 
 TEST_F(kvm, fork_keeps_the_machine)
@@ -1247,18 +1247,18 @@ TEST_F(kvm, many_mappings_end_with_the_machine)
 				 i % 2 ? i : MAX_PASID - i * 200);
 	expect_users(1, owner, ids[count - 1]);
 	close(owner);
-	test_in_use(self->fd, NR_IDS, count);
+	test_set_in_use(self->fd, NR_IDS, count);
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, ids);
 
 	/* One of them goes before the others */
 	test_cmd_map_del(self->dev, 1);
 	EXPECT_TRUE(wait_until(!ioasid_alloc(self->fd, 0, 0, 1, ids)));
-	test_in_use(self->fd, NR_IDS + 1, count - 1);
+	test_set_in_use(self->fd, NR_IDS + 1, count - 1);
 	test_cmd_free(self->fd, 1, ids);
 
 	vm_close(&self->vm);
 	test_cmd_alloc(self->fd, 0, 0, count, ids);
-	test_in_use(self->fd, NR_IDS + count, 0);
+	test_set_in_use(self->fd, NR_IDS + count, 0);
 	free(ids);
 }
 
@@ -1322,8 +1322,8 @@ TEST_F(kvm, add_races_with_free)
 	}
 	TH_LOG("%d of %d numbers were mapped before they were parked", added,
 	       round);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
-	test_in_use(self->fd, NR_IDS, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
+	test_set_in_use(self->fd, NR_IDS, 0);
 }
 
 #define NR_RACERS 3

@@ -545,12 +545,12 @@ TEST_F(mdev, several_ioasids_dma_and_are_blocked_independently)
 		}
 	}
 	/* All are held until the device drops them, in any order */
-	test_in_use(self->ioasid, 2, NR_CH);
+	test_set_in_use(self->ioasid, 2, NR_CH);
 	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, ids[2]));
 	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, ids[2]));
 	test_holds(&self->dev, ids[0], ids[1], ids[3]);
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
-	EXPECT_TRUE(ioasid_wait_none_parked(self->ioasid));
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->ioasid));
 }
 
 TEST_F(mdev, one_ioasid_works_on_two_channels)
@@ -1895,7 +1895,7 @@ TEST_F(mdev, ioasids_change_while_all_channels_work)
 	}
 	test_holds(&self->dev, self->id);
 	test_copies(&self->dev);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->ioasid));
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->ioasid));
 }
 
 /* Reset and close */
@@ -2128,12 +2128,12 @@ TEST_F(mdev, owner_first_close_order_keeps_the_number_for_the_user)
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
 	EXPECT_EQ(-ESHUTDOWN, pdma_copy(&self->dev, IOVA, IOVA, 8));
 	test_err_alloc(ENOSPC, file, self->id, self->id, 1, &id);
-	test_in_use(file, 0, 1);
+	test_set_in_use(file, 0, 1);
 
 	pdma_close(&self->dev);
 	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
 	test_cmd_alloc(file, self->id, self->id, 1, &id);
-	test_in_use(file, 1, 0);
+	test_set_in_use(file, 1, 0);
 	close(file);
 }
 
@@ -2142,7 +2142,7 @@ TEST_F(mdev, user_first_close_order_leaves_the_owner_alone)
 	start_stream(&self->dev);
 	pdma_close(&self->dev);
 	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
-	test_in_use(self->ioasid, 2, 0);
+	test_set_in_use(self->ioasid, 2, 0);
 	test_users(self->id, 0, 0);
 	test_cmd_free(self->ioasid, 1, &self->id);
 	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, self->id));

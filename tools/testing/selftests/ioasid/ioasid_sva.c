@@ -426,7 +426,7 @@ TEST_F(sva, number_of_a_process_is_not_for_users)
 	EXPECT_EQ(-ENOENT, sva_attach(&other, rig->fd, pasid));
 
 	/* What the process holds is not charged to its users' quota */
-	test_in_use(rig->fd, ARRAY_LEN(ids), 0);
+	test_set_in_use(rig->fd, ARRAY_LEN(ids), 0);
 	test_cmd_free(rig->fd, ARRAY_LEN(ids), ids);
 	for (i = 0; i < 8; i++) {
 		test_cmd_alloc(rig->fd, 0, 0, ARRAY_LEN(ids), ids);
@@ -1301,7 +1301,7 @@ static void do_round(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, status);
 	EXPECT_EQ(self->next, rig->shared->pasid);
 	EXPECT_TRUE(wait_free(rig->fd, rig->shared->pasid));
-	test_in_use(rig->fd, self->next - 1, 0);
+	test_set_in_use(rig->fd, self->next - 1, 0);
 	/* The IOMMU driver may say that it has no memory, and nothing else */
 	EXPECT_EQ(rig->faults, bar_recorded(&rig->bar));
 }

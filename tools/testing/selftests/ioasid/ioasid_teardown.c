@@ -289,7 +289,7 @@ static void expect_holders(struct __test_metadata *_metadata, struct scene *s)
 		EXPECT_EQ(mdev, query.attachments);
 	}
 	expect_taken(s->fd, s->id);
-	test_in_use(s->fd, !parked, parked);
+	test_set_in_use(s->fd, !parked, parked);
 	expect_charged(s->cgroup, 1);
 }
 
@@ -308,8 +308,8 @@ static void expect_scene(struct __test_metadata *_metadata, struct scene *s)
 	}
 	/* Right now, before anything has been waited for */
 	expect_free(s->fd, s->id);
-	EXPECT_TRUE(ioasid_wait_none_parked(s->fd));
-	test_in_use(s->fd, 0, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(s->fd));
+	test_set_in_use(s->fd, 0, 0);
 	expect_charged(s->cgroup, 0);
 }
 
@@ -595,7 +595,7 @@ TEST_F(unplug, number_outlives_the_device_and_the_engine_comes_back)
 	/* KVM releases it a grace period later */
 	EXPECT_TRUE(ioasid_wait_recycled(s->owner, s->id));
 	expect_free(s->fd, s->id);
-	EXPECT_TRUE(ioasid_wait_none_parked(s->fd));
+	EXPECT_TRUE(ioasid_wait_set_unparked(s->fd));
 	vm_close(&s->vm);
 	expect_scene(_metadata, s);
 
@@ -603,7 +603,7 @@ TEST_F(unplug, number_outlives_the_device_and_the_engine_comes_back)
 		EXPECT_EQ(0, engine_back(s));
 	/* The very same number: nothing is left of its last life */
 	expect_engine_works(_metadata, s, s->id);
-	EXPECT_TRUE(ioasid_wait_none_parked(s->fd));
+	EXPECT_TRUE(ioasid_wait_set_unparked(s->fd));
 	expect_charged(s->cgroup, 0);
 }
 
@@ -900,8 +900,8 @@ TEST_F(death, process_killed_at_any_point_leaves_nothing)
 	EXPECT_LT(0, setup);
 	EXPECT_LT(0, stream);
 	EXPECT_LT(0, teardown);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
-	test_in_use(self->fd, 0, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
+	test_set_in_use(self->fd, 0, 0);
 	expect_charged(self->cgroup, 0);
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
@@ -958,14 +958,14 @@ TEST_F(death, file_outlives_its_opener_and_all_users)
 	EXPECT_EQ(0, query.users);
 	EXPECT_EQ(0, query.attachments);
 	expect_taken(self->fd, life->id);
-	test_in_use(file, 1, 0);
-	test_in_use(self->fd, 0, 0);
+	test_set_in_use(file, 1, 0);
+	test_set_in_use(self->fd, 0, 0);
 	expect_charged(self->cgroup, 1);
 
 	close(file);
 	expect_free(self->fd, life->id);
 	EXPECT_TRUE(is_poison(&self->ch));
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
 	expect_charged(self->cgroup, 0);
 }
 
@@ -991,7 +991,7 @@ TEST_F(death, users_outlive_the_opener_and_the_file)
 	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
 	expect_running(_metadata, &self->ch);
 	EXPECT_TRUE(vm_counts(&vm));
-	test_in_use(file, 1, 0);
+	test_set_in_use(file, 1, 0);
 
 	close(file);
 	expect_blocked(&self->ch);
@@ -1006,7 +1006,7 @@ TEST_F(death, users_outlive_the_opener_and_the_file)
 	expect_taken(self->fd, life->id);
 	channel_close(&self->ch);
 	expect_free(self->fd, life->id);
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
@@ -1021,7 +1021,7 @@ TEST_F(death, counters_live_as_long_as_their_file)
 	for (round = 0; round < 200; round++) {
 		test_cmd_alloc(self->fd, 0, 0, ARRAY_LEN(ids), ids);
 		test_cmd_free(self->fd, ARRAY_LEN(ids), ids);
-		ASSERT_TRUE(ioasid_wait_none_parked(self->fd));
+		ASSERT_TRUE(ioasid_wait_set_unparked(self->fd));
 		test_cmd_get_info(self->fd, &info);
 		ASSERT_EQ(77, info.quota);
 		ASSERT_EQ(0, info.active);
@@ -1034,8 +1034,8 @@ TEST_F(death, counters_live_as_long_as_their_file)
 			close(fd);
 		}
 	}
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
-	test_in_use(self->fd, 0, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
+	test_set_in_use(self->fd, 0, 0);
 }
 
 /*
@@ -1202,8 +1202,8 @@ TEST_F(death, locks_are_taken_in_one_order)
 	channel_close(&self->ch);
 	vm_close(&vm);
 	EXPECT_EQ(0, pdma_remove(second.uuid));
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
-	test_in_use(self->fd, 0, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
+	test_set_in_use(self->fd, 0, 0);
 }
 
 TEST_HARNESS_MAIN

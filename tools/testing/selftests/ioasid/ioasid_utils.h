@@ -211,6 +211,14 @@ static inline bool ioasid_wait_none_parked(int fd)
 	return wait_until(!ioasid_get_info(fd, &info) && !info.parked);
 }
 
+/* The same for all files of the process that opened @fd */
+static inline bool ioasid_wait_set_unparked(int fd)
+{
+	__u32 active, parked;
+
+	return wait_until(!ioasid_set_counts(fd, &active, &parked) && !parked);
+}
+
 /*
  * Whoever runs the tests again and again on a slow machine has no time for all
  * that they can do: IOASID_SHORT in the environment says so. What is left out then

@@ -885,8 +885,8 @@ static void expect_success(struct __test_metadata *_metadata,
 	EXPECT_EQ(0, call_drop(self));
 	if (!op->parks)
 		ASSERT_EQ(0, call_free(self));
-	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
-	test_in_use(self->fd, 0, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
+	test_set_in_use(self->fd, 0, 0);
 	expect_silence();
 }
 
