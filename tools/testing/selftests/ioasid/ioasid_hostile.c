@@ -606,6 +606,11 @@ FIXTURE_VARIANT_ADD(stall, query_struct)
 	.cmd = IOASID_QUERY,
 };
 
+FIXTURE_VARIANT_ADD(stall, list_struct)
+{
+	.cmd = IOASID_LIST,
+};
+
 FIXTURE_VARIANT_ADD(stall, alloc_array)
 {
 	.cmd = IOASID_ALLOC,
@@ -615,6 +620,12 @@ FIXTURE_VARIANT_ADD(stall, alloc_array)
 FIXTURE_VARIANT_ADD(stall, free_array)
 {
 	.cmd = IOASID_FREE,
+	.in_array = true,
+};
+
+FIXTURE_VARIANT_ADD(stall, list_array)
+{
+	.cmd = IOASID_LIST,
 	.in_array = true,
 };
 
@@ -632,7 +643,9 @@ struct stalled {
 		struct ioasid_alloc alloc;
 		struct ioasid_free free;
 		struct ioasid_query query;
+		struct ioasid_list list;
 	};
+	struct ioasid_list_entry entries[STALL_COUNT];	/* if that answers */
 	int ret;
 };
 
@@ -728,6 +741,17 @@ static void *stall_arg(struct stalled *st)
 			       STALL_LAST * sizeof(*st->ids));
 		}
 		break;
+	case IOASID_LIST:
+		len = sizeof(st->list);
+		st->list = (struct ioasid_list){
+			.size = len,
+			.count = st->in_array ?
+				 STALL_COUNT / (sizeof(*st->entries) / sizeof(*ids)) :
+				 STALL_COUNT,
+			.entries = st->in_array ? (uintptr_t)ids :
+						  (uintptr_t)st->entries,
+		};
+		break;
 	default:
 		len = sizeof(st->query);
 		st->query = (struct ioasid_query){
@@ -751,7 +775,7 @@ static void *stall_fn(void *arg)
 	return NULL;
 }
 
-/* What another thread of the process does with a file of the set */
+/* What another thread of the process does with a file of it */
 static int use_file(int fd)
 {
 	struct ioasid_query query;
@@ -804,7 +828,7 @@ static void stall(FIXTURE_DATA(stall) *self,
 	st.in_array = variant->in_array;
 	if (enter(self->group) || stall_prepare(&st))
 		_exit(1);
-	/* Another file of the set */
+	/* Another file of the process */
 	other = ioasid_open();
 	st.fd = hostile_open();
 	if (st.cmd != IOASID_ALLOC &&
@@ -816,6 +840,9 @@ static void stall(FIXTURE_DATA(stall) *self,
 	while (load(&shared->calls) < 1)
 		;
 	usleep(300000);
+	/* It takes all numbers before it tells the first one */
+	if (st.cmd == IOASID_ALLOC && st.in_array)
+		wait_until(*(volatile __u32 *)st.array);
 	ret = use_file(st.fd);
 	if (!ret)
 		ret = use_file(other);

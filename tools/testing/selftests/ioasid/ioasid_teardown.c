@@ -805,7 +805,10 @@ static const char *look_at_remains(FIXTURE_DATA(death) *self,
 	poison(&self->ch);
 	if (life->error)
 		return "a step failed before it was killed";
+	/* An IOASID_ALLOC that is killed may have told a number */
 	if (owner >= 0 && life->id && !life->freed &&
+	    (life->step >= (int)NR_SETUP ||
+	     life_setup[life->step] != life_alloc) &&
 	    (ioasid_query(owner, life->id, &query) || query.users ||
 	     query.attachments || query.state != IOASID_STATE_ACTIVE))
 		return "the file has lost its number, or its users are not gone";
