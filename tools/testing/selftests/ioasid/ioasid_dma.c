@@ -149,16 +149,13 @@ TEST_F(dma, number_of_closed_file_is_not_reused_while_referenced)
 {
 	struct channel *ch = &self->ch[0];
 	int owner = ioasid_open();
-	struct ioasid_info info;
 	__u32 id, got;
 
 	ASSERT_LE(0, owner);
 	id = give_ioasid(_metadata, ch, owner);
 	close(owner);
 
-	test_cmd_get_info(self->fd, &info);
-	EXPECT_EQ(0, info.active);
-	EXPECT_EQ(1, info.parked);
+	test_set_in_use(self->fd, 0, 1);
 	test_err_query(ENOENT, self->fd, id);
 	test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
 	usleep(20000);
