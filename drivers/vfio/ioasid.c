@@ -199,6 +199,7 @@ static int vfio_ioasids_give(struct vfio_ioasids *ioasids,
 	}
 	if (ret)
 		ioasid_user_put(ioasid, user, &tracker);
+	/* Replaced by itself: one reference is enough */
 	return ret == -EALREADY ? 0 : ret;
 }
 

@@ -647,12 +647,29 @@ FIXTURE(other_pci)
 FIXTURE_VARIANT(other_pci)
 {
 	bool engine;		/* else any function without PASIDs */
-	bool group;		/* in a container, else by its character device */
+	const char *container;	/* NULL: opened by its character device */
 };
 
-FIXTURE_VARIANT_ADD(other_pci, group) { .engine = true, .group = true };
-FIXTURE_VARIANT_ADD(other_pci, no_pasids) {};
-FIXTURE_VARIANT_ADD(other_pci, no_pasids_group) { .group = true };
+FIXTURE_VARIANT_ADD(other_pci, group)
+{
+	.engine = true,
+	.container = "/dev/vfio/vfio",
+};
+
+FIXTURE_VARIANT_ADD(other_pci, compat)
+{
+	.engine = true,
+	.container = "/dev/iommu",
+};
+
+FIXTURE_VARIANT_ADD(other_pci, no_pasids)
+{
+};
+
+FIXTURE_VARIANT_ADD(other_pci, no_pasids_group)
+{
+	.container = "/dev/vfio/vfio",
+};
 
 /* A SATA controller: every machine has one, and the tests do not need it */
 static int find_without_pasids(char name[NAME_MAX + 1])
@@ -676,7 +693,8 @@ static int find_without_pasids(char name[NAME_MAX + 1])
 	return ret;
 }
 
-static int open_in_container(struct pdma_dev *dev, const char *name)
+static int open_in_container(struct pdma_dev *dev, const char *name,
+			     const char *node)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX], link[PDMA_PATH_LEN];
 	ssize_t n;
@@ -689,7 +707,7 @@ static int open_in_container(struct pdma_dev *dev, const char *name)
 	snprintf(path, sizeof(path), "/dev/vfio/%.16s",
 		 strrchr(link, '/') + 1);
 	dev->group = open(path, O_RDWR | O_CLOEXEC);
-	dev->container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+	dev->container = open(node, O_RDWR | O_CLOEXEC);
 	if (dev->group < 0 || dev->container < 0 ||
 	    ioctl(dev->group, VFIO_GROUP_SET_CONTAINER, &dev->container) ||
 	    ioctl(dev->container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
@@ -721,9 +739,10 @@ FIXTURE_SETUP(other_pci)
 	ASSERT_EQ(0, pci_set_driver(self->name, "vfio-pci"));
 	self->ours = true;
 	pdma_init(&self->dev);
-	ASSERT_EQ(0, variant->group ? open_in_container(&self->dev,
-							self->name) :
-				      open_and_bind(&self->dev, self->name));
+	ASSERT_EQ(0, variant->container ?
+			     open_in_container(&self->dev, self->name,
+					       variant->container) :
+			     open_and_bind(&self->dev, self->name));
 }
 
 FIXTURE_TEARDOWN_PARENT(other_pci)
