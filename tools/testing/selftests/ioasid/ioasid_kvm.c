@@ -1235,11 +1235,10 @@ TEST_F(kvm, many_mappings_end_with_the_machine)
 	const __u32 count = 4096 - NR_IDS;
 	__u32 *ids = calloc(count, sizeof(*ids));
 	int owner = ioasid_open();
-	__u32 i;
+	__u32 i, got = 0;
 
 	ASSERT_TRUE(ids != NULL);
 	ASSERT_LE(0, owner);
-	test_cmd_set_quota(self->fd, count + NR_IDS);
 	test_cmd_alloc(owner, 0, 0, count, ids);
 	/* Neighbours, and guest PASIDs from all over the range */
 	for (i = 0; i < count; i++)
@@ -1248,17 +1247,19 @@ TEST_F(kvm, many_mappings_end_with_the_machine)
 	expect_users(1, owner, ids[count - 1]);
 	close(owner);
 	test_set_in_use(self->fd, NR_IDS, count);
-	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, ids);
 
 	/* One of them goes before the others */
 	test_cmd_map_del(self->dev, 1);
-	EXPECT_TRUE(wait_until(!ioasid_alloc(self->fd, 0, 0, 1, ids)));
+	EXPECT_TRUE(wait_until(!ioasid_alloc(self->fd, ids[1], ids[1], 1,
+					     &got)));
 	test_set_in_use(self->fd, NR_IDS + 1, count - 1);
-	test_cmd_free(self->fd, 1, ids);
+	test_cmd_free(self->fd, 1, &got);
 
 	vm_close(&self->vm);
-	test_cmd_alloc(self->fd, 0, 0, count, ids);
-	test_set_in_use(self->fd, NR_IDS + count, 0);
+	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
+	test_set_in_use(self->fd, NR_IDS, 0);
+	expect_free(self->fd, ids[0]);
+	expect_free(self->fd, ids[count - 1]);
 	free(ids);
 }
 
