@@ -1087,7 +1087,11 @@ static void put_while_attached_blocks(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, ioasid_is_active(a));
 	KUNIT_EXPECT_TRUE(test, a->lost);
 
-	/* The device goes, and what is left of it is not looked at */
+	/*
+	 * The device goes, and what is left of it is not looked at. A group does
+	 * not free what a driver leaves in it.
+	 */
+	iommu_detach_parked_device_pasid(&mock_domain, fix->dev[0], 9);
 	mock_device_remove(fix->dev[0]);
 	fix->dev[0] = NULL;
 	ioasid_detach_device(a, &mock_domain, fix->dev[1]);
