@@ -30,7 +30,7 @@ void under_rcu(struct user *user)
 void under_guard(struct user *user)
 {
 	guard(spinlock_irqsave)(&user->lock);
-	ioasid_set_put(user->set); /* FLAG */
+	ioasid_detach_device(user->ioasid, user->domain, user->dev); /* FLAG */
 }
 
 void under_scoped_guard(struct user *user)

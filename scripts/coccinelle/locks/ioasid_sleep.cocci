@@ -22,7 +22,7 @@ position lock, call;
 )
  ... when != \(spin_unlock\|spin_unlock_bh\|spin_unlock_irq\|raw_spin_unlock\|raw_spin_unlock_irq\)(l)
      when != \(spin_unlock_irqrestore\|raw_spin_unlock_irqrestore\)(l, ...)
-* \(ioasid_free@call\|ioasid_alloc@call\|ioasid_attach_device@call\|ioasid_detach_device@call\|ioasid_fd_get@call\|ioasid_user_get@call\|ioasid_set_get_mm@call\\)(...)
+* \(ioasid_free@call\|ioasid_alloc@call\|ioasid_attach_device@call\|ioasid_detach_device@call\|ioasid_fd_get@call\|ioasid_user_get@call\|ioasid_set_get_mm@call\)(...)
 
 @rcu exists@
 position lock, call;
@@ -30,7 +30,7 @@ position lock, call;
 
  rcu_read_lock@lock();
  ... when != rcu_read_unlock()
-* \(ioasid_free@call\|ioasid_alloc@call\|ioasid_attach_device@call\|ioasid_detach_device@call\|ioasid_fd_get@call\|ioasid_user_get@call\|ioasid_set_get_mm@call\\)(...)
+* \(ioasid_free@call\|ioasid_alloc@call\|ioasid_attach_device@call\|ioasid_detach_device@call\|ioasid_fd_get@call\|ioasid_user_get@call\|ioasid_set_get_mm@call\)(...)
 
 @guarded exists@
 identifier k =~ "^(raw_)?(spinlock|rcu)";
@@ -39,7 +39,7 @@ position lock, call;
 
  guard@lock(k)(...);
  ... when any
-* \(ioasid_free@call\|ioasid_alloc@call\|ioasid_attach_device@call\|ioasid_detach_device@call\|ioasid_fd_get@call\|ioasid_user_get@call\|ioasid_set_get_mm@call\\)(...)
+* \(ioasid_free@call\|ioasid_alloc@call\|ioasid_attach_device@call\|ioasid_detach_device@call\|ioasid_fd_get@call\|ioasid_user_get@call\|ioasid_set_get_mm@call\)(...)
 
 @scoped exists@
 iterator name scoped_guard;
@@ -49,7 +49,7 @@ position lock, call;
 
  scoped_guard(k@lock, ...) {
  <+...
-* \(ioasid_free@call\|ioasid_alloc@call\|ioasid_attach_device@call\|ioasid_detach_device@call\|ioasid_fd_get@call\|ioasid_user_get@call\|ioasid_set_get_mm@call\\)(...)
+* \(ioasid_free@call\|ioasid_alloc@call\|ioasid_attach_device@call\|ioasid_detach_device@call\|ioasid_fd_get@call\|ioasid_user_get@call\|ioasid_set_get_mm@call\)(...)
  ...+>
  }
 
