@@ -1023,4 +1023,117 @@ TEST_F(both, detach_leaves_a_parked_entry_blocked)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-TEST_HARNESS_MAIN
+/*
+ * What is left of a program that has executed itself: descriptors. @argv: those
+ * of the file, the device, and of the VM and its device, which belong to the
+ * address space that is gone. Returns the number of the step that failed.
+ */
+static int rebuild(char **argv)
+{
+	int fd = atoi(argv[2]), old_vm = atoi(argv[4]), old_dev = atoi(argv[5]);
+	struct vfio_device_ioasid held[8];
+	struct ioasid_list_entry own[8];
+	bool has[8] = {};
+	struct pdma_dev dev;
+	__u32 i, k, n = ARRAY_LEN(own);
+	struct kvm_vm vm;
+	int count;
+
+	pdma_init(&dev);
+	dev.device = atoi(argv[3]);
+	if (ioasid_list(fd, 0, &n, own) || n != 3)
+		return 1;
+	count = pdma_list_ioasids(&dev, 0, ARRAY_LEN(held), held);
+	if (count != 2)
+		return 2;
+	for (i = 0; i < 2; i++) {
+		for (k = 0; k < n && own[k].id != held[i].id; k++)
+			;
+		if (k == n || own[k].state != held[i].state ||
+		    own[k].attachments != 1 ||
+		    held[i].flags != VFIO_DEVICE_IOASID_ATTACHED)
+			return 3;
+		has[k] = true;
+	}
+
+	/* The old VM keeps what it has, and takes nothing */
+	if (kvm_ioasid_add(old_dev, fd, own[0].id, 9) != -EIO)
+		return 4;
+	if (vm_open(&vm))
+		return 5;
+	vm.dev = kvm_ioasid_create(vm.vm);
+	if (vm.dev < 0)
+		return 6;
+	for (k = 0; k < n; k++) {
+		if (kvm_ioasid_add(vm.dev, fd, own[k].id, k + 1) !=
+		    (own[k].state == IOASID_STATE_ACTIVE ? 0 : -ESHUTDOWN))
+			return 7;
+	}
+	close(old_dev);
+	close(old_vm);
+
+	/* The device, if it holds it, and the new VM, if it is ACTIVE */
+	n = ARRAY_LEN(own);
+	if (ioasid_list(fd, 0, &n, own) || n != 3)
+		return 8;
+	for (k = 0; k < n; k++) {
+		if (own[k].users !=
+		    has[k] + (own[k].state == IOASID_STATE_ACTIVE))
+			return 9;
+	}
+	vm_close(&vm);
+	return 0;
+}
+
+TEST_F(dma, executed_program_rebuilds_its_tables)
+{
+	struct channel *ch = &self->ch[0];
+	char arg[4][16];
+	struct kvm_vm vm;
+	int fds[4], i;
+	__u32 ids[3];
+	pid_t pid;
+
+	test_cmd_alloc(self->fd, 0, 0, 3, ids);
+	ASSERT_EQ(0, pdma_add_ioasid(&ch->dev, self->fd, ids[0]));
+	ASSERT_EQ(0, pdma_add_ioasid(&ch->dev, self->fd, ids[2]));
+	pid = fork();
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		if (vm_open(&vm) == -ENOENT)
+			_exit(KSFT_SKIP);
+		vm.dev = kvm_ioasid_create(vm.vm);
+		ASSERT_LE(0, vm.dev);
+		test_cmd_map_add(vm.dev, self->fd, ids[0], 1);
+		test_cmd_map_add(vm.dev, self->fd, ids[1], 2);
+		test_cmd_free(self->fd, 1, &ids[2]);
+
+		fds[0] = self->fd;
+		fds[1] = ch->dev.device;
+		fds[2] = vm.vm;
+		fds[3] = vm.dev;
+		for (i = 0; i < 4; i++) {
+			ASSERT_EQ(0, fcntl(fds[i], F_SETFD, 0));
+			snprintf(arg[i], sizeof(arg[i]), "%d", fds[i]);
+		}
+		execl("/proc/self/exe", "ioasid_dma", "--rebuild", arg[0],
+		      arg[1], arg[2], arg[3], NULL);
+		_exit(99);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &i, 0));
+	if (WIFEXITED(i) && WEXITSTATUS(i) == KSFT_SKIP)
+		SKIP(return, "no KVM");
+	ASSERT_EQ(0, i) TH_LOG("step %d", WEXITSTATUS(i));
+	/* It has let go of all but what the device holds */
+	EXPECT_EQ(ids[0], pdma_get_ioasid(&ch->dev));
+	EXPECT_TRUE(wait_until(ioasid_state(self->fd, ids[1]) ==
+			       IOASID_STATE_ACTIVE));
+	expect_state(IOASID_STATE_PARKED, self->fd, ids[2]);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 6 && !strcmp(argv[1], "--rebuild"))
+		return rebuild(argv);
+	return test_harness_run(argc, argv);
+}
