@@ -2015,7 +2015,8 @@ TEST_F(ioasid, fatal_signal_ends_a_huge_alloc_and_leaves_nothing)
 	test_cmd_set_quota(self->fd, count);
 	EXPECT_TRUE(kill_in_call(_metadata, self->fd, IOASID_ALLOC, count, ids,
 				 0));
-	/* Before all was done */
+	/* While it took numbers, of which it has told none */
+	EXPECT_EQ(~0u, ids[0]);
 	EXPECT_EQ(~0u, ids[count - 1]);
 	test_cmd_get_info(self->fd, &info);
 	EXPECT_EQ(0, info.active);
