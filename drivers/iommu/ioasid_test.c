@@ -900,6 +900,8 @@ static void account_knows_its_ioasids_in_order(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, i, ARRAY_SIZE(sorted));
 	KUNIT_EXPECT_EQ(test, ioasid_id(ioasid_account_find(account, 65491)),
 			65495);
+	KUNIT_EXPECT_EQ(test, ioasid_id(ioasid_account_find(account, 65495)),
+			65495);
 	KUNIT_EXPECT_NULL(test, ioasid_account_find(account, 65511));
 	spin_unlock(&account->lock);
 
