@@ -1625,6 +1625,7 @@ static unsigned long ioasid_kick_worker(void)
 
 static bool ioasid_run_is_done(unsigned long run)
 {
+	/* Pairs with the release in ioasid_recycle_fn() */
 	return (long)(smp_load_acquire(&ioasid_runs_done) - run) >= 0;
 }
 

@@ -38,7 +38,7 @@ struct ucounts;
 #define IOASID_RESERVE_COUNT	(IOASID_COUNT / 16)
 
 /* Who does not care gets a number that few devices need, as long as there are */
-#define IOASID_LOW_END		(1U << 15)
+#define IOASID_LOW_END		32768U
 
 /* IOASIDs that all files of a user may hold, unless changed by sysctl */
 #define IOASID_USER_LIMIT	(IOASID_COUNT / 4)

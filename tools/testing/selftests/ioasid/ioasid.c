@@ -3,7 +3,8 @@
  * The user ABI of /dev/ioasid: every error that include/uapi/linux/ioasid.h
  * promises, what remains as it was after it, and who is charged for what.
  *
- * The harness runs every test in a process of its own. What needs a user of an IOASID is tested by ioasid_mdev and ioasid_dma.
+ * The harness runs every test in a process of its own. What needs a user of an
+ * IOASID is tested by ioasid_mdev and ioasid_dma.
  */
 #include <grp.h>
 #include <poll.h>

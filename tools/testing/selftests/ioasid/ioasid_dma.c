@@ -1077,8 +1077,9 @@ static int rebuild(char **argv)
 	if (ioasid_list(fd, 0, &n, own) || n != 3)
 		return 8;
 	for (k = 0; k < n; k++) {
-		if (own[k].users !=
-		    has[k] + (own[k].state == IOASID_STATE_ACTIVE))
+		bool active = own[k].state == IOASID_STATE_ACTIVE;
+
+		if (own[k].users != has[k] + active)
 			return 9;
 	}
 	vm_close(&vm);
