@@ -303,9 +303,9 @@ static bool ioasid_account_try_charge(struct ioasid_account *account, u32 count)
 	return fits;
 }
 
-/* What is left of @account is counted in one step: @parked are some of @count. */
-static void __ioasid_account_uncharge(struct ioasid_account *account, u32 count,
-				      u32 parked)
+/* Of @count that are not charged any more, @parked are PARKED. */
+static void ioasid_account_uncharge(struct ioasid_account *account, u32 count,
+				    u32 parked)
 {
 	lockdep_assert_held(&account->lock);
 	account->used -= count;
@@ -355,12 +355,12 @@ err_user:
 		ucounts_uncharge(account->ucounts, UCOUNT_IOASIDS, count);
 err_account:
 	spin_lock(&account->lock);
-	__ioasid_account_uncharge(account, count, 0);
+	ioasid_account_uncharge(account, count, 0);
 	spin_unlock(&account->lock);
 	return ret;
 }
 
-/* All but what ioasid_account_uncharge() does */
+/* What limits more than one account; see ioasid_account_uncharge() for that */
 static void ioasid_uncharge_outside(struct ioasid_account *account,
 				    struct misc_cg *cg, u32 count)
 {
@@ -375,7 +375,7 @@ void ioasid_uncharge(struct ioasid_account *account, struct misc_cg *cg,
 {
 	ioasid_uncharge_outside(account, cg, count);
 	spin_lock(&account->lock);
-	__ioasid_account_uncharge(account, count, 0);
+	ioasid_account_uncharge(account, count, 0);
 	spin_unlock(&account->lock);
 }
 
@@ -620,9 +620,8 @@ static void ioasid_release_run(struct llist_node *list, u32 count)
 		if (!RB_EMPTY_NODE(&ioasid->node))
 			rb_erase(&ioasid->node, &account->ioasids);
 	}
-	__ioasid_account_uncharge(account, count,
-				  first->state == IOASID_STATE_PARKED ? count :
-									0);
+	ioasid_account_uncharge(account, count,
+				first->state == IOASID_STATE_PARKED ? count : 0);
 	spin_unlock(&account->lock);
 
 	xa_lock(&ioasid_xa);
@@ -1048,7 +1047,7 @@ static unsigned int ioasid_attachers(const struct ioasid *ioasid)
  * go without detaching, or another one does right now what it should. The worker
  * finds out which. True: it has the caller's reference from now on.
  */
-static noinline bool ioasid_is_stray(struct ioasid *ioasid)
+static noinline bool ioasid_hand_over_stray(struct ioasid *ioasid)
 {
 	/* One reference is enough for the worker */
 	if (xchg(&ioasid->stray, true))
@@ -1056,10 +1055,7 @@ static noinline bool ioasid_is_stray(struct ioasid *ioasid)
 
 	/* Pairs with the exchange in ioasid_end_strays() */
 	atomic_set_release(&ioasid_strays, 1);
-	if (in_nmi())
-		irq_work_queue(&ioasid_recycle_irq_work);
-	else
-		ioasid_queue_worker();
+	ioasid_queue_worker();
 	return true;
 }
 
@@ -1069,8 +1065,9 @@ static noinline bool ioasid_is_stray(struct ioasid *ioasid)
  * @user: as given there
  * @tracker: as given there
  *
- * A user must have detached it from all devices before. The last reference
- * gone, a worker recycles the number.
+ * A user must have detached it from all devices before. If one has not, the
+ * worker blocks the DMA, and the number is lost. The last reference gone, the
+ * worker recycles the number.
  *
  * Context: Any context but NMI, never sleeps, see ioasid_put(). With
  * CONFIG_IOASID_REF_TRACKER it takes a spinlock and frees memory.
@@ -1081,7 +1078,7 @@ void ioasid_user_put(struct ioasid *ioasid, enum ioasid_user user,
 	ioasid_tracker_del(ioasid, tracker);
 	atomic_dec(&ioasid->users[user]);
 	if (unlikely(READ_ONCE(ioasid->nr_attached) >
-		     ioasid_attachers(ioasid)) && ioasid_is_stray(ioasid))
+		     ioasid_attachers(ioasid)) && ioasid_hand_over_stray(ioasid))
 		return;
 	ioasid_put(ioasid);
 }
@@ -1603,12 +1600,18 @@ static void ioasid_recycle_fn(struct work_struct *work)
 	wake_up_all(&ioasid_runs_wq);
 }
 
-/* Returns the run of the worker that takes what was put for the last time before */
+/*
+ * Returns the run of the worker that takes what was put for the last time before.
+ * The caller waits for it.
+ */
 static unsigned long ioasid_kick_worker(void)
 {
 	bool empty = llist_empty(&ioasid_recycle_list) &&
 		     !atomic_read(&ioasid_strays);
 	unsigned long run;
+
+	lock_map_acquire(&ioasid_runs_map);
+	lock_map_release(&ioasid_runs_map);
 
 	/* Whoever has found the list empty sees the run that has emptied it */
 	smp_rmb();
@@ -1637,8 +1640,6 @@ static int ioasid_recycle_wait(void)
 {
 	unsigned long run = ioasid_kick_worker();
 
-	lock_map_acquire(&ioasid_runs_map);
-	lock_map_release(&ioasid_runs_map);
 	return wait_event_killable(ioasid_runs_wq, ioasid_run_is_done(run)) ?
 		       -EINTR : 0;
 }
@@ -1648,8 +1649,6 @@ void ioasid_recycle_flush(void)
 {
 	unsigned long run = ioasid_kick_worker();
 
-	lock_map_acquire(&ioasid_runs_map);
-	lock_map_release(&ioasid_runs_map);
 	wait_event(ioasid_runs_wq, ioasid_run_is_done(run));
 }
 
