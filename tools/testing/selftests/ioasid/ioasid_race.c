@@ -908,11 +908,15 @@ static bool check_num(int n, int state, unsigned int users,
 	struct num *num = &shared->num[n];
 	int fd = this_round.file[num->file];
 	struct ioasid_query query;
+	int ret;
 
 	if (state == NUM_FREED && !users)
 		return ioasid_wait_recycled(fd, num->id) ?
 			       true : fail("number %u is not recycled", num->id);
-	if (ioasid_query(fd, num->id, &query))
+	/* KVM drops a reference a grace period after the mapping */
+	wait_until((ret = ioasid_query(fd, num->id, &query)) ||
+		   query.users <= users);
+	if (ret)
 		return fail("number %u is gone", num->id);
 	if (query.state != (state == NUM_LIVE ? IOASID_STATE_ACTIVE :
 						IOASID_STATE_PARKED) ||
