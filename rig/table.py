@@ -82,6 +82,8 @@ def log_lines(lines):
             # Printed in the middle of a splat
             if left and text.startswith("Modules linked in:"):
                 continue
+            # What it was allocating when the limit was reached is chance
+            text = re.sub(r"( invoked oom-killer): .*", r"\1", text)
             name = "log " + re.sub(r"\b(0x)?[0-9a-f]*[0-9][0-9a-f]*\b", "N", text).replace("#", "")
             splat = found.setdefault(name, Result(FAIL, name)).details
             left = SPLAT
