@@ -38,6 +38,8 @@
 #define NR_FILES	(2 * NR_PROCS)
 #define KEPT(file)	(!((file) % 2))
 #define NR_GUEST	2
+/* IOASIDs that a device holds for long */
+#define NR_HELD		3
 
 /*
  * Numbers of a round, which everybody knows. Each is used once, so that what is
@@ -76,18 +78,18 @@ struct num {
 	__u32 id;
 };
 
-/* What a thread holds, and what it is about to change */
+/* What a thread holds, and what it is about to change: numbers, or NONE */
 struct racer {
-	int chan_num;		/* NONE */
+	int held[NR_HELD];	/* by its device, which no other thread uses */
 	int guest_num[NR_GUEST];
-	bool streaming;
+	int stream[NR_CHANS];	/* what each channel streams with */
 	/* From before a call until what it did is written down */
-	int doing;		/* a number, or NONE */
+	int doing;
 	bool done;
 };
 
 struct shared {
-	char uuid[NR_CHANS][PDMA_UUID_LEN + 1];
+	char uuid[NR_DEVS][PDMA_UUID_LEN + 1];
 	int stop;
 	int next_num;
 	__u32 first_id;
@@ -105,13 +107,14 @@ struct shared {
 	unsigned long ops;
 	unsigned long freed;
 	unsigned long cut_off;
+	unsigned long went_on;
 	unsigned long good;
 	int failed;
 	char why[256];
 };
 
 static struct shared *shared;
-static char *chan_mem;
+static char *dev_mem;
 
 static bool fail(const char *fmt, ...)
 {
@@ -138,7 +141,7 @@ struct thread {
 	struct racer *me;
 	struct pdma_dev dev;
 	char *buf;
-	bool has_chan;
+	bool has_dev;
 };
 
 /* Of this process */
@@ -248,7 +251,7 @@ static bool claim_window(int i, int mine)
 
 /*
  * A number that comes back at once, and that nobody else is told of. It is
- * mine until this channel has let go of it, too.
+ * mine until this device has let go of it, too.
  */
 static bool do_window(struct thread *t)
 {
@@ -266,8 +269,8 @@ static bool do_window(struct thread *t)
 		return fail("alloc from a range: number %u", id);
 	if (!claim_window(i, t->nr + 1))
 		return false;
-	if (t->has_chan && rnd(t, 2) && t->me->chan_num == NONE &&
-	    !pdma_set_ioasid(&t->dev, file[f], id)) {
+	if (t->has_dev && rnd(t, 2) &&
+	    !pdma_add_ioasid(&t->dev, file[f], id)) {
 		ret = ioasid_free(file[f], 1, &id);
 		if (ret)
 			return fail("free of what only I have: %d", ret);
@@ -275,7 +278,7 @@ static bool do_window(struct thread *t)
 		if (ret != IOASID_STATE_PARKED)
 			return fail("state of what I hold: %d", ret);
 		store(&shared->window[i], 0);
-		ret = pdma_drop_all_ioasids(&t->dev);
+		ret = pdma_drop_ioasid(&t->dev, id);
 		return ret && !load(&shared->engine_gone) ?
 			       fail("drop: %d", ret) : true;
 	}
@@ -343,70 +346,200 @@ static bool user_answer(const char *what, int n, int before, int ret)
 	return true;
 }
 
-static void end_stream(struct thread *t)
+/*
+ * Whether DMA with number @n must work: nobody has freed it, its file stays open,
+ * no process was killed that may just have freed it, and the engines are there.
+ */
+static bool is_usable(int n)
 {
-	if (t->me->streaming)
-		pdma_stop(&t->dev);
-	t->me->streaming = false;
+	return load(&shared->num[n].state) == NUM_LIVE &&
+	       KEPT(shared->num[n].file) && load(&shared->killed) == NONE &&
+	       !shared->resets && !load(&shared->engine_gone);
 }
 
-static bool do_set(struct thread *t)
+/* A number is PARKED a moment before the thread that frees it says so */
+static bool has_become_unusable(int n)
 {
-	int n = pick_num(t), before, f, ret;
+	return wait_until(!is_usable(n));
+}
 
-	if (n < 0 || !t->has_chan)
+static char *chan_buf(struct thread *t, int c)
+{
+	return t->buf + c * BUF_LEN;
+}
+
+/* The device has dropped number @n, and with it the streams */
+static bool end_streams(struct thread *t, int n)
+{
+	int c;
+
+	for (c = 0; c < NR_CHANS; c++) {
+		if (t->me->stream[c] != n)
+			continue;
+		t->me->stream[c] = NONE;
+		poison_stream(chan_buf(t, c));
+		usleep(SETTLE_US);
+		if (!stream_is_poison(chan_buf(t, c)))
+			return fail("DMA of number %u arrives, which was dropped",
+				    shared->num[n].id);
+	}
+	return true;
+}
+
+/* Where the device holds number @n, or NULL */
+static int *find_held(struct thread *t, int n)
+{
+	int i;
+
+	for (i = 0; i < NR_HELD; i++)
+		if (n >= 0 && t->me->held[i] == n)
+			return &t->me->held[i];
+	return NULL;
+}
+
+/* ADD, or REPLACE if the slot is taken */
+static bool do_hold(struct thread *t)
+{
+	int *slot = &t->me->held[rnd(t, NR_HELD)], old = *slot;
+	int n = pick_num(t), before, f, ret;
+	__u32 id;
+	bool has;
+
+	if (n < 0 || !t->has_dev)
 		return true;
 	before = load(&shared->num[n].state);
 	if (before == NUM_NEW)
 		return true;
 	f = shared->num[n].file;
-	end_stream(t);
+	id = shared->num[n].id;
+	has = find_held(t, n);
 	store(&t->me->doing, n);
-	ret = pdma_set_ioasid(&t->dev, file[f], shared->num[n].id);
+	if (old < 0)
+		ret = pdma_add_ioasid(&t->dev, file[f], id);
+	else
+		ret = pdma_replace_ioasid(&t->dev, file[f], id,
+					  shared->num[old].id);
 	if (!ret) {
-		store(&t->me->chan_num, n);
+		store(slot, n);
 		add(&shared->good, 1);
 	}
 	store(&t->me->doing, NONE);
+	if (!ret && has && old != n)
+		return fail("number %u is held twice by a device", id);
+	if (!ret && old >= 0 && old != n && !end_streams(t, old))
+		return false;
 	/* Another device of this engine has it */
-	if (ret == -EBUSY || load(&shared->engine_gone) || !file_is_open(f))
+	if (ret == -EBUSY || load(&shared->engine_gone) || !file_is_open(f) ||
+	    (ret == -EEXIST && has))
 		return true;
-	return user_answer("set", n, before, ret);
+	return user_answer("hold", n, before, ret);
 }
 
 static bool do_drop(struct thread *t)
 {
-	int ret;
+	int *slot = &t->me->held[rnd(t, NR_HELD)], n = *slot, ret;
 
-	if (!t->has_chan)
-		return true;
-	end_stream(t);
-	ret = pdma_drop_all_ioasids(&t->dev);
-	if (!ret)
-		store(&t->me->chan_num, NONE);
-	return ret && !load(&shared->engine_gone) ? fail("drop: %d", ret) :
-						    true;
-}
-
-static bool do_copy(struct thread *t)
-{
-	int n = t->me->chan_num, before, ret;
-	char *buf = t->buf;
-
-	if (!t->has_chan || t->me->streaming)
-		return true;
-	before = n < 0 ? NUM_NEW : load(&shared->num[n].state);
-	memset(buf + COPY_SRC, 0xa5, COPY_LEN);
-	memset(buf + COPY_DST, 0, COPY_LEN);
-	ret = pdma_copy_wait(&t->dev, IOVA + COPY_DST, IOVA + COPY_SRC,
-			     COPY_LEN);
-	if (load(&shared->engine_gone))
+	if (!t->has_dev)
 		return true;
 	if (n < 0)
-		return ret == -ENXIO ? true : fail("copy with nothing: %d", ret);
+		n = pick_num(t);
+	if (n < 0 || load(&shared->num[n].state) == NUM_NEW)
+		return true;
+	slot = find_held(t, n);
+	ret = pdma_drop_ioasid(&t->dev, shared->num[n].id);
+	if (ret != (slot ? 0 : -ENOENT))
+		return load(&shared->engine_gone) ? true :
+						    fail("drop: %d", ret);
+	if (!slot)
+		return true;
+	store(slot, NONE);
+	return end_streams(t, n);
+}
+
+static bool do_drop_all(struct thread *t)
+{
+	int i, n, ret;
+
+	if (!t->has_dev || rnd(t, 4))
+		return true;
+	ret = pdma_drop_all_ioasids(&t->dev);
+	if (ret)
+		return load(&shared->engine_gone) ? true :
+						    fail("drop all: %d", ret);
+	for (i = 0; i < NR_HELD; i++) {
+		n = t->me->held[i];
+		store(&t->me->held[i], NONE);
+		if (n >= 0 && !end_streams(t, n))
+			return false;
+	}
+	return true;
+}
+
+/* As many as the device holds, in ascending order, each of which it holds */
+static bool do_list(struct thread *t)
+{
+	struct vfio_device_ioasid entries[NR_HELD + 1];
+	int before[NR_HELD], i, n, ret, count = 0;
+
+	if (!t->has_dev)
+		return true;
+	for (i = 0; i < NR_HELD; i++) {
+		n = t->me->held[i];
+		count += n >= 0;
+		before[i] = n < 0 ? NUM_NEW : load(&shared->num[n].state);
+	}
+	ret = pdma_list_ioasids(&t->dev, 0, NR_HELD + 1, entries);
+	if (load(&shared->engine_gone))
+		return true;
+	if (ret != count)
+		return fail("list: %d, the device holds %d", ret, count);
+	for (i = 0; i < count; i++) {
+		int *slot = find_held(t, entries[i].id - shared->first_id);
+		bool active = entries[i].state == IOASID_STATE_ACTIVE;
+
+		if (!slot || (i && entries[i].id <= entries[i - 1].id))
+			return fail("list: number %u", entries[i].id);
+		if (active && before[slot - t->me->held] == NUM_FREED)
+			return fail("list: number %u is ACTIVE, which was freed",
+				    entries[i].id);
+		if (!active && !has_become_unusable(*slot))
+			return fail("list: number %u, state %u", entries[i].id,
+				    entries[i].state);
+	}
+	return true;
+}
+
+/* With a number that the device holds, or with another one */
+static bool do_copy(struct thread *t)
+{
+	int c = rnd(t, NR_CHANS), n = t->me->held[rnd(t, NR_HELD)];
+	__u64 iova = IOVA + c * BUF_LEN;
+	char *buf = chan_buf(t, c);
+	struct pdma_dev chan;
+	int before, ret;
+
+	if (!t->has_dev || t->me->stream[c] >= 0)
+		return true;
+	if (n < 0)
+		n = pick_num(t);
+	before = n < 0 ? NUM_NEW : load(&shared->num[n].state);
+	if (before == NUM_NEW)
+		return true;
+	chan = pdma_channel(&t->dev, c);
+	memset(buf + COPY_SRC, 0xa5, COPY_LEN);
+	memset(buf + COPY_DST, 0, COPY_LEN);
+	ret = pdma_copy_wait_with(&chan, shared->num[n].id, iova + COPY_DST,
+				  iova + COPY_SRC, COPY_LEN);
+	if (load(&shared->engine_gone))
+		return true;
+	if (!find_held(t, n))
+		return ret == -ENXIO ? true :
+			       fail("copy with a number that is not held: %d", ret);
 	if (before == NUM_FREED)
 		return ret == -ESHUTDOWN ? true :
 			       fail("copy with what was freed: %d", ret);
+	if (ret && !has_become_unusable(n))
+		return fail("copy: %d", ret);
 	if (!ret && memcmp(buf + COPY_SRC, buf + COPY_DST, COPY_LEN))
 		return fail("copy: nothing has arrived");
 	add(&shared->good, !ret);
@@ -414,33 +547,68 @@ static bool do_copy(struct thread *t)
 }
 
 /* Nothing may arrive any more of a stream whose number was freed */
-static bool check_stream(struct thread *t)
+static bool check_silence(struct thread *t, int c)
 {
-	unsigned int i;
-	int n = t->me->chan_num;
+	struct pdma_dev chan = pdma_channel(&t->dev, c);
+	int n = t->me->stream[c];
 
-	if (!t->me->streaming || n < 0 ||
-	    load(&shared->num[n].state) != NUM_FREED)
-		return true;
-	memset(t->buf, POISON, STREAM_LEN);
+	poison_stream(chan_buf(t, c));
 	usleep(SETTLE_US);
-	for (i = 0; i < STREAM_LEN; i++)
-		if (t->buf[i] != POISON)
-			return fail("DMA of number %u arrives, which was freed",
-				    shared->num[n].id);
+	if (!stream_is_poison(chan_buf(t, c)))
+		return fail("DMA of number %u arrives, which was freed",
+			    shared->num[n].id);
 	add(&shared->cut_off, 1);
-	end_stream(t);
+	pdma_stop(&chan);
+	t->me->stream[c] = NONE;
+	return true;
+}
+
+/* Any other stream goes on, whatever happens to other numbers of the device */
+static bool check_progress(struct thread *t, int c)
+{
+	int n = t->me->stream[c];
+	bool arrives;
+
+	poison_stream(chan_buf(t, c));
+	wait_until((arrives = !stream_is_poison(chan_buf(t, c))) ||
+		   !is_usable(n));
+	if (!arrives && is_usable(n))
+		return fail("the stream of number %u has ended",
+			    shared->num[n].id);
+	add(&shared->went_on, arrives);
+	return true;
+}
+
+static bool check_streams(struct thread *t)
+{
+	int c, n;
+	bool ok;
+
+	for (c = 0; c < NR_CHANS; c++) {
+		n = t->me->stream[c];
+		if (n < 0)
+			continue;
+		if (load(&shared->num[n].state) == NUM_FREED)
+			ok = check_silence(t, c);
+		else
+			ok = rnd(t, 8) ? true : check_progress(t, c);
+		if (!ok)
+			return false;
+	}
 	return true;
 }
 
 static bool do_stream(struct thread *t)
 {
-	int n = t->me->chan_num, before, ret;
+	int c = rnd(t, NR_CHANS), n = t->me->held[rnd(t, NR_HELD)], before, ret;
+	struct pdma_dev chan;
 
-	if (!t->has_chan || n < 0 || t->me->streaming)
+	if (!t->has_dev || n < 0 || t->me->stream[c] >= 0)
 		return true;
 	before = load(&shared->num[n].state);
-	ret = pdma_stream(&t->dev, IOVA, STREAM_LEN, 0, 0);
+	chan = pdma_channel(&t->dev, c);
+	ret = pdma_stream_with(&chan, shared->num[n].id, IOVA + c * BUF_LEN,
+			       STREAM_LEN, 0, 0);
 	if (ret == -ESHUTDOWN || (ret && load(&shared->engine_gone)) ||
 	    (ret == -EAGAIN && shared->resets))
 		return true;
@@ -448,7 +616,7 @@ static bool do_stream(struct thread *t)
 		return fail("stream: %d", ret);
 	if (before == NUM_FREED)
 		return fail("stream with what was freed");
-	t->me->streaming = true;
+	t->me->stream[c] = n;
 	/* Most of the time, it is cut off by somebody: why not by me? */
 	return rnd(t, 2) ? true : do_free_num(t, n);
 }
@@ -498,11 +666,11 @@ static bool do_file(struct thread *t)
 	if (fd < 0)
 		return fail("open: %d", fd);
 	ret = ioasid_alloc(fd, 0, 0, MAX_BATCH, ids);
-	if (!ret && t->has_chan && t->me->chan_num < 0)
-		ret = pdma_set_ioasid(&t->dev, fd, ids[0]);
+	if (!ret && t->has_dev)
+		ret = pdma_add_ioasid(&t->dev, fd, ids[0]);
 	close(fd);
-	if (!ret && t->has_chan && t->me->chan_num < 0)
-		pdma_drop_all_ioasids(&t->dev);
+	if (!ret && t->has_dev)
+		ret = pdma_drop_ioasid(&t->dev, ids[0]);
 	if (ret && !alloc_error_is_known(ret) &&
 	    !(shared->resets && ret == -EBUSY) && !load(&shared->engine_gone))
 		return fail("a file of my own: %d", ret);
@@ -532,13 +700,13 @@ static bool do_free(struct thread *t)
 }
 
 /* Those that are there twice happen more often */
-#define NR_KINDS 22
+#define NR_KINDS 25
 
 static bool (*const op[NR_KINDS])(struct thread *t) = {
 	do_alloc, do_alloc, do_window, do_window, do_query, do_query, do_query,
-	do_info, do_quota, do_set, do_set, do_set, do_drop, do_copy, do_stream,
-	do_stream, do_guest, do_guest, do_file, do_close,
-	do_free, do_free,
+	do_info, do_quota, do_hold, do_hold, do_hold, do_drop, do_drop_all,
+	do_list, do_copy, do_stream, do_stream, do_stream, do_guest, do_guest,
+	do_file, do_close, do_free, do_free,
 };
 
 static bool one_op(struct thread *t)
@@ -553,11 +721,12 @@ static void *thread_main(void *arg)
 	int i;
 
 	for (i = 0; i < ROUND_OPS / NR_RACERS && !load(&shared->stop); i++)
-		if (!one_op(t) || !check_stream(t))
+		if (!one_op(t) || !check_streams(t))
 			break;
 	/* Who has it open keeps the engine from going away */
-	if (t->has_chan && load(&shared->engine_gone)) {
-		store(&t->me->chan_num, NONE);
+	if (t->has_dev && load(&shared->engine_gone)) {
+		for (i = 0; i < NR_HELD; i++)
+			store(&t->me->held[i], NONE);
 		pdma_close(&t->dev);
 	}
 	store(&t->me->done, true);
@@ -583,7 +752,7 @@ static void process_main(int sock, __u64 seed)
 {
 	struct thread threads[NR_THREADS] = {};
 	pthread_t id[NR_THREADS];
-	int i, c, ret;
+	int i, d, ret;
 	char byte;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -609,16 +778,16 @@ static void process_main(int sock, __u64 seed)
 		t->rng = seed + t->nr;
 		t->me = &shared->racer[t->nr];
 		pdma_init(&t->dev);
-		c = i * NR_PROCS + proc;
-		if (c >= NR_CHANS || (unsigned int)c % 2 >= env.engines)
+		d = i * NR_PROCS + proc;
+		if (d >= NR_DEVS || (unsigned int)d % 2 >= env.engines)
 			continue;
-		t->buf = chan_mem + c * BUF_LEN;
-		ret = pdma_open_cdev(&t->dev, shared->uuid[c], NULL);
+		t->buf = dev_mem + d * DEV_BUF_LEN;
+		ret = pdma_open_cdev(&t->dev, shared->uuid[d], NULL);
 		if (!ret)
-			ret = pdma_map(&t->dev, t->buf, IOVA, BUF_LEN);
+			ret = pdma_map(&t->dev, t->buf, IOVA, DEV_BUF_LEN);
 		if (ret)
-			fail("no channel: %d", ret);
-		t->has_chan = !ret;
+			fail("no device: %d", ret);
+		t->has_dev = !ret;
 	}
 	if (write(sock, "r", 1) != 1 || read(sock, &byte, 1) != 1)
 		_exit(1);
@@ -666,10 +835,15 @@ static void reset_shared(enum event event)
 	memset(shared->window, 0, sizeof(shared->window));
 	memset(shared->racer, 0, sizeof(shared->racer));
 	for (i = 0; i < NR_RACERS; i++) {
-		shared->racer[i].chan_num = NONE;
-		shared->racer[i].doing = NONE;
+		struct racer *racer = &shared->racer[i];
+
+		racer->doing = NONE;
+		for (j = 0; j < NR_HELD; j++)
+			racer->held[j] = NONE;
 		for (j = 0; j < NR_GUEST; j++)
-			shared->racer[i].guest_num[j] = NONE;
+			racer->guest_num[j] = NONE;
+		for (j = 0; j < NR_CHANS; j++)
+			racer->stream[j] = NONE;
 	}
 }
 
@@ -795,7 +969,7 @@ static bool take_engine(enum event event)
 
 static bool engine_back(enum event event)
 {
-	int e = this_round.engine, status, c;
+	int e = this_round.engine, status, d;
 	pid_t pid = this_round.helper;
 
 	if (!wait_until(waitpid(pid, &status, WNOHANG) == pid))
@@ -806,8 +980,8 @@ static bool engine_back(enum event event)
 	    !wait_until(pdma_available(env.engine[e]) > 0) ||
 	    bar_map(&env.bar[e], env.engine[e]))
 		return fail("%s does not come back", env.engine[e]);
-	for (c = e; c < NR_CHANS; c += 2)
-		if (pdma_create(env.engine[e], shared->uuid[c]))
+	for (d = e; d < NR_DEVS; d += 2)
+		if (pdma_create(env.engine[e], shared->uuid[d]))
 			return fail("cannot create a mediated device");
 	return true;
 }
@@ -879,13 +1053,14 @@ static bool is_known(int n)
 static unsigned int users_of(int n, unsigned int *attachments)
 {
 	unsigned int users = 0;
-	int i, g;
+	int i, g, h;
 
 	*attachments = 0;
 	for (i = 0; i < NR_RACERS; i++) {
 		if (!this_round.pid[i / NR_THREADS])
 			continue;
-		*attachments += shared->racer[i].chan_num == n;
+		for (h = 0; h < NR_HELD; h++)
+			*attachments += shared->racer[i].held[h] == n;
 		for (g = 0; g < NR_GUEST; g++)
 			users += shared->racer[i].guest_num[g] == n;
 	}
@@ -1073,8 +1248,9 @@ static bool run_rounds(__u64 seed, unsigned long total, unsigned long seconds)
 				       (told - start) / 1000000ull);
 		}
 	}
-	ksft_print_msg("%lu rounds, %lu good answers, %lu numbers freed, %lu streams cut off\n",
-		       nr, shared->good, shared->freed, shared->cut_off);
+	ksft_print_msg("%lu rounds, %lu good answers, %lu numbers freed, %lu streams cut off, others went on %lu times\n",
+		       nr, shared->good, shared->freed, shared->cut_off,
+		       shared->went_on);
 	ksft_print_msg("race: %lu operations, seed %llu, %llu s\n", shared->ops,
 		       seed, (now_us() - start) / 1000000ull);
 	return true;
@@ -1091,8 +1267,8 @@ int main(void)
 		ksft_exit_skip("no " IOASID_DEV "\n");
 	ksft_set_plan(2);
 	shared = map_shared(sizeof(*shared));
-	chan_mem = map_shared(NR_CHANS * BUF_LEN);
-	if (!shared || !chan_mem)
+	dev_mem = map_shared(NR_DEVS * DEV_BUF_LEN);
+	if (!shared || !dev_mem)
 		ksft_exit_fail_msg("no memory\n");
 	set_up_env("ioasid-race", shared->uuid);
 	ksft_print_msg("seed %llu, %lu operations; %u engines, %s KVM, %s cgroup\n",

@@ -59,7 +59,8 @@ enum code {
 	OP_START, OP_FORK, OP_EXEC, OP_EXIT, OP_KILL,
 	OP_OPEN, OP_CLOSE, OP_DUP, OP_PASS,
 	OP_ALLOC, OP_FREE, OP_QUERY, OP_INFO, OP_QUOTA,
-	OP_DEV_OPEN, OP_DEV_CLOSE, OP_SET, OP_DROP, OP_COPY, OP_STREAM, OP_STOP,
+	OP_DEV_OPEN, OP_DEV_CLOSE, OP_DEV_ADD, OP_DEV_REPLACE, OP_DEV_DROP,
+	OP_DEV_DROP_ALL, OP_DEV_LIST, OP_COPY, OP_STREAM, OP_STOP,
 	OP_VM_OPEN, OP_VM_CLOSE, OP_ADD, OP_REPLACE, OP_DEL, OP_CLEAR, OP_MAPS,
 	OP_LIMIT, OP_MOVE, OP_RESET, OP_RECLAIM,
 	NR_OPS,
@@ -86,13 +87,16 @@ static const struct {
 	[OP_QUERY] = { "query", 80 },		/* file, number */
 	[OP_INFO] = { "info", 40 },		/* file */
 	[OP_QUOTA] = { "quota", 8 },		/* file, quota */
-	[OP_DEV_OPEN] = { "dev_open", 12 },	/* channel */
-	[OP_DEV_CLOSE] = { "dev_close", 2 },	/* channel */
-	[OP_SET] = { "set", 50 },		/* channel, file, number */
-	[OP_DROP] = { "drop", 8 },		/* channel */
-	[OP_COPY] = { "copy", 20 },		/* channel */
-	[OP_STREAM] = { "stream", 20 },		/* channel */
-	[OP_STOP] = { "stop", 5 },		/* channel */
+	[OP_DEV_OPEN] = { "dev_open", 30 },	/* device */
+	[OP_DEV_CLOSE] = { "dev_close", 2 },	/* device */
+	[OP_DEV_ADD] = { "dev_add", 60 },	/* device, file, number */
+	[OP_DEV_REPLACE] = { "dev_replace", 20 }, /* device, file, number, old */
+	[OP_DEV_DROP] = { "dev_drop", 12 },	/* device, number */
+	[OP_DEV_DROP_ALL] = { "dev_drop_all", 2 }, /* device */
+	[OP_DEV_LIST] = { "dev_list", 20 },	/* device, number, count */
+	[OP_COPY] = { "copy", 20 },		/* device, number, channel */
+	[OP_STREAM] = { "stream", 70 },		/* device, number, channel */
+	[OP_STOP] = { "stop", 5 },		/* device, channel */
 	[OP_VM_OPEN] = { "vm_open", 4 },	/* vm */
 	[OP_VM_CLOSE] = { "vm_close", 1 },	/* vm */
 	[OP_ADD] = { "add", 30 },		/* vm, guest, file, number */
@@ -124,20 +128,21 @@ struct reply {
 
 /* In the memory that all processes share */
 struct shared {
-	char uuid[NR_CHANS][PDMA_UUID_LEN + 1];
+	char uuid[NR_DEVS][PDMA_UUID_LEN + 1];
 };
 
 static char *mem;
 #define shared ((struct shared *)mem)
-#define chan_buf(c) (mem + 0x1000 + (c) * BUF_LEN)
-#define MEM_LEN (0x1000 + NR_CHANS * BUF_LEN)
+#define dev_buf(d) (mem + 0x1000 + (d) * DEV_BUF_LEN)
+#define chan_buf(d, c) (dev_buf(d) + (c) * BUF_LEN)
+#define MEM_LEN (0x1000 + NR_DEVS * DEV_BUF_LEN)
 
 /* The actors */
 
 static struct {
 	unsigned int nr;
 	int file[NR_FILES];
-	struct pdma_dev dev[NR_CHANS];
+	struct pdma_dev dev[NR_DEVS];
 	int vm[NR_VMS];
 	int vm_dev[NR_VMS];
 } self;
@@ -151,7 +156,7 @@ static void actor_close_users(void)
 {
 	int i;
 
-	for (i = 0; i < NR_CHANS; i++)
+	for (i = 0; i < NR_DEVS; i++)
 		pdma_close(&self.dev[i]);
 	for (i = 0; i < NR_VMS; i++) {
 		close(self.vm_dev[i]);
@@ -167,7 +172,7 @@ static void actor_init(unsigned int nr)
 
 	memset(&self, 0xff, sizeof(self));
 	self.nr = nr;
-	for (i = 0; i < NR_CHANS; i++)
+	for (i = 0; i < NR_DEVS; i++)
 		pdma_init(&self.dev[i]);
 	mem = mmap(NULL, MEM_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, FD_MEM,
 		   0);
@@ -223,17 +228,51 @@ static int actor_dup(__u32 f)
 	return 0;
 }
 
-static int actor_copy(__u32 c)
+static int actor_copy(__u32 d, __u32 c, __u32 id)
 {
-	char *buf = chan_buf(c);
+	struct pdma_dev chan = pdma_channel(&self.dev[d], c);
+	__u64 iova = IOVA + c * BUF_LEN;
+	char *buf = chan_buf(d, c);
 	int ret;
 
 	memset(buf + COPY_SRC, 0xa5, COPY_LEN);
 	memset(buf + COPY_DST, 0, COPY_LEN);
-	ret = pdma_copy_wait(&self.dev[c], IOVA + COPY_DST, IOVA + COPY_SRC,
-			     COPY_LEN);
+	ret = pdma_copy_wait_with(&chan, id, iova + COPY_DST, iova + COPY_SRC,
+				  COPY_LEN);
 	if (!ret && memcmp(buf + COPY_SRC, buf + COPY_DST, COPY_LEN))
 		return -EILSEQ;
+	return ret;
+}
+
+static int actor_stream(__u32 d, __u32 c, __u32 id)
+{
+	struct pdma_dev chan = pdma_channel(&self.dev[d], c);
+	int ret = pdma_stream_with(&chan, id, IOVA + c * BUF_LEN, STREAM_LEN, 0,
+				   0);
+
+	return ret ? ret : pdma_wait_counter(&chan, 1);
+}
+
+static int actor_stop(__u32 d, __u32 c)
+{
+	struct pdma_dev chan = pdma_channel(&self.dev[d], c);
+
+	return pdma_stop(&chan);
+}
+
+/* How many of @count IOASIDs from number @start on there are; those in @val */
+static int actor_list(__u32 d, __u32 start, __u32 count, __u32 *val)
+{
+	struct vfio_device_ioasid entries[MAX_BATCH];
+	int i, ret = pdma_list_ioasids(&self.dev[d], start, count, entries);
+
+	for (i = 0; i < ret; i++) {
+		if (entries[i].flags != VFIO_DEVICE_IOASID_ATTACHED ||
+		    entries[i].__reserved)
+			return -EILSEQ;
+		val[2 * i] = entries[i].id;
+		val[2 * i + 1] = entries[i].state;
+	}
 	return ret;
 }
 
@@ -333,22 +372,28 @@ static int actor_do(const struct msg *m, __u32 *val)
 		return ioasid_set_quota(file_fd(a[0]), a[1]);
 	case OP_DEV_OPEN:
 		ret = pdma_open_cdev(&self.dev[a[0]], shared->uuid[a[0]], NULL);
-		return ret ? ret : pdma_map(&self.dev[a[0]], chan_buf(a[0]),
-					    IOVA, BUF_LEN);
+		return ret ? ret : pdma_map(&self.dev[a[0]], dev_buf(a[0]),
+					    IOVA, DEV_BUF_LEN);
 	case OP_DEV_CLOSE:
 		pdma_close(&self.dev[a[0]]);
 		return 0;
-	case OP_SET:
-		return pdma_set_ioasid(&self.dev[a[0]], file_fd(a[1]), a[2]);
-	case OP_DROP:
+	case OP_DEV_ADD:
+		return pdma_add_ioasid(&self.dev[a[0]], file_fd(a[1]), a[2]);
+	case OP_DEV_REPLACE:
+		return pdma_replace_ioasid(&self.dev[a[0]], file_fd(a[1]),
+					   a[2], a[3]);
+	case OP_DEV_DROP:
+		return pdma_drop_ioasid(&self.dev[a[0]], a[1]);
+	case OP_DEV_DROP_ALL:
 		return pdma_drop_all_ioasids(&self.dev[a[0]]);
+	case OP_DEV_LIST:
+		return actor_list(a[0], a[1], a[2], val);
 	case OP_COPY:
-		return actor_copy(a[0]);
+		return actor_copy(a[0], a[1], a[2]);
 	case OP_STREAM:
-		ret = pdma_stream(&self.dev[a[0]], IOVA, STREAM_LEN, 0, 0);
-		return ret ? ret : pdma_wait_counter(&self.dev[a[0]], 1);
+		return actor_stream(a[0], a[1], a[2]);
 	case OP_STOP:
-		return pdma_stop(&self.dev[a[0]]);
+		return actor_stop(a[0], a[1]);
 	case OP_VM_OPEN:
 		return actor_vm_open(a[0]);
 	case OP_VM_CLOSE:
@@ -425,10 +470,9 @@ static struct {
 	struct num num[NR_NUMS];
 	struct {
 		int proc;	/* who has it open, -1: nobody */
-		int num;	/* -1: none */
-		bool streaming;
-		bool quiet;	/* nothing of the stream may arrive */
-	} chan[NR_CHANS];
+		bool holds[NR_NUMS];
+		int stream[NR_CHANS];	/* a number that it holds, -1: none */
+	} dev[NR_DEVS];
 	struct {
 		int proc;
 		int num[NR_GUEST];
@@ -442,9 +486,12 @@ static int sock_of[NR_PROCS];
 
 static char why[256];
 
-/* Answers other than an error, and streams that were cut off by a park */
-static unsigned long succeeded, cut_off;
-/* One was just now: give it the time for what must not happen */
+/*
+ * Successful answers; streams that ended because their IOASID was parked or
+ * dropped; and how often another stream was seen to go on after such an end
+ */
+static unsigned long succeeded, cut_off, went_on;
+/* Some DMA must have ended just now: wait to see whether it has, and no other */
 static bool settle;
 
 static bool fail(const char *fmt, ...)
@@ -463,9 +510,10 @@ static void model_init(void)
 	int i, j;
 
 	memset(&model, 0, sizeof(model));
-	for (i = 0; i < NR_CHANS; i++) {
-		model.chan[i].proc = -1;
-		model.chan[i].num = -1;
+	for (i = 0; i < NR_DEVS; i++) {
+		model.dev[i].proc = -1;
+		for (j = 0; j < NR_CHANS; j++)
+			model.dev[i].stream[j] = -1;
 	}
 	for (i = 0; i < NR_VMS; i++) {
 		model.vm[i].proc = -1;
@@ -498,18 +546,18 @@ static int new_account(void)
 	return i;
 }
 
-static unsigned int num_chans(int n)
+static unsigned int num_devs(int n)
 {
 	unsigned int i, count = 0;
 
-	for (i = 0; i < NR_CHANS; i++)
-		count += model.chan[i].num == n;
+	for (i = 0; i < NR_DEVS; i++)
+		count += model.dev[i].holds[n];
 	return count;
 }
 
 static unsigned int num_users(int n)
 {
-	unsigned int i, j, count = num_chans(n);
+	unsigned int i, j, count = num_devs(n);
 
 	for (i = 0; i < NR_VMS; i++)
 		for (j = 0; j < NR_GUEST; j++)
@@ -565,42 +613,71 @@ static void put_num(int n)
 		model.num[n].state = 0;
 }
 
-/* The call has returned: from now on nothing arrives */
+/* Whether values of a stream arrive */
+static bool arrives(int d, int c)
+{
+	int n = model.dev[d].stream[c];
+
+	return n >= 0 && model.num[n].state == IOASID_STATE_ACTIVE;
+}
+
+/* A call has returned that ends all DMA of device @d with slot @n */
+static void cut_off_streams(int d, int n)
+{
+	int c;
+
+	for (c = 0; c < NR_CHANS; c++) {
+		if (model.dev[d].stream[c] == n) {
+			cut_off += arrives(d, c);
+			poison_stream(chan_buf(d, c));
+		}
+	}
+	settle = true;
+}
+
 static void park_num(int n)
 {
 	int i;
 
+	for (i = 0; i < NR_DEVS; i++)
+		if (model.dev[i].holds[n])
+			cut_off_streams(i, n);
 	model.num[n].state = IOASID_STATE_PARKED;
-	for (i = 0; i < NR_CHANS; i++) {
-		if (model.chan[i].num != n || !model.chan[i].streaming)
-			continue;
-		memset(chan_buf(i), POISON, STREAM_LEN);
-		model.chan[i].quiet = true;
-		cut_off++;
-		settle = true;
-	}
 	put_num(n);
 }
 
-static void end_stream(int c)
+static void end_stream(int d, int c)
 {
-	model.chan[c].streaming = false;
-	model.chan[c].quiet = false;
+	model.dev[d].stream[c] = -1;
+	poison_stream(chan_buf(d, c));
+	settle = true;
 }
 
-static void set_chan(int c, int n)
+static void drop_num(int d, int n)
 {
-	int old = model.chan[c].num;
+	int c;
 
-	end_stream(c);
-	model.chan[c].num = n;
-	put_num(old);
+	cut_off_streams(d, n);
+	for (c = 0; c < NR_CHANS; c++)
+		if (model.dev[d].stream[c] == n)
+			model.dev[d].stream[c] = -1;
+	model.dev[d].holds[n] = false;
+	put_num(n);
 }
 
-static void close_chan(int c)
+static void drop_all_nums(int d)
 {
-	set_chan(c, -1);
-	model.chan[c].proc = -1;
+	int n;
+
+	for (n = 0; n < NR_NUMS; n++)
+		if (model.dev[d].holds[n])
+			drop_num(d, n);
+}
+
+static void close_dev(int d)
+{
+	drop_all_nums(d);
+	model.dev[d].proc = -1;
 }
 
 static void set_guest(int v, int g, int n)
@@ -660,9 +737,9 @@ static void drop_users(int p)
 {
 	int i;
 
-	for (i = 0; i < NR_CHANS; i++)
-		if (model.chan[i].proc == p)
-			close_chan(i);
+	for (i = 0; i < NR_DEVS; i++)
+		if (model.dev[i].proc == p)
+			close_dev(i);
 	for (i = 0; i < NR_VMS; i++)
 		if (model.vm[i].proc == p)
 			close_vm(i);
@@ -915,11 +992,11 @@ static bool do_query(int p, int f, int n)
 		return false;
 	if (reply.val[0] != model.num[found].state ||
 	    reply.val[1] != num_users(found) ||
-	    reply.val[2] != num_chans(found))
+	    reply.val[2] != num_devs(found))
 		return fail("number %u: state, users, attachments %u %u %u, not %u %u %u",
 			    model.num[n].id, reply.val[0], reply.val[1],
 			    reply.val[2], model.num[found].state,
-			    num_users(found), num_chans(found));
+			    num_users(found), num_devs(found));
 	return true;
 }
 
@@ -956,39 +1033,154 @@ static int user_errno(int p, int f, int n, int *found)
 	return model.num[*found].state == IOASID_STATE_ACTIVE ? 0 : -ESHUTDOWN;
 }
 
-/* A number that is about to be recycled is still PARKED for a moment */
-static bool expect_user(int wanted, const struct reply *reply)
+/* Without a slot (@found), the number may still be PARKED for a moment */
+static bool expect_user(int wanted, int found, const struct reply *reply)
 {
-	if (wanted == -ENOENT && reply->ret == -ESHUTDOWN)
+	if (wanted == -ENOENT && found < 0 && reply->ret == -ESHUTDOWN)
 		return true;
 	return expect(wanted, reply);
 }
 
-static bool do_set(int p, int c, int f, int n)
+/* The slot that device @d holds with the number that slot @n has, or had; or -1 */
+static int find_held(int d, int n)
 {
-	struct reply reply;
-	int i, found, wanted = user_errno(p, f, n, &found);
+	int i;
 
-	for (i = 0; !wanted && i < NR_CHANS; i++)
-		if (i != c && i % 2 == c % 2 && model.chan[i].num == found)
-			wanted = -EBUSY;
-	if (!ask(p, &reply, OP_SET, c, f, model.num[n].id, 0) ||
-	    !expect_user(wanted, &reply))
+	for (i = 0; i < NR_NUMS; i++)
+		if (model.dev[d].holds[i] &&
+		    model.num[i].id == model.num[n].id)
+			return i;
+	return -1;
+}
+
+/* Device @d is given slot @n, which is ACTIVE */
+static int hold_errno(int d, int n)
+{
+	int i;
+
+	if (model.dev[d].holds[n])
+		return -EEXIST;
+	for (i = d % 2; i < NR_DEVS; i += 2)
+		if (model.dev[i].holds[n])
+			return -EBUSY;
+	return 0;
+}
+
+static bool do_dev_add(int p, int d, int f, int n)
+{
+	int found, wanted = user_errno(p, f, n, &found);
+	struct reply reply;
+
+	if (!wanted)
+		wanted = hold_errno(d, found);
+	if (!ask(p, &reply, OP_DEV_ADD, d, f, model.num[n].id, 0) ||
+	    !expect_user(wanted, found, &reply))
 		return false;
-	if (!wanted && model.chan[c].num != found)
-		set_chan(c, found);
+	if (!wanted)
+		model.dev[d].holds[found] = true;
 	return true;
 }
 
-static int start_errno(int c)
+static bool do_dev_replace(int p, int d, int f, int n, int old)
 {
-	int n = model.chan[c].num;
+	int found, held = find_held(d, old);
+	int wanted = user_errno(p, f, n, &found);
+	struct reply reply;
 
-	if (n < 0)
-		return -ENXIO;
-	if (model.num[n].state != IOASID_STATE_ACTIVE)
-		return -ESHUTDOWN;
-	return model.chan[c].streaming ? -EBUSY : 0;
+	if (!wanted && held < 0)
+		wanted = -ENOENT;
+	else if (!wanted && held != found)
+		wanted = hold_errno(d, found);
+	if (!ask(p, &reply, OP_DEV_REPLACE, d, f, model.num[n].id,
+		 model.num[old].id) ||
+	    !expect_user(wanted, found, &reply))
+		return false;
+	if (wanted || held == found)
+		return true;
+	model.dev[d].holds[found] = true;
+	drop_num(d, held);
+	return true;
+}
+
+static bool do_dev_drop(int p, int d, int n)
+{
+	int held = find_held(d, n);
+
+	if (!do_simple(p, held < 0 ? -ENOENT : 0, OP_DEV_DROP, d,
+		       model.num[n].id, 0, 0))
+		return false;
+	if (held >= 0)
+		drop_num(d, held);
+	return true;
+}
+
+/* The slot with the smallest number of at least @start that @d holds, or -1 */
+static int next_held(int d, __u32 start)
+{
+	int i, n = -1;
+
+	for (i = 0; i < NR_NUMS; i++)
+		if (model.dev[d].holds[i] && model.num[i].id >= start &&
+		    (n < 0 || model.num[i].id < model.num[n].id))
+			n = i;
+	return n;
+}
+
+/* @next: where to go on listing */
+static bool do_dev_list(int p, int d, __u32 start, int count, __u32 *next)
+{
+	struct reply reply;
+	int i, n;
+
+	if (!ask(p, &reply, OP_DEV_LIST, d, start, count, 0))
+		return false;
+	for (i = 0; i < count; i++) {
+		n = next_held(d, start);
+		if (n < 0)
+			break;
+		if (i >= reply.ret || reply.val[2 * i] != model.num[n].id ||
+		    reply.val[2 * i + 1] != model.num[n].state)
+			return fail("device %d: %d of %d are listed, entry %d is not number %u, state %u",
+				    d, reply.ret, count, i, model.num[n].id,
+				    model.num[n].state);
+		start = model.num[n].id + 1;
+	}
+	*next = start;
+	return reply.ret == i ? true :
+		       fail("device %d: %d of %d are listed, the model says %d",
+			    d, reply.ret, count, i);
+}
+
+static bool check_list(int d)
+{
+	__u32 start = 0;
+	bool more;
+
+	do {
+		more = next_held(d, start) >= 0;
+		if (!do_dev_list(model.dev[d].proc, d, start, MAX_BATCH,
+				 &start))
+			return false;
+	} while (more);
+	return true;
+}
+
+/* A command for channel @c with the PASID that slot @n has, or had */
+static bool do_start_dma(int p, __u32 code, int d, int n, int c)
+{
+	int held = find_held(d, n), wanted = 0;
+
+	if (held < 0)
+		wanted = -ENXIO;
+	else if (model.num[held].state != IOASID_STATE_ACTIVE)
+		wanted = -ESHUTDOWN;
+	else if (model.dev[d].stream[c] >= 0)
+		wanted = -EBUSY;
+	if (!do_simple(p, wanted, code, d, c, model.num[n].id, 0))
+		return false;
+	if (code == OP_STREAM && !wanted)
+		model.dev[d].stream[c] = held;
+	return true;
 }
 
 static bool do_add(const struct op *op, int p, int v, int g)
@@ -1001,7 +1193,7 @@ static bool do_add(const struct op *op, int p, int v, int g)
 	if (!wanted && op->code == OP_ADD && old >= 0)
 		wanted = -EEXIST;
 	if (!ask(p, &reply, op->code, v, g, f, model.num[n].id) ||
-	    !expect_user(wanted, &reply))
+	    !expect_user(wanted, found, &reply))
 		return false;
 	if (wanted)
 		return true;
@@ -1055,39 +1247,52 @@ static bool do_limit(int g, __u32 limit)
 
 static bool do_reset(int e)
 {
-	int c;
+	int d, c;
 
 	if (pci_reset(env.engine[e]))
 		return fail("cannot reset %s", env.engine[e]);
-	for (c = e; c < NR_CHANS; c += 2)
-		end_stream(c);
+	for (d = e; d < NR_DEVS; d += 2)
+		for (c = 0; c < NR_CHANS; c++)
+			end_stream(d, c);
 	return true;
 }
 
-static bool do_dev(const struct op *op, int p, int c)
+static bool do_dev(const struct op *op, int p, int d)
 {
-	int wanted = 0;
+	int n = op->arg[1] % NR_NUMS, c;
+	__u32 next;
 
-	if (op->code == OP_DEV_OPEN ? model.chan[c].proc >= 0 :
-				      model.chan[c].proc != p)
+	if (op->code == OP_DEV_OPEN ? model.dev[d].proc >= 0 :
+				      model.dev[d].proc != p)
 		return true;
-	if (op->code == OP_SET)
-		return do_set(p, c, op->arg[1] % NR_FILES,
-			      op->arg[2] % NR_NUMS);
-	if (op->code == OP_COPY || op->code == OP_STREAM)
-		wanted = start_errno(c);
-	if (!do_simple(p, wanted, op->code, c, 0, 0, 0))
+	switch (op->code) {
+	case OP_DEV_ADD:
+		return do_dev_add(p, d, op->arg[1] % NR_FILES,
+				  op->arg[2] % NR_NUMS);
+	case OP_DEV_REPLACE:
+		return do_dev_replace(p, d, op->arg[1] % NR_FILES,
+				      op->arg[2] % NR_NUMS,
+				      op->arg[3] % NR_NUMS);
+	case OP_DEV_DROP:
+		return do_dev_drop(p, d, n);
+	case OP_DEV_LIST:
+		return do_dev_list(p, d, model.num[n].id,
+				   op->arg[2] % (MAX_BATCH + 1), &next);
+	case OP_COPY:
+	case OP_STREAM:
+		return do_start_dma(p, op->code, d, n, op->arg[2] % NR_CHANS);
+	}
+	c = op->arg[1] % NR_CHANS;
+	if (!do_simple(p, 0, op->code, d, c, 0, 0))
 		return false;
 	if (op->code == OP_DEV_OPEN)
-		model.chan[c].proc = p;
+		model.dev[d].proc = p;
 	else if (op->code == OP_DEV_CLOSE)
-		close_chan(c);
-	else if (op->code == OP_DROP)
-		set_chan(c, -1);
-	else if (op->code == OP_STOP)
-		end_stream(c);
-	else if (op->code == OP_STREAM && !wanted)
-		model.chan[c].streaming = true;
+		close_dev(d);
+	else if (op->code == OP_DEV_DROP_ALL)
+		drop_all_nums(d);
+	else
+		end_stream(d, c);
 	return true;
 }
 
@@ -1141,6 +1346,18 @@ static void aim_num(int p, __u32 *f, __u32 *n)
 	*f = model.num[*n].file;
 }
 
+/* Slot @arg of those that device @d holds */
+static void aim_held(int d, __u32 *n)
+{
+	int i, count = 0, slot[NR_NUMS];
+
+	for (i = 0; i < NR_NUMS; i++)
+		if (model.dev[d].holds[i])
+			slot[count++] = i;
+	if (count && SOMETIMES(*n))
+		*n = slot[*n % count];
+}
+
 static void aim_file(int p, __u32 *f)
 {
 	int i, count = 0, slot[NR_FILES];
@@ -1166,13 +1383,13 @@ static void aim_proc(__u32 *p)
 /* Depends on nothing but the operations before this one */
 static void aim(struct op *op)
 {
-	int owner = -1;
+	int owner = -1, d = op->arg[0] % NR_DEVS;
 
 	if (op->code == OP_START)
 		return;
 	aim_proc(&op->p);
 	if (op->code > OP_DEV_OPEN && op->code <= OP_STOP)
-		owner = model.chan[op->arg[0] % NR_CHANS].proc;
+		owner = model.dev[d].proc;
 	else if (op->code > OP_VM_OPEN && op->code <= OP_MAPS)
 		owner = model.vm[op->arg[0] % NR_VMS].proc;
 	if (owner >= 0)
@@ -1183,8 +1400,17 @@ static void aim(struct op *op)
 	case OP_QUERY:
 		aim_num(op->p % NR_PROCS, &op->arg[0], &op->arg[1]);
 		break;
-	case OP_SET:
+	case OP_DEV_REPLACE:
+		aim_held(d, &op->arg[3]);
+		/* fallthrough */
+	case OP_DEV_ADD:
 		aim_num(op->p % NR_PROCS, &op->arg[1], &op->arg[2]);
+		break;
+	case OP_DEV_DROP:
+	case OP_DEV_LIST:
+	case OP_COPY:
+	case OP_STREAM:
+		aim_held(d, &op->arg[1]);
 		break;
 	case OP_ADD:
 	case OP_REPLACE:
@@ -1201,7 +1427,7 @@ static void aim(struct op *op)
 static bool do_op(const struct op *drawn)
 {
 	struct op aimed = *drawn, *op = &aimed;
-	int p, f, q, g;
+	int p, f, q, g, d;
 
 	aim(op);
 	p = op->p % NR_PROCS;
@@ -1272,8 +1498,8 @@ static bool do_op(const struct op *drawn)
 			model.quota[model.file[f].account] = op->arg[1];
 		return true;
 	case OP_DEV_OPEN ... OP_STOP:
-		f = op->arg[0] % NR_CHANS;
-		return (unsigned int)f % 2 < env.engines ? do_dev(op, p, f) :
+		d = op->arg[0] % NR_DEVS;
+		return (unsigned int)d % 2 < env.engines ? do_dev(op, p, d) :
 							   true;
 	case OP_VM_OPEN ... OP_MAPS:
 		return env.kvm ? do_vm(op, p, op->arg[0] % NR_VMS) : true;
@@ -1282,18 +1508,29 @@ static bool do_op(const struct op *drawn)
 	}
 }
 
-static bool check_quiet(void)
+/* Nothing arrives of streams that have ended; all others go on */
+static bool check_streams(void)
 {
-	unsigned int i;
-	int c;
+	int d, c;
 
 	if (settle)
 		usleep(SETTLE_US);
+	for (d = 0; d < NR_DEVS; d++) {
+		for (c = 0; c < NR_CHANS; c++) {
+			if (!arrives(d, c) &&
+			    !stream_is_poison(chan_buf(d, c)))
+				return fail("device %d, channel %d: DMA goes on",
+					    d, c);
+			if (!settle || !arrives(d, c))
+				continue;
+			poison_stream(chan_buf(d, c));
+			if (!wait_until(!stream_is_poison(chan_buf(d, c))))
+				return fail("device %d, channel %d: the stream has ended",
+					    d, c);
+			went_on++;
+		}
+	}
 	settle = false;
-	for (c = 0; c < NR_CHANS; c++)
-		for (i = 0; model.chan[c].quiet && i < STREAM_LEN; i++)
-			if (chan_buf(c)[i] != POISON)
-				return fail("channel %d: DMA of a PARKED IOASID arrived", c);
 	return true;
 }
 
@@ -1314,8 +1551,11 @@ static bool check_groups(void)
 /* All that can be asked of everything */
 static bool check_all(void)
 {
-	int p, f, n;
+	int p, f, n, d;
 
+	for (d = 0; d < NR_DEVS; d++)
+		if (model.dev[d].proc >= 0 && !check_list(d))
+			return false;
 	for (f = 0; f < NR_FILES; f++) {
 		if (!model.file[f].procs)
 			continue;
@@ -1363,6 +1603,8 @@ static void clean_up(void)
 			;
 	}
 	model_init();
+	for (i = 0; i < NR_DEVS * NR_CHANS; i++)
+		poison_stream(chan_buf(0, i));
 	for (i = 0; env.cgroup && i < NR_GROUPS; i++)
 		do_limit(i, NO_LIMIT);
 }
@@ -1379,13 +1621,13 @@ static int run_sequence(const struct op *seq, int count)
 	for (e = 0; e < (int)env.engines; e++)
 		recorded[e] = bar_recorded(&env.bar[e]);
 	for (i = 0; ok && i < count; i++) {
-		ok = do_op(&seq[i]) && check_quiet();
+		ok = do_op(&seq[i]) && check_streams();
 		if (ok && i % CHECK_EVERY == CHECK_EVERY - 1)
 			ok = check_all();
 		if (!ok)
 			break;
 	}
-	ok = ok && check_all() && check_quiet() && check_end();
+	ok = ok && check_all() && check_streams() && check_end();
 	for (e = 0; ok && e < (int)env.engines; e++)
 		if (bar_recorded(&env.bar[e]) != recorded[e])
 			ok = fail("engine %d: a fault was reported", e);
@@ -1549,8 +1791,8 @@ static bool run_random(__u64 seed, unsigned long total, unsigned long seconds)
 				       (told - start) / 1000000ull);
 		}
 	}
-	ksft_print_msg("%lu answers were no error, %lu streams were cut off\n",
-		       succeeded, cut_off);
+	ksft_print_msg("%lu answers were no error, %lu streams were cut off, others went on %lu times\n",
+		       succeeded, cut_off, went_on);
 	ksft_print_msg("soak: %lu operations, seed %llu, %llu s\n", done, seed,
 		       (now_us() - start) / 1000000ull);
 	return true;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What ioasid_soak and ioasid_race have in common: the engines, channels and
+ * What ioasid_soak and ioasid_race have in common: the engines, devices and
  * cgroups that are used from the first operation to the last one.
  */
 #ifndef __SELFTEST_IOASID_SOAK_UTILS_H
@@ -14,16 +14,19 @@
 #include "pdma_utils.h"
 #include "random_utils.h"
 
-#define NR_CHANS	4
+#define NR_DEVS		4
+/* Of each of these mediated devices */
+#define NR_CHANS	3
 #define NR_GROUPS	2
 
 /* Numbers that are asked for by range, few enough to run out of them */
 #define WINDOW		5000
 #define WINDOW_LEN	8
 
-/* The memory of a channel */
+/* The memory of a device has a part for each channel */
 #define IOVA		0x100000ULL
 #define BUF_LEN		0x4000
+#define DEV_BUF_LEN	(NR_CHANS * BUF_LEN)
 #define STREAM_LEN	0x1000
 #define COPY_SRC	0x1000
 #define COPY_DST	0x2000
@@ -57,37 +60,48 @@ static inline void set_up_cgroup(const char *name)
 	env.cgroup = true;
 }
 
-/* Channel c is one of engine c % 2, if there is one */
-static inline void set_up_engines(char uuid[NR_CHANS][PDMA_UUID_LEN + 1])
+/* Device d is one of engine d % 2, if there is one */
+static inline void set_up_engines(char uuid[NR_DEVS][PDMA_UUID_LEN + 1])
 {
-	unsigned int c;
+	unsigned int d;
 
 	for (; env.engines < 2; env.engines++)
 		if (pdma_find_parent(env.engines, env.engine[env.engines]) ||
 		    bar_map(&env.bar[env.engines], env.engine[env.engines]))
 			break;
-	for (c = 0; c < NR_CHANS; c++)
-		if (c % 2 < env.engines &&
-		    pdma_create(env.engine[c % 2], uuid[c]))
+	for (d = 0; d < NR_DEVS; d++)
+		if (d % 2 < env.engines &&
+		    pdma_create(env.engine[d % 2], uuid[d]))
 			ksft_exit_fail_msg("cannot create a mediated device\n");
 }
 
 /* @name: of the program */
 static inline void set_up_env(const char *name,
-			      char uuid[NR_CHANS][PDMA_UUID_LEN + 1])
+			      char uuid[NR_DEVS][PDMA_UUID_LEN + 1])
 {
 	env.kvm = !access("/dev/kvm", R_OK | W_OK);
 	set_up_cgroup(name);
 	set_up_engines(uuid);
 }
 
+/* What a stream that has just ended must not change any more */
+static inline void poison_stream(char *buf)
+{
+	memset(buf, POISON, STREAM_LEN);
+}
+
+static inline bool stream_is_poison(const char *buf)
+{
+	return buf[0] == POISON && !memcmp(buf, buf + 1, STREAM_LEN - 1);
+}
+
 /* Whether all of it could be taken away */
-static inline bool tear_down_env(char uuid[NR_CHANS][PDMA_UUID_LEN + 1])
+static inline bool tear_down_env(char uuid[NR_DEVS][PDMA_UUID_LEN + 1])
 {
 	bool ok = true;
 	int i;
 
-	for (i = 0; i < NR_CHANS; i++)
+	for (i = 0; i < NR_DEVS; i++)
 		if (uuid[i][0] && pdma_remove(uuid[i]))
 			ok = false;
 	for (i = 0; env.cgroup && i < NR_GROUPS; i++)
