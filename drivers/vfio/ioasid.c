@@ -72,6 +72,19 @@ static u32 vfio_ioasids_max_pasids(struct vfio_ioasids *ioasids)
 	return iommu ? iommu->max_pasids : 0;
 }
 
+/* Whether the device, which is open, can be given IOASIDs */
+static bool vfio_ioasids_supported(struct vfio_ioasids *ioasids)
+{
+	if (!vfio_ioasids_max_pasids(ioasids))
+		return false;
+	if (!ioasids->ops->domain)
+		return true;
+
+	/* An IOMMU driver may support PASIDs for domains of SVA only */
+	guard(mutex)(ioasids->lock);
+	return ioasids->ops->domain(ioasids->vdev)->ops->set_dev_pasid;
+}
+
 /**
  * vfio_ioasids_find() - look up an IOASID that a device holds
  * @ioasids: the IOASIDs of the device
@@ -321,7 +334,7 @@ int vfio_ioasids_feature(struct vfio_ioasids *ioasids, u32 flags,
 	bool set = flags & VFIO_DEVICE_FEATURE_SET;
 	int ret;
 
-	if (!vfio_ioasids_max_pasids(ioasids))
+	if (!vfio_ioasids_supported(ioasids))
 		return -ENOTTY;
 
 	ret = vfio_check_feature(flags, argsz,

@@ -512,10 +512,16 @@ static void pdma_detach_ioasid(struct vfio_device *vdev, struct ioasid *ioasid)
 	ioasid_detach_device(ioasid, mdev->domain, pdma_dma_dev(mdev));
 }
 
+static struct iommu_domain *pdma_domain(struct vfio_device *vdev)
+{
+	return to_pdma_mdev(vdev)->domain;
+}
+
 static const struct vfio_ioasids_ops pdma_ioasids_ops = {
 	.user = IOASID_USER_MDEV,
 	.attach = pdma_attach_ioasid,
 	.detach = pdma_detach_ioasid,
+	.domain = pdma_domain,
 };
 
 static int pdma_vfio_feature(struct vfio_device *vdev, u32 flags,
