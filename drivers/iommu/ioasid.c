@@ -36,7 +36,7 @@
  * ``ioasid.lock``          attach, detach and park of one IOASID
  * ``iommu_group.mutex``    the IOMMU core, and below it what the IOMMU driver
  *                          takes
- * ``ioasid_full_lock``     second try of an allocation; never taken together
+ * ``ioasid_full_lock``     last try of an allocation; never taken together
  *                          with one of the above
  * ``ioasid_account.lock``  the IOASIDs of an owner, and how many there are, a
  *                          spinlock, innermost
@@ -393,7 +393,7 @@ VISIBLE_IF_KUNIT struct ioasid_range ioasid_any[] = {
  * Returns how many, or an error if there is another reason for having no more.
  */
 static int ioasid_take_numbers(struct ioasid **ioasids, u32 count,
-			       const struct ioasid_range *range)
+			       const struct ioasid_range *range, gfp_t gfp)
 {
 	XA_STATE(xas, &ioasid_xa, range->min);
 	u32 done = 0;
@@ -413,9 +413,80 @@ static int ioasid_take_numbers(struct ioasid **ioasids, u32 count,
 			done++;
 		}
 		xas_unlock(&xas);
-	} while (xas_nomem(&xas, GFP_KERNEL));
+	} while (xas_nomem(&xas, gfp));
 
 	return xas_error(&xas) && !done ? xas_error(&xas) : done;
+}
+
+/*
+ * Of those that compete for what is left, each may have a part and give it up
+ * again because there is no more. They get another try, one after the other: by
+ * then, all that have failed before have nothing.
+ *
+ * What they need from their memory cgroup they get before they take the lock, or
+ * without waiting: a cgroup that is at its limit must not delay others.
+ */
+static DEFINE_MUTEX(ioasid_full_lock);
+
+/* @count objects without numbers, at most IOASID_BATCH */
+static int ioasid_alloc_objects(struct ioasid **ioasids, u32 count)
+{
+	u32 i;
+
+	lockdep_assert_not_held(&ioasid_full_lock);
+
+	if (!kmem_cache_alloc_bulk(ioasid_cache, GFP_KERNEL | __GFP_ZERO, count,
+				   (void **)ioasids))
+		return -ENOMEM;
+
+	for (i = 0; i < count; i++) {
+		/* No reference yet: a lookup leaves it alone */
+		ioasids[i]->state = IOASID_STATE_RESERVED;
+		mutex_init(&ioasids[i]->lock);
+		INIT_LIST_HEAD(&ioasids[i]->attachments);
+		RB_CLEAR_NODE(&ioasids[i]->node);
+	}
+	return 0;
+}
+
+static void ioasid_free_objects(struct ioasid **ioasids, u32 count)
+{
+	u32 i;
+
+	for (i = 0; i < count; i++)
+		mutex_destroy(&ioasids[i]->lock);
+	kmem_cache_free_bulk(ioasid_cache, count, (void **)ioasids);
+}
+
+static void ioasid_free_spare(struct ioasid_chain *spare)
+{
+	struct ioasid *ioasid;
+
+	while (spare->first) {
+		ioasid = ioasid_chain_pop(spare);
+		ioasid_free_objects(&ioasid, 1);
+	}
+}
+
+/* As many objects without numbers as @req asks for. On failure, @spare has none. */
+static int ioasid_alloc_spare(const struct ioasid_request *req,
+			      struct ioasid_chain *spare)
+{
+	struct ioasid *ioasids[IOASID_BATCH];
+	u32 i, count, left;
+	int ret = 0;
+
+	for (left = req->count; left && !ret; left -= count) {
+		count = min(left, IOASID_BATCH);
+		ret = fatal_signal_pending(current) ? -EINTR :
+			      ioasid_alloc_objects(ioasids, count);
+		for (i = 0; i < count && !ret; i++)
+			ioasid_chain_add(spare, ioasids[i]);
+		cond_resched();
+	}
+	if (ret)
+		ioasid_free_spare(spare);
+	return ret;
 }
 
 /*
@@ -428,31 +499,29 @@ static int ioasid_reserve_batch(const struct ioasid_request *req, u32 count,
 				struct ioasid_chain *chain)
 {
 	struct ioasid *ioasids[IOASID_BATCH];
-	struct ioasid *ioasid;
 	int i, ret, done;
 
-	if (!kmem_cache_alloc_bulk(ioasid_cache, GFP_KERNEL | __GFP_ZERO, count,
-				   (void **)ioasids))
-		return -ENOMEM;
-
+	if (req->spare) {
+		for (i = 0; i < count; i++)
+			ioasids[i] = ioasid_chain_pop(req->spare);
+	} else {
+		ret = ioasid_alloc_objects(ioasids, count);
+		if (ret)
+			return ret;
+	}
 	for (i = 0; i < count; i++) {
-		/* No reference yet: a lookup leaves it alone */
-		ioasid = ioasids[i];
-		ioasid->state = IOASID_STATE_RESERVED;
-		mutex_init(&ioasid->lock);
-		INIT_LIST_HEAD(&ioasid->attachments);
-		RB_CLEAR_NODE(&ioasid->node);
-		ioasid->account = req->account;
-		ioasid->cg = req->cg;
+		ioasids[i]->account = req->account;
+		ioasids[i]->cg = req->cg;
 	}
 
-	ret = ioasid_take_numbers(ioasids, count, range);
+	ret = ioasid_take_numbers(ioasids, count, range,
+				  req->spare ? GFP_NOWAIT : GFP_KERNEL);
 	done = max(ret, 0);
-	if (done < count) {
+	if (req->spare) {
 		for (i = done; i < count; i++)
-			mutex_destroy(&ioasids[i]->lock);
-		kmem_cache_free_bulk(ioasid_cache, count - done,
-				     (void **)&ioasids[done]);
+			ioasid_chain_add(req->spare, ioasids[i]);
+	} else if (done < count) {
+		ioasid_free_objects(&ioasids[done], count - done);
 	}
 	if (!done)
 		return ret;
@@ -498,18 +567,20 @@ static int ioasid_reserve_any(const struct ioasid_request *req, u32 *left,
 	return ret;
 }
 
+/* The part of the range that @req asks for that it may have numbers of */
+static struct ioasid_range ioasid_allowed_range(const struct ioasid_request *req)
+{
+	u32 first = req->reserve ? IOASID_MIN : IOASID_RESERVE_END;
+
+	return (struct ioasid_range){ max(req->min, first), req->max };
+}
+
 static int ioasid_try_reserve(const struct ioasid_request *req,
 			      struct ioasid_chain *chain)
 {
-	struct ioasid_range range = { req->min, req->max };
+	struct ioasid_range range = ioasid_allowed_range(req);
 	u32 left = req->count;
 	int ret;
-
-	if (!req->reserve && req->max)
-		range.min = max(range.min, IOASID_RESERVE_END);
-	if (req->max &&
-	    (range.min > range.max || req->count > range.max - range.min + 1))
-		return -ENOSPC;
 
 	ret = ioasid_charge(req);
 	if (ret)
@@ -527,14 +598,29 @@ static int ioasid_try_reserve(const struct ioasid_request *req,
 	return ret ?: -ENOSPC;
 }
 
-/*
- * Of those that compete for what is left, each may have a part and give it up
- * again because there is no more. They get another try, one after the other: by
- * then, all that have failed before have nothing.
- */
-static DEFINE_MUTEX(ioasid_full_lock);
-
 static int ioasid_recycle_wait(void);
+
+static int ioasid_reserve_serialized(const struct ioasid_request *req,
+				     struct ioasid_chain *chain)
+{
+	struct ioasid_request last = *req;
+	struct ioasid_chain spare;
+	int ret;
+
+	ioasid_chain_init(&spare);
+	ret = ioasid_alloc_spare(req, &spare);
+	if (ret)
+		return ret;
+
+	last.spare = &spare;
+	ret = mutex_lock_killable(&ioasid_full_lock);
+	if (!ret) {
+		ret = ioasid_try_reserve(&last, chain);
+		mutex_unlock(&ioasid_full_lock);
+	}
+	ioasid_free_spare(&spare);
+	return ret;
+}
 
 /*
  * Reserve what @req asks for: @chain, which is empty, gets objects with numbers
@@ -545,7 +631,12 @@ static int ioasid_recycle_wait(void);
  */
 int ioasid_reserve(const struct ioasid_request *req, struct ioasid_chain *chain)
 {
+	struct ioasid_range range = ioasid_allowed_range(req);
 	int ret, wait;
+
+	if (req->max &&
+	    (range.min > range.max || req->count > range.max - range.min + 1))
+		return -ENOSPC;
 
 	ret = ioasid_try_reserve(req, chain);
 	if (ret != -ENOSPC && ret != -EDQUOT)
@@ -557,14 +648,7 @@ int ioasid_reserve(const struct ioasid_request *req, struct ioasid_chain *chain)
 	/* Only what others may have as well is worth a lock */
 	if (ret == -EDQUOT)
 		ret = ioasid_try_reserve(req, chain);
-	if (ret != -ENOSPC)
-		return ret;
-	ret = mutex_lock_killable(&ioasid_full_lock);
-	if (ret)
-		return ret;
-	ret = ioasid_try_reserve(req, chain);
-	mutex_unlock(&ioasid_full_lock);
-	return ret;
+	return ret == -ENOSPC ? ioasid_reserve_serialized(req, chain) : ret;
 }
 
 static void ioasid_publish_one(struct ioasid *ioasid)

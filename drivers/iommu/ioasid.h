@@ -215,6 +215,7 @@ struct ioasid_range {
  * @max: largest number wanted; 0: any number
  * @count: how many
  * @reserve: also from the reserve of the kernel
+ * @spare: @count objects without numbers to use, or NULL: allocate them
  */
 struct ioasid_request {
 	struct ioasid_account *account;
@@ -223,6 +224,7 @@ struct ioasid_request {
 	u32 max;
 	u32 count;
 	bool reserve;
+	struct ioasid_chain *spare;
 };
 
 #if IS_ENABLED(CONFIG_KUNIT)
@@ -248,6 +250,17 @@ static inline void ioasid_chain_add(struct ioasid_chain *chain,
 	ioasid->recycle_node.next = NULL;
 	*chain->end = &ioasid->recycle_node;
 	chain->end = &ioasid->recycle_node.next;
+}
+
+/* The first one of a chain that is not empty */
+static inline struct ioasid *ioasid_chain_pop(struct ioasid_chain *chain)
+{
+	struct llist_node *first = chain->first;
+
+	chain->first = first->next;
+	if (!chain->first)
+		chain->end = &chain->first;
+	return llist_entry(first, struct ioasid, recycle_node);
 }
 
 #define ioasid_chain_for_each(_ioasid, _chain) \
