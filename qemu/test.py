@@ -1299,8 +1299,8 @@ def registers_take_the_nearest_value_in_range(m):
 
 @test(devices=("pdma,channels=64", "pdma,channels=1"))
 def channels_end_where_the_property_says(m):
-    for device, channels, size in ((m.devices[0], 64, 0x80000),
-                                   (m.devices[1], 1, 0x2000)):
+    for device, channels, size in ((m.devices[0], 64, 0x100000),
+                                   (m.devices[1], 1, 0x80000)):
         check_equal(device.control(R.CHANNELS), channels, "channels")
         device.write(PCI_BAR0, 0xffffffff)
         check_equal(-device.read(PCI_BAR0) & 0xffffffff, size, "size")
@@ -1310,7 +1310,7 @@ def channels_end_where_the_property_says(m):
     other = m.devices[1]
     other.set_pasid(1, PASID)
     check_equal(other.get_pasid(1), 0, "a channel that is not there")
-    for offset in (65 * PAGE, 0x7f000, 0x7fff8):
+    for offset in (129 * PAGE, 0xff000, 0xffff8):
         m.write("q", m.dev.bar + offset, ~0 & (1 << 64) - 1)
         check_equal(m.read("q", m.dev.bar + offset), 0, f"at {offset:#x}")
 
@@ -1360,6 +1360,29 @@ def busy_command_survives_a_refused_one(m):
     check(m.dev.status(0) & INVALID, "refused")
     m.step(20 * US)
     check_equal(m.dev.get(0, R.COUNTER, "q"), 3, "counter")
+
+
+@test()
+def status_pages_can_only_be_read(m):
+    status = m.dev.bar + PAGE * (1 + R.MAX_CHANNELS + 2)
+    m.bind(m.dev, 2, PASID, DOMAIN)
+    m.dev.start_stream(2, IOVA, 64, period=50)
+    m.step(60 * US)
+    m.dev.stop(2)
+    for reg in range(0, 0x48, 8):
+        m.write("q", status + reg, ~0 & (1 << 64) - 1)
+    m.write("l", status + R.CMD, STREAM)
+    m.step(200 * US)
+    check_equal(m.dev.get(2, R.DONE_COUNT, "q"), 1, "requests")
+    for reg, letter in ((R.SRC, "q"), (R.DST, "q"), (R.LEN, "l"), (R.CMD, "l"),
+                        (R.STATUS, "l"), (R.PERIOD, "l"), (R.BURST, "l"),
+                        (R.COUNTER, "q"), (R.DONE_COUNT, "q"),
+                        (R.REFUSED_COUNT, "q"), (R.COUNTER + 4, "l")):
+        check_equal(m.read(letter, status + reg), m.dev.get(2, reg, letter),
+                    f"register {reg:#x}")
+    check_equal(m.read("q", status + R.COUNTER), 1, "counter")
+    check_equal(m.read("l", m.dev.bar + PAGE * (1 + R.MAX_CHANNELS + 16)
+                       + R.PERIOD), 0, "of a channel that is not there")
 
 
 # ------------------------------------------------------------------ pdma: copy

@@ -21,12 +21,16 @@
 #define PDMA_DEVICE_ID			0x10a5
 
 /*
- * BAR 0: the control page, then one page for each channel. The size of the
- * BAR is rounded up to a power of two, the rest reads as zero.
+ * BAR 0: the control page, one page for each channel, and, behind the pages of
+ * PDMA_MAX_CHANNELS, one status page for each channel. The size of the BAR is
+ * rounded up to a power of two, the rest reads as zero. A status page reads as
+ * the channel page does, and ignores writes: it can be mapped to somebody who
+ * may not program the channel.
  */
 #define PDMA_PAGE_SIZE			0x1000
 #define PDMA_MAX_CHANNELS		64
 #define PDMA_CHANNEL_PAGE(ch)		(PDMA_PAGE_SIZE * (1 + (ch)))
+#define PDMA_STATUS_PAGE(ch)		PDMA_CHANNEL_PAGE(PDMA_MAX_CHANNELS + (ch))
 
 /* Control page */
 #define PDMA_ID				0x000	/* RO: PDMA_ID_VALUE */

@@ -490,6 +490,7 @@ static uint64_t pdma_mmio_read(void *opaque, hwaddr addr, unsigned size)
     hwaddr page = addr / PDMA_PAGE_SIZE;
     hwaddr reg = addr % PDMA_PAGE_SIZE;
     uint64_t val = 0;
+    unsigned nr;
 
     if ((addr & 4) && s->latched_addr == (addr & ~(hwaddr)4)) {
         s->latched_addr = HWADDR_MAX;
@@ -498,8 +499,12 @@ static uint64_t pdma_mmio_read(void *opaque, hwaddr addr, unsigned size)
 
     if (page == 0) {
         val = pdma_read_control(s, reg);
-    } else if (page <= s->num_channels) {
-        val = pdma_read_channel(&s->channels[page - 1], reg);
+    } else if (page <= 2 * PDMA_MAX_CHANNELS) {
+        /* The channel pages, then the status pages */
+        nr = (page - 1) % PDMA_MAX_CHANNELS;
+        if (nr < s->num_channels) {
+            val = pdma_read_channel(&s->channels[nr], reg);
+        }
     }
 
     if (addr & 4) {
@@ -672,7 +677,7 @@ static void pdma_realize(PCIDevice *pdev, Error **errp)
     }
 
     memory_region_init_io(&s->bar, OBJECT(s), &pdma_mmio_ops, s, TYPE_PDMA,
-                          pow2ceil(PDMA_CHANNEL_PAGE(s->num_channels)));
+                          pow2ceil(PDMA_STATUS_PAGE(s->num_channels)));
     pci_register_bar(pdev, 0, PCI_BASE_ADDRESS_SPACE_MEMORY, &s->bar);
 }
 
