@@ -10,8 +10,12 @@
 #include <linux/ioasid.h>
 #include <linux/iommu.h>
 #include <linux/kernel.h>
+#if IS_ENABLED(CONFIG_KVM)
+#include <linux/kvm_host.h>
+#endif
 #include <linux/lockdep.h>
 #include <linux/log2.h>
+#include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -142,8 +146,8 @@ err_free:
 	return ret;
 }
 
-static void vfio_ioasids_drop(struct vfio_ioasids *ioasids,
-			      struct vfio_held_ioasid *held)
+static void vfio_ioasids_release(struct vfio_ioasids *ioasids,
+				 struct vfio_held_ioasid *held)
 {
 	ioasids->ops->detach(ioasids->vdev, held->ioasid);
 	xa_erase(&ioasids->held, ioasid_id(held->ioasid));
@@ -167,9 +171,98 @@ void vfio_ioasids_drop_all(struct vfio_ioasids *ioasids)
 	lockdep_assert_held(ioasids->lock);
 
 	xa_for_each(&ioasids->held, id, held)
-		vfio_ioasids_drop(ioasids, held);
+		vfio_ioasids_release(ioasids, held);
 }
 EXPORT_SYMBOL_GPL(vfio_ioasids_drop_all);
+
+#if IS_ENABLED(CONFIG_KVM)
+static struct ioasid *vfio_ioasids_lookup_guest(struct vfio_ioasids *ioasids,
+						u32 guest_pasid,
+						struct ioasid_tracker *tracker)
+{
+	struct kvm *kvm = ioasids->vdev->kvm;
+	typeof(kvm_ioasid_get) *get;
+	struct ioasid *ioasid;
+
+	if (!kvm)
+		return ERR_PTR(-ENOENT);
+	/* KVM may be a module, on which this one must not depend */
+	get = symbol_get(kvm_ioasid_get);
+	if (!get)
+		return ERR_PTR(-ENOENT);
+
+	ioasid = get(kvm, guest_pasid, ioasids->ops->user, tracker);
+	symbol_put(kvm_ioasid_get);
+	return ioasid;
+}
+#else
+static struct ioasid *vfio_ioasids_lookup_guest(struct vfio_ioasids *ioasids,
+						u32 guest_pasid,
+						struct ioasid_tracker *tracker)
+{
+	return ERR_PTR(-ENOENT);
+}
+#endif
+
+/**
+ * vfio_ioasids_hold_guest() - hold the IOASID of a PASID that the guest chose
+ * @ioasids: the IOASIDs of the device
+ * @guest_pasid: the number that the guest used, not necessarily valid
+ *
+ * For drivers of devices that a guest programs its PASIDs into. The number is
+ * looked up in the map of the VM that the device belongs to, see kvm_ioasid_get().
+ * If the device does not hold the IOASID yet, it is attached and held, until
+ * vfio_ioasids_drop() or vfio_ioasids_drop_all(). It is held once, no matter how
+ * often this is called: the driver counts what uses it.
+ *
+ * What happens to the map later does not matter to the device.
+ *
+ * Context: Process context, may sleep, while the device is open. The lock of
+ * @ioasids is held.
+ * Return: the IOASID, valid until it is dropped or the lock is released. It may
+ * have been PARKED since the lookup: its DMA is blocked then. ERR_PTR on failure:
+ * -ENOENT the number is not in the map, or there is no map or no VM, -ESHUTDOWN
+ * the IOASID is PARKED, -EINVAL the device does not support a PASID of that
+ * width, -ENOMEM no memory, or the error of the attach callback.
+ */
+struct ioasid *vfio_ioasids_hold_guest(struct vfio_ioasids *ioasids,
+				       u32 guest_pasid)
+{
+	struct ioasid_tracker tracker = {};
+	struct ioasid *ioasid, *held;
+	int ret;
+
+	ioasid = vfio_ioasids_lookup_guest(ioasids, guest_pasid, &tracker);
+	if (IS_ERR(ioasid))
+		return ioasid;
+
+	held = vfio_ioasids_find(ioasids, ioasid_id(ioasid));
+	if (!held) {
+		ret = vfio_ioasids_hold(ioasids, ioasid, tracker, NULL);
+		if (!ret)
+			return ioasid;
+		held = ERR_PTR(ret);
+	}
+	ioasid_user_put(ioasid, ioasids->ops->user, &tracker);
+	return held;
+}
+EXPORT_SYMBOL_GPL(vfio_ioasids_hold_guest);
+
+/**
+ * vfio_ioasids_drop() - drop one IOASID that a device holds
+ * @ioasids: the IOASIDs of the device
+ * @ioasid: held by the device. It may be freed when this returns.
+ *
+ * Context: Process context, may sleep. The lock of @ioasids is held.
+ */
+void vfio_ioasids_drop(struct vfio_ioasids *ioasids, struct ioasid *ioasid)
+{
+	lockdep_assert_held(ioasids->lock);
+
+	vfio_ioasids_release(ioasids,
+			     xa_load(&ioasids->held, ioasid_id(ioasid)));
+}
+EXPORT_SYMBOL_GPL(vfio_ioasids_drop);
 
 static int vfio_ioasids_replace(struct vfio_ioasids *ioasids,
 				struct ioasid *ioasid,
@@ -186,7 +279,7 @@ static int vfio_ioasids_replace(struct vfio_ioasids *ioasids,
 	ret = vfio_ioasids_hold(ioasids, ioasid, tracker, old->ioasid);
 	if (ret)
 		return ret;
-	vfio_ioasids_drop(ioasids, old);
+	vfio_ioasids_release(ioasids, old);
 	return 0;
 }
 
@@ -257,7 +350,7 @@ static int vfio_ioasids_set(struct vfio_ioasids *ioasids, void __user *arg)
 	held = xa_load(&ioasids->held, set.id);
 	if (!held)
 		return -ENOENT;
-	vfio_ioasids_drop(ioasids, held);
+	vfio_ioasids_release(ioasids, held);
 	return 0;
 }
 
