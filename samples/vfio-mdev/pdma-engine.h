@@ -19,7 +19,7 @@
 
 #include "pdma.h"
 
-/* What user space writes to submit a command */
+/* What user space writes to submit a command. @result is 0 then. */
 struct pdma_submit {
 	__le64 src;
 	__le64 dst;
@@ -28,7 +28,7 @@ struct pdma_submit {
 	__le32 period;
 	__le32 burst;
 	__le32 pasid;
-	__le32 reserved;
+	__le32 result;
 };
 
 static_assert(offsetof(struct pdma_submit, src) == PDMA_SUBMIT_SRC);
@@ -38,7 +38,7 @@ static_assert(offsetof(struct pdma_submit, cmd) == PDMA_SUBMIT_CMD);
 static_assert(offsetof(struct pdma_submit, period) == PDMA_SUBMIT_PERIOD);
 static_assert(offsetof(struct pdma_submit, burst) == PDMA_SUBMIT_BURST);
 static_assert(offsetof(struct pdma_submit, pasid) == PDMA_SUBMIT_PASID);
-static_assert(offsetof(struct pdma_submit, reserved) == PDMA_SUBMIT_RESERVED);
+static_assert(offsetof(struct pdma_submit, result) == PDMA_SUBMIT_RESULT);
 static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE);
 
 /* The same for the CPU */
@@ -337,7 +337,7 @@ static inline int pdma_init_engine(struct pdma_engine *engine,
 
 	nr = readl(engine->bar + PDMA_CHANNELS);
 	if (!nr || nr > PDMA_MAX_CHANNELS ||
-	    pci_resource_len(pdev, 0) < PDMA_CHANNEL_PAGE(nr))
+	    pci_resource_len(pdev, 0) < PDMA_STATUS_PAGE(nr))
 		return dev_err_probe(dev, -ENODEV, "bad number of channels\n");
 
 	engine->nr_channels = nr;

@@ -308,7 +308,7 @@ static ssize_t pdma_sva_write(struct file *file, const char __user *buf,
 	if (copy_from_user(&submit, buf, sizeof(submit)))
 		return -EFAULT;
 	/* The channel has its PASID already */
-	if (submit.pasid || submit.reserved)
+	if (submit.pasid || submit.result)
 		return -EINVAL;
 	cmd = pdma_to_cmd(&submit);
 

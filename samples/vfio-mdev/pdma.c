@@ -3,31 +3,43 @@
  * Mediated driver for the PASID DMA engine
  *
  * A mediated device has some channels of the engine and one IOMMU domain, which
- * they share. The user
+ * they share. It is a PCI function: pdma-config.h has its configuration space,
+ * pdma.h its registers. It gets IOASIDs in one of two ways. The domain is
+ * attached to the PASID of each of them.
  *
- *  - gives it IOASIDs through VFIO_DEVICE_FEATURE_IOASID. The domain is attached
- *    to the PASID of each of them.
- *  - maps memory through VFIO or iommufd, as for any other device.
- *  - writes a struct pdma_submit to the page of a channel in PDMA_REGION_SUBMIT,
- *    with one of these PASIDs. The PASID is written to the control page, which
- *    no user ever sees. The pages that the command needs, and no others, are
- *    pinned and mapped into the domain at the IOVA that the user gave them, and
- *    the channel starts.
+ *  - A device of a VM is programmed by the guest, with the guest's numbers. When
+ *    one is written to a channel, it is looked up in the map of the VM. The
+ *    device holds the IOASID until its last channel has let go of it. The VMM
+ *    need not be told, and cannot give it IOASIDs of its own.
+ *  - A device without a VM is given IOASIDs by its user, through
+ *    VFIO_DEVICE_FEATURE_IOASID, and a channel takes one that the device holds.
+ *
+ * Memory is mapped through VFIO or iommufd, as for any other device. A command is
+ * written to the page of a channel, which is trapped. The PASID is written to the
+ * control page, which no user ever sees. The pages that the command needs, and no
+ * others, are pinned and mapped into the domain at the IOVA that the user gave
+ * them, and the channel starts.
+ *
+ * A guest is not trusted with anything: each access has a result, which it can
+ * read, and none of them makes the driver log anything.
  *
  * The engine has no interrupts. Pages stay pinned and mapped until an event
  * shows that the command is over: the next command of the channel,
- * PDMA_CMD_STOP, a reset of the device, the loss of the IOASID that the command
- * runs with, the user's unmap of one of the pages, or the last close. Channels
- * may use the same pages: a page is unmapped and unpinned after the last one.
+ * PDMA_CMD_STOP, the end of bus mastering, a reset of the device, the loss of the
+ * IOASID that the command runs with, the user's unmap of one of the pages, or the
+ * last close. Channels may use the same pages: a page is unmapped and unpinned
+ * after the last one.
  *
  * When the owner of an IOASID frees it, the IOMMU refuses what the channels send
  * with its PASID. The driver is not notified and has nothing to do. The next
  * command with that PASID fails (-ESHUTDOWN); the reference to the IOASID and
- * the attachment stay until the user drops it or closes the device.
+ * the attachment stay until the guest or the user drops it, or the device is
+ * reset (a guest's) or closed.
  *
  * Locks, outermost first:
  *
- *   pdma_mdev.lock     serializes what the user of the device does
+ *   pdma_mdev.lock     serializes what the user of the device does, and
+ *			protects its configuration space and its registers
  *   those of the container or of iommufd that pinning takes, mmap_lock, and
  *   those of IOASID and the IOMMU
  *   pdma_engine.lock   the registers, and which PASID a channel has
@@ -39,8 +51,10 @@
  * would find the memory still pinned and give up on us. This is sound because
  * VFIO and iommufd call dma_unmap() with none of the locks that pinning or
  * unpinning takes. mmap(), which is called with mmap_lock held, must not take
- * it. VFIO takes it to add and drop IOASIDs: a command finds its IOASID attached,
- * and has ended before that is detached.
+ * it. VFIO takes it to add and drop IOASIDs, and a lookup for a guest is done
+ * under it: a command finds its IOASID attached, and has ended before that is
+ * detached. KVM's map is read under RCU, and takes no lock of a VM. The VM itself
+ * stays as it is from open to close, VFIO holds a reference.
  *
  * A reset or a suspend of the engine takes pdma_engine.lock only. It ends all
  * commands, but neither pins nor unpins, because that can wait for the user,
@@ -51,16 +65,20 @@
 #include <linux/io.h>
 #include <linux/ioasid.h>
 #include <linux/iommu.h>
+#include <linux/log2.h>
 #include <linux/mdev.h>
+#include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/overflow.h>
 #include <linux/pci.h>
 #include <linux/pci-ats.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 #include <linux/vfio.h>
 
+#include "pdma-config.h"
 #include "pdma-engine.h"
 
 /* The region is in the upper bits of a file offset, as in vfio-pci */
@@ -120,6 +138,8 @@ struct pdma_mdev;
  *	    none, no DMA
  * @src: read by the last command
  * @dst: written by the last command
+ * @submit: registers of its page; the PASID is 0 if @ioasid is NULL
+ * @regs: the same, one by one
  */
 struct pdma_channel {
 	struct pdma_mdev *mdev;
@@ -127,6 +147,10 @@ struct pdma_channel {
 	struct ioasid *ioasid;
 	struct pdma_buf src;
 	struct pdma_buf dst;
+	union {
+		struct pdma_submit submit;
+		__le32 regs[PDMA_SUBMIT_SIZE / sizeof(__le32)];
+	};
 };
 
 /**
@@ -137,6 +161,7 @@ struct pdma_channel {
  * @lock: protects all below, and serializes starting and stopping the channels
  *	  with it
  * @ioasids: held by the device, all of them are attached to @domain
+ * @config: configuration space
  * @channels: with consecutive numbers
  * @pages: of the buffers of all channels
  */
@@ -148,6 +173,7 @@ struct pdma_mdev {
 	/* Protects all below, see above for what it is taken with */
 	struct mutex lock;
 	struct vfio_ioasids ioasids;
+	struct pdma_config config;
 	struct pdma_channel channels[PDMA_MDEV_CHANNELS];
 	struct pdma_page pages[PDMA_MDEV_CHANNELS * 2 * PDMA_MAX_PAGES];
 };
@@ -340,17 +366,6 @@ static void pdma_stop(struct pdma_channel *ch)
 	pdma_release(ch);
 }
 
-/* Does not touch the IOASIDs */
-static void pdma_reset(struct pdma_mdev *mdev)
-{
-	struct pdma_channel *ch;
-
-	pdma_for_each_channel(ch, mdev) {
-		pdma_engine_reset(pdma_engine(mdev), ch->nr);
-		pdma_release(ch);
-	}
-}
-
 static bool pdma_buf_overlaps(const struct pdma_buf *buf, u64 iova, u64 length)
 {
 	u64 size = (u64)buf->npages << PAGE_SHIFT;
@@ -370,6 +385,122 @@ static void pdma_vfio_dma_unmap(struct vfio_device *vdev, u64 iova, u64 length)
 		    pdma_buf_overlaps(&ch->dst, iova, length))
 			pdma_stop(ch);
 	}
+}
+
+/* IOASIDs */
+
+static int pdma_attach_ioasid(struct vfio_device *vdev, struct ioasid *ioasid,
+			      struct ioasid *old)
+{
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
+
+	return ioasid_attach_device(ioasid, mdev->domain, pdma_dma_dev(mdev),
+				    NULL);
+}
+
+/*
+ * NULL: the channel has no PASID and cannot DMA. The channel is idle. @pasid is
+ * the number that the user knows it by.
+ */
+static void pdma_use_ioasid(struct pdma_channel *ch, struct ioasid *ioasid,
+			    u32 pasid)
+{
+	ch->ioasid = ioasid;
+	ch->submit.pasid = cpu_to_le32(pasid);
+	pdma_engine_set_pasid(pdma_engine(ch->mdev), ch->nr,
+			      ioasid ? PDMA_PASID_VALID | ioasid_id(ioasid) :
+				       0);
+}
+
+/* A command ends with the IOASID that it was submitted for */
+static void pdma_lose_ioasid(struct pdma_channel *ch)
+{
+	pdma_stop(ch);
+	pdma_use_ioasid(ch, NULL, 0);
+}
+
+static void pdma_detach_ioasid(struct vfio_device *vdev, struct ioasid *ioasid)
+{
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
+	struct pdma_channel *ch;
+
+	pdma_for_each_channel(ch, mdev) {
+		if (ch->ioasid == ioasid)
+			pdma_lose_ioasid(ch);
+	}
+	ioasid_detach_device(ioasid, mdev->domain, pdma_dma_dev(mdev));
+}
+
+static struct iommu_domain *pdma_domain(struct vfio_device *vdev)
+{
+	return to_pdma_mdev(vdev)->domain;
+}
+
+static const struct vfio_ioasids_ops pdma_ioasids_ops = {
+	.user = IOASID_USER_MDEV,
+	.attach = pdma_attach_ioasid,
+	.detach = pdma_detach_ioasid,
+	.domain = pdma_domain,
+};
+
+static bool pdma_ioasid_in_use(struct pdma_mdev *mdev, struct ioasid *ioasid)
+{
+	struct pdma_channel *ch;
+
+	pdma_for_each_channel(ch, mdev) {
+		if (ch->ioasid == ioasid)
+			return true;
+	}
+	return false;
+}
+
+/* The channel has no PASID any more. Drop what only a guest has asked for. */
+static void pdma_unbind(struct pdma_channel *ch)
+{
+	struct pdma_mdev *mdev = ch->mdev;
+	struct ioasid *ioasid = ch->ioasid;
+
+	if (!ioasid)
+		return;
+	pdma_lose_ioasid(ch);
+	if (mdev->vdev.kvm && !pdma_ioasid_in_use(mdev, ioasid))
+		vfio_ioasids_drop(&mdev->ioasids, ioasid);
+}
+
+/* The IOASID that a number stands for, which the device holds, or ERR_PTR */
+static struct ioasid *pdma_find_ioasid(struct pdma_mdev *mdev, u32 pasid)
+{
+	struct ioasid *ioasid;
+
+	if (mdev->vdev.kvm)
+		return vfio_ioasids_hold_guest(&mdev->ioasids, pasid);
+
+	ioasid = vfio_ioasids_find(&mdev->ioasids, pasid);
+	if (!ioasid)
+		return ERR_PTR(-ENXIO);
+	return ioasid_is_active(ioasid) ? ioasid : ERR_PTR(-ESHUTDOWN);
+}
+
+static int pdma_bind(struct pdma_channel *ch, u32 pasid)
+{
+	struct pdma_mdev *mdev = ch->mdev;
+	struct ioasid *ioasid;
+	int ret;
+
+	ret = pdma_engine_check_idle(pdma_engine(mdev), ch->nr);
+	/* Do not attach an IOASID that the channel cannot take */
+	if (ret && mdev->vdev.kvm)
+		return ret;
+	ioasid = pdma_find_ioasid(mdev, pasid);
+	if (ret)
+		return PTR_ERR_OR_ZERO(ioasid) ?: ret;
+
+	if (ioasid != ch->ioasid)
+		pdma_unbind(ch);
+	if (IS_ERR(ioasid))
+		return PTR_ERR(ioasid);
+	pdma_use_ioasid(ch, ioasid, pasid);
+	return 0;
 }
 
 /* Commands */
@@ -422,26 +553,17 @@ static bool pdma_cmd_valid(struct pdma_mdev *mdev, const struct pdma_cmd *cmd)
 	}
 }
 
-/* NULL: the channel has no PASID and cannot DMA. The channel is idle. */
-static void pdma_use_ioasid(struct pdma_channel *ch, struct ioasid *ioasid)
-{
-	ch->ioasid = ioasid;
-	pdma_engine_set_pasid(pdma_engine(ch->mdev), ch->nr,
-			      ioasid ? PDMA_PASID_VALID | ioasid_id(ioasid) :
-				       0);
-}
-
 static int pdma_start(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 {
 	struct pdma_engine *engine = pdma_engine(ch->mdev);
-	struct ioasid *ioasid;
 	int ret;
 
-	ioasid = vfio_ioasids_find(&ch->mdev->ioasids, cmd->pasid);
-	if (!ioasid)
+	if (!pdma_config_master(&ch->mdev->config))
+		return -EPERM;
+	if (!ch->ioasid)
 		return -ENXIO;
 	/* It may be parked right after this: then the IOMMU refuses the DMA */
-	if (!ioasid_is_active(ioasid))
+	if (!ioasid_is_active(ch->ioasid))
 		return -ESHUTDOWN;
 	ret = pdma_engine_check_idle(engine, ch->nr);
 	if (ret)
@@ -459,7 +581,6 @@ static int pdma_start(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 	if (ret)
 		goto err_release;
 
-	pdma_use_ioasid(ch, ioasid);
 	/* If the engine is reset meanwhile, it restores the PASID */
 	ret = pdma_engine_start(engine, ch->nr, cmd);
 	if (!ret)
@@ -473,12 +594,8 @@ err_release:
 	return ret;
 }
 
-static int pdma_submit(struct pdma_channel *ch, const struct pdma_cmd *cmd)
+static int pdma_execute(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 {
-	if (!pdma_cmd_valid(ch->mdev, cmd))
-		return -EINVAL;
-
-	guard(mutex)(&ch->mdev->lock);
 	if (cmd->cmd != PDMA_CMD_STOP)
 		return pdma_start(ch, cmd);
 
@@ -486,43 +603,261 @@ static int pdma_submit(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 	return 0;
 }
 
-/* IOASIDs */
-
-static int pdma_attach_ioasid(struct vfio_device *vdev, struct ioasid *ioasid,
-			      struct ioasid *old)
+/* Without the registers that the command does not use: they may be anything */
+static struct pdma_cmd pdma_cmd_of_regs(struct pdma_channel *ch)
 {
-	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
+	struct pdma_cmd cmd = pdma_to_cmd(&ch->submit);
 
-	return ioasid_attach_device(ioasid, mdev->domain, pdma_dma_dev(mdev),
-				    NULL);
+	switch (cmd.cmd) {
+	case PDMA_CMD_STOP:
+		return (struct pdma_cmd){ .cmd = PDMA_CMD_STOP };
+	case PDMA_CMD_COPY:
+		cmd.period = 0;
+		cmd.burst = 0;
+		break;
+	case PDMA_CMD_STREAM:
+		cmd.src = 0;
+		break;
+	}
+	return cmd;
 }
 
-static void pdma_detach_ioasid(struct vfio_device *vdev, struct ioasid *ioasid)
+static u32 pdma_to_result(int ret)
 {
-	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
+	switch (ret) {
+	case 0:
+		return PDMA_RESULT_OK;
+	case -ENXIO:
+	case -ENOENT:
+		return PDMA_RESULT_NO_PASID;
+	case -ESHUTDOWN:
+		return PDMA_RESULT_PARKED;
+	case -EBUSY:
+		return PDMA_RESULT_BUSY;
+	case -EINVAL:
+		return PDMA_RESULT_INVALID;
+	case -EFAULT:
+		return PDMA_RESULT_FAULT;
+	case -EAGAIN:
+		return PDMA_RESULT_AGAIN;
+	case -EPERM:
+		return PDMA_RESULT_NOT_MASTER;
+	default:
+		return PDMA_RESULT_NO_MEMORY;
+	}
+}
+
+/* Registers */
+
+static void pdma_write_reg(struct pdma_channel *ch, unsigned int reg, u32 val)
+{
+	struct pdma_cmd cmd;
+	int ret = 0;
+
+	switch (reg) {
+	case PDMA_SUBMIT_PASID:
+		if (val)
+			ret = pdma_bind(ch, val);
+		else
+			pdma_unbind(ch);
+		break;
+	case PDMA_SUBMIT_CMD:
+		ch->submit.cmd = cpu_to_le32(val);
+		cmd = pdma_cmd_of_regs(ch);
+		ret = pdma_cmd_valid(ch->mdev, &cmd) ? pdma_execute(ch, &cmd) :
+						       -EINVAL;
+		break;
+	case PDMA_SUBMIT_RESULT:
+		return;
+	default:
+		if (reg < PDMA_SUBMIT_SIZE)
+			ch->regs[reg / sizeof(__le32)] = cpu_to_le32(val);
+		return;
+	}
+	ch->submit.result = cpu_to_le32(pdma_to_result(ret));
+}
+
+static int pdma_submit(struct pdma_channel *ch, const struct pdma_submit *submit)
+{
+	struct pdma_cmd cmd = pdma_to_cmd(submit);
+	__le32 pasid = ch->submit.pasid;
+	int ret;
+
+	ch->submit = *submit;
+	ch->submit.pasid = pasid;
+
+	if (submit->result || !pdma_cmd_valid(ch->mdev, &cmd))
+		return -EINVAL;
+	if (cmd.cmd != PDMA_CMD_STOP) {
+		ret = cmd.pasid ? pdma_bind(ch, cmd.pasid) : -ENXIO;
+		if (ret)
+			return ret;
+	}
+	return pdma_execute(ch, &cmd);
+}
+
+static ssize_t pdma_write_submit(struct pdma_channel *ch,
+				 const char __user *buf)
+{
+	struct pdma_submit submit;
+	int ret;
+
+	if (copy_from_user(&submit, buf, sizeof(submit)))
+		return -EFAULT;
+
+	guard(mutex)(&ch->mdev->lock);
+	ret = pdma_submit(ch, &submit);
+	ch->submit.result = cpu_to_le32(pdma_to_result(ret));
+	return ret ?: sizeof(submit);
+}
+
+/* What a load or store instruction of a guest can ask for */
+static bool pdma_is_access(size_t count)
+{
+	return count <= sizeof(u64) && is_power_of_2(count);
+}
+
+/* And those of them that a register answers to */
+static bool pdma_is_reg_access(u64 offset, size_t count)
+{
+	return count >= sizeof(u32) && IS_ALIGNED(offset, count);
+}
+
+static void pdma_read_regs(struct pdma_channel *ch, unsigned int reg,
+			   size_t count, union pdma_reg *val)
+{
+	val->val64 = 0;
+	if (reg >= PDMA_SUBMIT_SIZE)
+		return;
+
+	guard(mutex)(&ch->mdev->lock);
+	memcpy(val, &ch->regs[reg / sizeof(__le32)], count);
+}
+
+static ssize_t pdma_read_bar(struct pdma_mdev *mdev, char __user *buf,
+			     size_t count, u64 offset)
+{
+	unsigned int page = offset / PDMA_PAGE_SIZE;
+	unsigned int reg = offset % PDMA_PAGE_SIZE;
+	struct pdma_channel *ch = &mdev->channels[page % PDMA_MDEV_CHANNELS];
+	union pdma_reg val = { .val64 = cpu_to_le64(U64_MAX) };
+
+	if (offset >= PDMA_MDEV_BAR_SIZE || !pdma_is_access(count))
+		return -EINVAL;
+
+	/* Ones are left if there is no such register, or no engine right now */
+	if (pdma_is_reg_access(offset, count)) {
+		if (page < PDMA_MDEV_CHANNELS)
+			pdma_read_regs(ch, reg, count, &val);
+		else
+			pdma_engine_read(pdma_engine(mdev), ch->nr, reg, count,
+					 &val);
+	}
+	return copy_to_user(buf, &val, count) ? -EFAULT : count;
+}
+
+static ssize_t pdma_write_bar(struct pdma_mdev *mdev, const char __user *buf,
+			      size_t count, u64 offset)
+{
+	unsigned int page = offset / PDMA_PAGE_SIZE;
+	unsigned int reg = offset % PDMA_PAGE_SIZE;
+	struct pdma_channel *ch;
+	__le32 val[2];
+
+	if (offset >= PDMA_MDEV_BAR_SIZE)
+		return -EINVAL;
+	ch = &mdev->channels[page % PDMA_MDEV_CHANNELS];
+	if (page < PDMA_MDEV_CHANNELS && !reg &&
+	    count == sizeof(struct pdma_submit))
+		return pdma_write_submit(ch, buf);
+	if (!pdma_is_access(count))
+		return -EINVAL;
+
+	if (copy_from_user(val, buf, count))
+		return -EFAULT;
+	if (page >= PDMA_MDEV_CHANNELS || !pdma_is_reg_access(offset, count))
+		return count;
+
+	guard(mutex)(&mdev->lock);
+	pdma_write_reg(ch, reg, le32_to_cpu(val[0]));
+	if (count == sizeof(val))
+		pdma_write_reg(ch, reg + sizeof(val[0]), le32_to_cpu(val[1]));
+	return count;
+}
+
+/* What the device holds through VFIO_DEVICE_FEATURE_IOASID, it keeps */
+static void pdma_reset(struct pdma_mdev *mdev)
+{
 	struct pdma_channel *ch;
 
-	/* A command ends with the IOASID that it was submitted for */
+	mdev->config = pdma_config_reset;
 	pdma_for_each_channel(ch, mdev) {
-		if (ch->ioasid == ioasid) {
-			pdma_stop(ch);
-			pdma_use_ioasid(ch, NULL);
-		}
+		pdma_engine_reset(pdma_engine(mdev), ch->nr);
+		pdma_release(ch);
+		pdma_unbind(ch);
+		memset(&ch->submit, 0, sizeof(ch->submit));
 	}
-	ioasid_detach_device(ioasid, mdev->domain, pdma_dma_dev(mdev));
 }
 
-static struct iommu_domain *pdma_domain(struct vfio_device *vdev)
+static ssize_t pdma_read_config(struct pdma_mdev *mdev, char __user *buf,
+				size_t count, u64 offset)
 {
-	return to_pdma_mdev(vdev)->domain;
+	size_t done, len;
+	__le32 val;
+
+	if (offset >= PCI_CFG_SPACE_EXP_SIZE)
+		return -EINVAL;
+
+	count = min_t(size_t, count, PCI_CFG_SPACE_EXP_SIZE - offset);
+	for (done = 0; done < count; done += len, offset += len) {
+		len = pdma_config_len(offset, count - done);
+		scoped_guard(mutex, &mdev->lock)
+			val = cpu_to_le32(pdma_config_read(&mdev->config,
+							   offset));
+		if (copy_to_user(buf + done, &val, len))
+			return -EFAULT;
+	}
+	return count;
 }
 
-static const struct vfio_ioasids_ops pdma_ioasids_ops = {
-	.user = IOASID_USER_MDEV,
-	.attach = pdma_attach_ioasid,
-	.detach = pdma_detach_ioasid,
-	.domain = pdma_domain,
-};
+static void pdma_write_config_dword(struct pdma_mdev *mdev, unsigned int offset,
+				    size_t len, u32 val)
+{
+	struct pdma_channel *ch;
+	bool was_master;
+
+	guard(mutex)(&mdev->lock);
+	was_master = pdma_config_master(&mdev->config);
+	if (pdma_config_write(&mdev->config, offset, len, val)) {
+		pdma_reset(mdev);
+	} else if (was_master && !pdma_config_master(&mdev->config)) {
+		pdma_for_each_channel(ch, mdev)
+			pdma_stop(ch);
+	}
+}
+
+static ssize_t pdma_write_config(struct pdma_mdev *mdev,
+				 const char __user *buf, size_t count,
+				 u64 offset)
+{
+	size_t done, len;
+	__le32 val;
+
+	if (offset >= PCI_CFG_SPACE_EXP_SIZE)
+		return -EINVAL;
+
+	count = min_t(size_t, count, PCI_CFG_SPACE_EXP_SIZE - offset);
+	for (done = 0; done < count; done += len, offset += len) {
+		len = pdma_config_len(offset, count - done);
+		val = 0;
+		if (copy_from_user(&val, buf + done, len))
+			return -EFAULT;
+		pdma_write_config_dword(mdev, offset, len, le32_to_cpu(val));
+	}
+	return count;
+}
+
+/* VFIO */
 
 static int pdma_vfio_feature(struct vfio_device *vdev, u32 flags,
 			     void __user *arg, size_t argsz)
@@ -531,13 +866,14 @@ static int pdma_vfio_feature(struct vfio_device *vdev, u32 flags,
 
 	switch (flags & VFIO_DEVICE_FEATURE_MASK) {
 	case VFIO_DEVICE_FEATURE_IOASID:
+		/* The guest says which ones, and the device drops them for it */
+		if (vdev->kvm && (flags & VFIO_DEVICE_FEATURE_SET))
+			return -EOPNOTSUPP;
 		return vfio_ioasids_feature(&mdev->ioasids, flags, arg, argsz);
 	default:
 		return -ENOTTY;
 	}
 }
-
-/* VFIO */
 
 static int pdma_vfio_init(struct vfio_device *vdev)
 {
@@ -561,6 +897,7 @@ static int pdma_vfio_open(struct vfio_device *vdev)
 
 	guard(mutex)(&mdev->lock);
 	mdev->domain = domain;
+	mdev->config = pdma_config_reset;
 	return 0;
 }
 
@@ -577,88 +914,69 @@ static void pdma_vfio_close(struct vfio_device *vdev)
 	mdev->domain = NULL;
 }
 
-/* The channel whose page of region @region @offset is in, or NULL */
-static struct pdma_channel *pdma_channel_at(struct pdma_mdev *mdev, u64 offset,
-					    unsigned int region)
-{
-	u64 first = (u64)region << PDMA_REGION_SHIFT;
-
-	if (offset < first || offset - first >= PDMA_REGION_SIZE)
-		return NULL;
-	return &mdev->channels[(offset - first) / PDMA_PAGE_SIZE];
-}
-
-/* One register at a time */
 static ssize_t pdma_vfio_read(struct vfio_device *vdev, char __user *buf,
 			      size_t count, loff_t *ppos)
 {
 	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
-	struct pdma_channel *ch;
-	union pdma_reg reg;
-	int ret;
+	u64 offset = *ppos & PDMA_REGION_MASK;
+	ssize_t ret;
 
-	ch = pdma_channel_at(mdev, *ppos, PDMA_REGION_STATUS);
-	if (!ch)
+	switch (*ppos >> PDMA_REGION_SHIFT) {
+	case VFIO_PCI_BAR0_REGION_INDEX:
+		ret = pdma_read_bar(mdev, buf, count, offset);
+		break;
+	case VFIO_PCI_CONFIG_REGION_INDEX:
+		ret = pdma_read_config(mdev, buf, count, offset);
+		break;
+	default:
 		return -EINVAL;
-
-	ret = pdma_engine_read(pdma_engine(mdev), ch->nr,
-			       *ppos & (PDMA_PAGE_SIZE - 1), count, &reg);
-	if (ret)
-		return ret;
-	if (copy_to_user(buf, &reg, count))
-		return -EFAULT;
-	*ppos += count;
-	return count;
+	}
+	if (ret > 0)
+		*ppos += ret;
+	return ret;
 }
 
 static ssize_t pdma_vfio_write(struct vfio_device *vdev, const char __user *buf,
 			       size_t count, loff_t *ppos)
 {
-	struct pdma_submit submit;
-	struct pdma_channel *ch;
-	struct pdma_cmd cmd;
-	int ret;
+	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
+	u64 offset = *ppos & PDMA_REGION_MASK;
+	ssize_t ret;
 
-	ch = pdma_channel_at(to_pdma_mdev(vdev), *ppos, PDMA_REGION_SUBMIT);
-	if (!ch || !IS_ALIGNED(*ppos, PDMA_PAGE_SIZE) ||
-	    count != sizeof(submit))
+	switch (*ppos >> PDMA_REGION_SHIFT) {
+	case VFIO_PCI_BAR0_REGION_INDEX:
+		ret = pdma_write_bar(mdev, buf, count, offset);
+		break;
+	case VFIO_PCI_CONFIG_REGION_INDEX:
+		ret = pdma_write_config(mdev, buf, count, offset);
+		break;
+	default:
 		return -EINVAL;
-
-	if (copy_from_user(&submit, buf, sizeof(submit)))
-		return -EFAULT;
-	if (submit.reserved)
-		return -EINVAL;
-
-	cmd = pdma_to_cmd(&submit);
-	ret = pdma_submit(ch, &cmd);
-	if (ret)
-		return ret;
-	*ppos += count;
-	return count;
+	}
+	if (ret > 0)
+		*ppos += ret;
+	return ret;
 }
 
 /*
- * Reads of channel pages. A write could start DMA to pages never pinned. The
- * mapping stays while the function is reset: a driver of a real device has to zap
- * it, as vfio-pci does, because reads of a function in reset can end in an error.
+ * The status pages of BAR 0, which is the first region. VMMs map them for writing,
+ * too; the engine ignores writes. Never map a channel page instead: a write to it
+ * could start DMA to pages that were never pinned. The mapping stays while the
+ * function is reset: a driver of a real device has to zap it, as vfio-pci does,
+ * because reads of a function in reset can end in an error.
  */
 static int pdma_vfio_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 {
 	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
-	unsigned long first = (u64)PDMA_REGION_STATUS <<
-			      (PDMA_REGION_SHIFT - PAGE_SHIFT);
+	unsigned long first = PHYS_PFN(PDMA_MDEV_STATUS(0));
 	phys_addr_t phys = pci_resource_start(pdma_engine(mdev)->pdev, 0) +
-			   PDMA_CHANNEL_PAGE(mdev->channels[0].nr);
+			   PDMA_STATUS_PAGE(mdev->channels[0].nr);
 	unsigned long pgoff = vma->vm_pgoff - first;
 
 	if (vma->vm_pgoff < first || pgoff >= PDMA_MDEV_CHANNELS ||
 	    vma_pages(vma) > PDMA_MDEV_CHANNELS - pgoff ||
 	    !(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
-	if (vma->vm_flags & VM_WRITE)
-		return -EPERM;
-	/* Nor by mprotect() later */
-	vm_flags_clear(vma, VM_MAYWRITE);
 
 	vma->vm_page_prot = pgprot_noncached(vma->vm_page_prot);
 	return io_remap_pfn_range(vma, vma->vm_start, PHYS_PFN(phys) + pgoff,
@@ -676,31 +994,81 @@ static int pdma_get_device_info(struct vfio_device_info __user *arg)
 	if (info.argsz < minsz)
 		return -EINVAL;
 
-	info.flags = VFIO_DEVICE_FLAGS_RESET;
-	info.num_regions = PDMA_NUM_REGIONS;
-	info.num_irqs = 0;
+	info.flags = VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET;
+	info.num_regions = VFIO_PCI_NUM_REGIONS;
+	info.num_irqs = VFIO_PCI_NUM_IRQS;
 	return copy_to_user(arg, &info, minsz) ? -EFAULT : 0;
+}
+
+static int pdma_add_mappable(struct vfio_info_cap *caps)
+{
+	DEFINE_RAW_FLEX(struct vfio_region_info_cap_sparse_mmap, sparse, areas,
+			1);
+
+	sparse->header.id = VFIO_REGION_INFO_CAP_SPARSE_MMAP;
+	sparse->header.version = 1;
+	sparse->nr_areas = 1;
+	sparse->areas[0].offset = PDMA_MDEV_STATUS(0);
+	sparse->areas[0].size = PDMA_MDEV_CHANNELS * PDMA_PAGE_SIZE;
+	return vfio_info_add_capability(caps, &sparse->header,
+					struct_size(sparse, areas, 1));
 }
 
 static int pdma_get_region_info(struct vfio_device *vdev,
 				struct vfio_region_info *info,
 				struct vfio_info_cap *caps)
 {
-	switch (info->index) {
-	case PDMA_REGION_SUBMIT:
-		info->flags = VFIO_REGION_INFO_FLAG_WRITE;
-		info->size = PDMA_REGION_SIZE;
-		break;
-	case PDMA_REGION_STATUS:
-		info->flags = VFIO_REGION_INFO_FLAG_READ |
-			      VFIO_REGION_INFO_FLAG_MMAP;
-		info->size = PDMA_REGION_SIZE;
-		break;
-	default:
+	if (info->index >= VFIO_PCI_NUM_REGIONS)
 		return -EINVAL;
-	}
+
+	info->flags = 0;
+	info->size = 0;
 	info->cap_offset = 0;
 	info->offset = (u64)info->index << PDMA_REGION_SHIFT;
+	switch (info->index) {
+	case VFIO_PCI_BAR0_REGION_INDEX:
+		info->flags = VFIO_REGION_INFO_FLAG_READ |
+			      VFIO_REGION_INFO_FLAG_WRITE |
+			      VFIO_REGION_INFO_FLAG_MMAP;
+		info->size = PDMA_MDEV_BAR_SIZE;
+		return pdma_add_mappable(caps);
+	case VFIO_PCI_CONFIG_REGION_INDEX:
+		info->flags = VFIO_REGION_INFO_FLAG_READ |
+			      VFIO_REGION_INFO_FLAG_WRITE;
+		info->size = PCI_CFG_SPACE_EXP_SIZE;
+		break;
+	}
+	return 0;
+}
+
+static int pdma_get_irq_info(struct vfio_irq_info __user *arg)
+{
+	unsigned long minsz = offsetofend(struct vfio_irq_info, count);
+	struct vfio_irq_info info;
+
+	if (copy_from_user(&info, arg, minsz))
+		return -EFAULT;
+	if (info.argsz < minsz || info.index >= VFIO_PCI_NUM_IRQS)
+		return -EINVAL;
+
+	info.flags = 0;
+	info.count = 0;
+	return copy_to_user(arg, &info, minsz) ? -EFAULT : 0;
+}
+
+/* There are none, but a VMM may disable all of them nevertheless */
+static int pdma_set_irqs(struct vfio_irq_set __user *arg)
+{
+	unsigned long minsz = offsetofend(struct vfio_irq_set, count);
+	struct vfio_irq_set set;
+
+	if (copy_from_user(&set, arg, minsz))
+		return -EFAULT;
+	if (set.argsz < minsz || set.index >= VFIO_PCI_NUM_IRQS ||
+	    set.flags != (VFIO_IRQ_SET_DATA_NONE |
+			  VFIO_IRQ_SET_ACTION_TRIGGER) ||
+	    set.start || set.count)
+		return -EINVAL;
 	return 0;
 }
 
@@ -714,9 +1082,9 @@ static long pdma_vfio_ioctl(struct vfio_device *vdev, unsigned int cmd,
 	case VFIO_DEVICE_GET_INFO:
 		return pdma_get_device_info(uptr);
 	case VFIO_DEVICE_GET_IRQ_INFO:
+		return pdma_get_irq_info(uptr);
 	case VFIO_DEVICE_SET_IRQS:
-		/* There are none */
-		return -EINVAL;
+		return pdma_set_irqs(uptr);
 	case VFIO_DEVICE_RESET:
 		scoped_guard(mutex, &mdev->lock)
 			pdma_reset(mdev);
@@ -824,8 +1192,7 @@ static ssize_t pdma_mdev_show_description(struct mdev_type *mtype, char *buf)
 }
 
 static struct mdev_driver pdma_mdev_driver = {
-	/* Regions as in pdma.h, not those of a bus */
-	.device_api = "vfio-pdma",
+	.device_api = VFIO_DEVICE_API_PCI_STRING,
 	.probe = pdma_mdev_probe,
 	.remove = pdma_mdev_remove,
 	.get_available = pdma_mdev_get_available,

@@ -105,23 +105,83 @@
  */
 
 /*
- * A mediated device has PDMA_MDEV_CHANNELS channels with consecutive numbers,
- * which share an address space. It can hold several IOASIDs
- * (VFIO_DEVICE_FEATURE_IOASID); each command says on which channel and with
- * which of their PASIDs it runs. Several channels may use the same PASID. The
- * device has two VFIO regions, each with one page for each channel.
+ * A mediated device is a PCI function that any vfio-pci of a VMM can assign to a
+ * guest. It has PDMA_MDEV_CHANNELS channels with consecutive numbers, which share
+ * an address space; a PCI Express capability with function level reset; and a
+ * PASID capability of 20 bits. It has no interrupts. BAR 0 has two pages for each
+ * channel:
  *
- * PDMA_REGION_SUBMIT: write one struct pdma_submit at the start of the page of
- * the channel, with one pwrite(). It pins and maps what the command needs and
- * starts the channel. Errors: ENXIO the device does not hold an IOASID with that
- * PASID, ESHUTDOWN it is parked, EBUSY a command is running on the channel,
- * EINVAL a field is not valid or the write is not one whole struct, EFAULT the
- * memory was not mapped by the user, EAGAIN the engine is being reset or is
- * suspended. PDMA_CMD_STOP returns when the channel issues no more DMA.
+ * PDMA_MDEV_CHANNEL: the registers that give the channel a PASID and submit a
+ * command, which are not those of the engine. The driver traps them.
  *
- * PDMA_REGION_STATUS: the channel pages, for pread() and for a read-only,
- * shared mmap() of any of them. Errors: EINVAL not one register of 32 or 64
- * bits, EAGAIN as above. What the mapping shows meanwhile is undefined.
+ * PDMA_MDEV_STATUS: the status page of the engine. It can be mapped.
+ */
+#define PDMA_MDEV_DEVICE_ID		0x10a6
+#define PDMA_MDEV_CHANNELS		4
+#define PDMA_MDEV_BAR_SIZE		0x8000
+#define PDMA_MDEV_CHANNEL(ch)		(PDMA_PAGE_SIZE * (ch))
+#define PDMA_MDEV_STATUS(ch) \
+	(PDMA_PAGE_SIZE * (PDMA_MDEV_CHANNELS + (ch)))
+
+/* Offsets from PDMA_MDEV_CHANNEL(ch), also those of struct pdma_submit */
+#define PDMA_SUBMIT_SRC			0x00	/* RW, 64 bits: IOVA */
+#define PDMA_SUBMIT_DST			0x08	/* RW, 64 bits: IOVA */
+#define PDMA_SUBMIT_LEN			0x10	/* RW */
+#define PDMA_SUBMIT_CMD			0x14	/* RW: a write executes */
+#define PDMA_SUBMIT_PERIOD		0x18	/* RW: 0 means 100 */
+#define PDMA_SUBMIT_BURST		0x1c	/* RW: 0 means 1 */
+#define PDMA_SUBMIT_PASID		0x20	/* RW: 20 bits, 0: none */
+#define PDMA_SUBMIT_RESULT		0x24	/* RO: of the last write to CMD or PASID */
+#define  PDMA_RESULT_OK			0
+#define  PDMA_RESULT_NO_PASID		1	/* the number is not known */
+#define  PDMA_RESULT_PARKED		2	/* its IOASID has been freed */
+#define  PDMA_RESULT_BUSY		3	/* see below */
+#define  PDMA_RESULT_INVALID		4	/* a register is not valid */
+#define  PDMA_RESULT_FAULT		5	/* the memory is not mapped */
+#define  PDMA_RESULT_AGAIN		6	/* the engine is reset or suspended */
+#define  PDMA_RESULT_NO_MEMORY		7	/* any other failure of the host */
+#define  PDMA_RESULT_NOT_MASTER		8	/* bus mastering is disabled */
+#define PDMA_SUBMIT_SIZE		0x28
+
+/*
+ * PASID: The channel DMAs with this PASID from now on. While a command is
+ * running (BUSY) or the engine cannot be accessed (AGAIN), a number other than 0
+ * is refused and nothing changes. 0 stops the channel and takes its PASID away,
+ * always. When any other write fails, the channel has no PASID, and the register
+ * reads as 0.
+ *
+ *  - The device belongs to a VM: the number is the guest's own, and is looked up
+ *    in the VM's map (KVM_DEV_TYPE_IOASID) at once, never later. The device holds
+ *    the IOASID until none of its channels has it any more. BUSY can also mean
+ *    that another device of the same engine holds the IOASID.
+ *  - otherwise it is the number of an IOASID that the device was given through
+ *    VFIO_DEVICE_FEATURE_IOASID.
+ *
+ * CMD: PDMA_CMD_STOP returns when the channel issues no more DMA. PDMA_CMD_COPY
+ * and PDMA_CMD_STREAM pin and map the memory, and start the channel, with the
+ * values that the registers have now; those that the command does not use are
+ * ignored. Further results: NO_PASID the channel has none, PARKED the IOASID was
+ * freed since, BUSY a command is running.
+ *
+ * A register is accessed with its natural alignment, in 32 bits. Two that stand
+ * next to each other can be accessed in 64 bits, with the effect of two
+ * accesses, the lower register first. All other reads of 1, 2, 4 or 8 bytes
+ * anywhere in the BAR return ones, all other writes are ignored; so are writes to
+ * a status page. The rest of a page reads as 0. Status pages read as ones while
+ * the engine is being reset or is suspended; what a mapping shows is undefined.
+ *
+ * A program can also write one struct pdma_submit to the start of the channel's
+ * page, with one pwrite(), which sets the registers, gives the channel its PASID
+ * and executes the command. Fields that the command does not use must be 0
+ * (PDMA_CMD_STOP: all, and the channel keeps its PASID), and so must RESULT.
+ * The error is the result: ENXIO NO_PASID, ESHUTDOWN PARKED, EBUSY BUSY, EINVAL
+ * INVALID, EFAULT FAULT, EAGAIN AGAIN, EPERM NOT_MASTER.
+ *
+ * When bus mastering is disabled, all channels stop, and no command starts. A
+ * reset of the mediated device, by VFIO_DEVICE_RESET or by a function level
+ * reset, disables it, sets the registers of all channels to 0, and takes their
+ * PASIDs away; the device goes on holding IOASIDs that it was given through
+ * VFIO_DEVICE_FEATURE_IOASID.
  *
  * When the device drops or replaces an IOASID, the commands that run with its
  * PASID end. When the user unmaps memory, the commands that use it end. The
@@ -132,27 +192,11 @@
  * and the commands that were running do not continue. When the function is
  * back, the channel pages are as after a reset of the channels, and the device
  * holds the IOASIDs that it held: the next command works, unless its IOASID was
- * parked meanwhile (ESHUTDOWN); DMA with a parked PASID stays blocked. A command
+ * parked meanwhile (PARKED); DMA with a parked PASID stays blocked. A command
  * whose memory is being pinned meanwhile starts if the function is back by then,
- * and fails with EAGAIN otherwise. Adding or replacing an IOASID may fail during
+ * and fails with AGAIN otherwise. Adding or replacing an IOASID may fail during
  * the reset (EBUSY).
  */
-#define PDMA_MDEV_CHANNELS		4
-#define PDMA_REGION_SUBMIT		0
-#define PDMA_REGION_STATUS		1
-#define PDMA_NUM_REGIONS		2
-#define PDMA_REGION_SIZE		(PDMA_MDEV_CHANNELS * PDMA_PAGE_SIZE)
-
-/* struct pdma_submit, offsets in bytes; all other bits of a field are 0 */
-#define PDMA_SUBMIT_SRC			0x00	/* 64 bits: IOVA */
-#define PDMA_SUBMIT_DST			0x08	/* 64 bits: IOVA */
-#define PDMA_SUBMIT_LEN			0x10	/* 32 bits */
-#define PDMA_SUBMIT_CMD			0x14	/* 32 bits */
-#define PDMA_SUBMIT_PERIOD		0x18	/* 32 bits: 0 means 100 */
-#define PDMA_SUBMIT_BURST		0x1c	/* 32 bits: 0 means 1 */
-#define PDMA_SUBMIT_PASID		0x20	/* 32 bits: 0 for PDMA_CMD_STOP */
-#define PDMA_SUBMIT_RESERVED		0x24	/* 32 bits: 0 */
-#define PDMA_SUBMIT_SIZE		0x28
 
 /*
  * Without mediated devices: an engine that is bound to the driver pdma-sva has a

@@ -250,11 +250,12 @@ TEST_F(dma, no_write_after_free_of_many_returns)
 /* A stream of the channel that no driver has checked must stay blocked */
 static void expect_still_blocked(struct __test_metadata *_metadata,
 				 struct engine *engine, struct channel *ch,
-				 unsigned int nr)
+				 unsigned int nr, __u32 id)
 {
 	__u64 faults = bar_recorded(&engine->bar);
 
 	bar_stop(&engine->bar, nr);
+	bar_set_pasid(&engine->bar, nr, PDMA_PASID_VALID | id);
 	ASSERT_TRUE(bar_stream(&engine->bar, nr, IOVA, ch->len, 50));
 	expect_blocked(ch);
 	/* And silent: that is not a plain entry, or one without the page */
@@ -286,22 +287,21 @@ TEST_F(dma, parked_is_final)
 	EXPECT_EQ(0, pdma_stop(&ch->dev));
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, IOVA, 4096, 50, 1));
 	EXPECT_EQ(-ESHUTDOWN, pdma_copy(&ch->dev, IOVA, IOVA + 4096, 4096));
-	expect_still_blocked(_metadata, &self->engine, ch, nr);
+	expect_still_blocked(_metadata, &self->engine, ch, nr, id);
 
 	/* A reset of the channel, and new mappings */
 	EXPECT_EQ(0, pdma_reset(&ch->dev));
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, IOVA, 4096, 50, 1));
-	expect_still_blocked(_metadata, &self->engine, ch, nr);
+	expect_still_blocked(_metadata, &self->engine, ch, nr, id);
 	EXPECT_EQ(0, pdma_unmap(&ch->dev, IOVA, BUF_LEN));
 	EXPECT_EQ(0, pdma_map(&ch->dev, buf, IOVA, BUF_LEN));
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, IOVA, 4096, 50, 1));
-	expect_still_blocked(_metadata, &self->engine, ch, nr);
+	expect_still_blocked(_metadata, &self->engine, ch, nr, id);
 
 	/* A reset of the function, which also loses what it has cached */
 	ASSERT_EQ(0, pci_reset(self->engine.name));
 	EXPECT_EQ(variant->ats, pci_ats_enabled(self->engine.name));
-	bar_set_pasid(bar, nr, PDMA_PASID_VALID | id);
-	expect_still_blocked(_metadata, &self->engine, ch, nr);
+	expect_still_blocked(_metadata, &self->engine, ch, nr, id);
 
 	expect_state(IOASID_STATE_PARKED, self->fd, id);
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
@@ -383,9 +383,8 @@ TEST_F(dma, attach_races_with_free)
 			test_err_alloc(ENOSPC, self->fd, racer.id, racer.id, 1,
 				       &got);
 			/* Even if the driver has not used it before */
-			bar_set_pasid(&self->engine.bar, nr,
-				      PDMA_PASID_VALID | racer.id);
-			expect_still_blocked(_metadata, &self->engine, ch, nr);
+			expect_still_blocked(_metadata, &self->engine, ch, nr,
+					     racer.id);
 			bar_set_pasid(&self->engine.bar, nr, 0);
 		}
 		ASSERT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
@@ -1015,8 +1014,8 @@ TEST_F(both, detach_leaves_a_parked_entry_blocked)
 		expect_blocked(&self->ch[i]);
 
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->ch[0].dev));
-	bar_set_pasid(&self->engine[0].bar, nr[0], PDMA_PASID_VALID | id);
-	expect_still_blocked(_metadata, &self->engine[0], &self->ch[0], nr[0]);
+	expect_still_blocked(_metadata, &self->engine[0], &self->ch[0], nr[0],
+			     id);
 	bar_set_pasid(&self->engine[0].bar, nr[0], 0);
 	/* Its partner has noticed nothing of that */
 	expect_blocked(&self->ch[1]);

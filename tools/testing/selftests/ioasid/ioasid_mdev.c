@@ -230,26 +230,31 @@ TEST_F(mdev, device_tells_what_it_has)
 	struct vfio_irq_info irq = { .argsz = sizeof(irq) };
 	struct vfio_region_info region;
 	char path[PDMA_PATH_LEN], api[32];
+	__u32 i;
 
 	ASSERT_EQ(0, ioctl(self->dev.device, VFIO_DEVICE_GET_INFO, &info));
-	EXPECT_EQ(VFIO_DEVICE_FLAGS_RESET, info.flags);
-	EXPECT_EQ(PDMA_NUM_REGIONS, info.num_regions);
-	EXPECT_EQ(0, info.num_irqs);
+	EXPECT_EQ(VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET, info.flags);
+	EXPECT_EQ(VFIO_PCI_NUM_REGIONS, info.num_regions);
+	EXPECT_EQ(VFIO_PCI_NUM_IRQS, info.num_irqs);
 	info.argsz = offsetof(struct vfio_device_info, num_irqs);
 	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_GET_INFO, &info));
 	EXPECT_EQ(EINVAL, errno);
 
-	EXPECT_EQ(0, pdma_region(self->dev.device, PDMA_REGION_SUBMIT,
-				 &region));
-	EXPECT_EQ(VFIO_REGION_INFO_FLAG_WRITE, region.flags);
-	EXPECT_EQ(PDMA_REGION_SIZE, region.size);
-	EXPECT_EQ(0, pdma_region(self->dev.device, PDMA_REGION_STATUS,
-				 &region));
-	EXPECT_EQ(VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_MMAP,
-		  region.flags);
-	EXPECT_EQ(PDMA_REGION_SIZE, region.size);
-	EXPECT_EQ(-EINVAL, pdma_region(self->dev.device, PDMA_NUM_REGIONS,
+	for (i = 0; i < VFIO_PCI_NUM_REGIONS; i++) {
+		EXPECT_EQ(0, pdma_region(self->dev.device, i, &region));
+		EXPECT_EQ(i == VFIO_PCI_BAR0_REGION_INDEX ?
+				  PDMA_MDEV_BAR_SIZE :
+			  i == VFIO_PCI_CONFIG_REGION_INDEX ? 4096 : 0,
+			  region.size);
+	}
+	EXPECT_EQ(-EINVAL, pdma_region(self->dev.device, VFIO_PCI_NUM_REGIONS,
 				       &region));
+	for (irq.index = 0; irq.index < VFIO_PCI_NUM_IRQS; irq.index++) {
+		irq.count = 1;
+		EXPECT_EQ(0, ioctl(self->dev.device, VFIO_DEVICE_GET_IRQ_INFO,
+				   &irq));
+		EXPECT_EQ(0, irq.count);
+	}
 	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_GET_IRQ_INFO, &irq));
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
@@ -258,7 +263,7 @@ TEST_F(mdev, device_tells_what_it_has)
 
 	pdma_mdev_path(self->uuid[0], "mdev_type/device_api", path);
 	EXPECT_EQ(0, pdma_read_file(path, api, sizeof(api)));
-	EXPECT_STREQ("vfio-pdma", api);
+	EXPECT_STREQ(VFIO_DEVICE_API_PCI_STRING, api);
 }
 
 /* VFIO_DEVICE_FEATURE_IOASID */
@@ -1299,7 +1304,7 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	BAD(copy, pasid, self->other, ENXIO);
 	BAD(copy, pasid, 0x100000, ENXIO);
 	BAD(copy, pasid, self->id | PDMA_PASID_VALID, ENXIO);
-	BAD(copy, reserved, 1, EINVAL);
+	BAD(copy, result, 1, EINVAL);
 
 	BAD(high, len, PAGE, EFAULT);
 	BAD(high, len, 0, EINVAL);
@@ -1316,7 +1321,7 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	BAD(stream, dst, IOVA + BUF_LEN, EFAULT);
 	BAD(stream, dst, IOVA + BUF_LEN - 8, EFAULT);
 	BAD(stream, pasid, self->other, ENXIO);
-	BAD(stream, reserved, 0x80000000, EINVAL);
+	BAD(stream, result, 0x80000000, EINVAL);
 
 	BAD(stop, src, 1, EINVAL);
 	BAD(stop, dst, 1, EINVAL);
@@ -1324,7 +1329,7 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	BAD(stop, period, 1, EINVAL);
 	BAD(stop, burst, 1, EINVAL);
 	BAD(stop, pasid, self->id, EINVAL);
-	BAD(stop, reserved, 1, EINVAL);
+	BAD(stop, result, 1, EINVAL);
 
 	/* What is mapped there is not what a DMA to there reaches */
 	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, msi, PAGE));
@@ -1372,20 +1377,18 @@ TEST_F(mdev, submission_is_one_whole_write)
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd,
 					   PDMA_SUBMIT_SIZE - 1, 0));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, sizeof(cmd), 0));
-	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, 4, 0));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
 					   8));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
 					   PDMA_SUBMIT_SIZE));
-	/* To a channel of another device, to the other region, to none */
+	/* To a status page, behind the BAR, to another region, to none */
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
-					   PDMA_REGION_SIZE));
+					   PDMA_MDEV_STATUS(0)));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
-					   self->dev.status_offset -
-					   self->dev.submit_offset));
+					   PDMA_MDEV_BAR_SIZE));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
-					   2 * (self->dev.status_offset -
-						self->dev.submit_offset)));
+					   self->dev.config_offset /
+					   VFIO_PCI_CONFIG_REGION_INDEX));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
 					   next));
 	EXPECT_EQ(0, pdma_done(&self->dev));
@@ -2311,6 +2314,8 @@ TEST_F(mdev, status_page_shows_the_same_as_pread)
 	pdma_unmap_status(regs);
 }
 
+#define ALL_STATUS_PAGES (PDMA_MDEV_CHANNELS * PDMA_PAGE_SIZE)
+
 TEST_F(mdev, each_channel_has_a_status_page)
 {
 	struct pdma_dev ch[PDMA_MDEV_CHANNELS];
@@ -2318,7 +2323,7 @@ TEST_F(mdev, each_channel_has_a_status_page)
 	const void *regs;
 	int i;
 
-	all = mmap(NULL, PDMA_REGION_SIZE, PROT_READ, MAP_SHARED,
+	all = mmap(NULL, ALL_STATUS_PAGES, PROT_READ, MAP_SHARED,
 		   self->dev.device, self->dev.status_offset);
 	ASSERT_NE(MAP_FAILED, all);
 	for (i = 0; i < PDMA_MDEV_CHANNELS; i++) {
@@ -2335,13 +2340,13 @@ TEST_F(mdev, each_channel_has_a_status_page)
 						   PDMA_LEN));
 		pdma_unmap_status(regs);
 	}
-	munmap((void *)all, PDMA_REGION_SIZE);
+	munmap((void *)all, ALL_STATUS_PAGES);
 }
 
-TEST_F(mdev, status_page_is_read_only)
+TEST_F(mdev, only_status_pages_can_be_mapped)
 {
 	struct pdma_dev *dev = &self->dev;
-	void *regs;
+	const __u64 bar = dev->submit_offset;
 
 #define BAD_MMAP(_errno, _len, _prot, _flags, _offset) ({		\
 	EXPECT_EQ(MAP_FAILED, mmap(NULL, _len, _prot, _flags,		\
@@ -2349,34 +2354,48 @@ TEST_F(mdev, status_page_is_read_only)
 	EXPECT_EQ(_errno, errno);					\
 })
 
-	BAD_MMAP(EPERM, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
-		 dev->status_offset);
-	BAD_MMAP(EPERM, PAGE, PROT_WRITE, MAP_SHARED, dev->status_offset);
-	/* A private one could become writable */
 	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_PRIVATE, dev->status_offset);
-	/* The pages of others, what is no page */
-	BAD_MMAP(EINVAL, PDMA_REGION_SIZE + PAGE, PROT_READ, MAP_SHARED,
+	/* The pages of others */
+	BAD_MMAP(EINVAL, ALL_STATUS_PAGES + PAGE, PROT_READ, MAP_SHARED,
 		 dev->status_offset);
 	BAD_MMAP(EINVAL, 2 * PAGE, PROT_READ, MAP_SHARED,
-		 dev->status_offset + PDMA_REGION_SIZE - PAGE);
-	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED,
-		 dev->status_offset + PDMA_REGION_SIZE);
+		 dev->status_offset + ALL_STATUS_PAGES - PAGE);
+	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED, bar + PDMA_MDEV_BAR_SIZE);
+	/* The trapped pages, all of the BAR, what is no page */
+	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED, bar);
 	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED,
 		 dev->status_offset - PAGE);
-	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED, dev->submit_offset);
+	BAD_MMAP(EINVAL, 2 * PAGE, PROT_READ, MAP_SHARED,
+		 dev->status_offset - PAGE);
+	BAD_MMAP(EINVAL, PDMA_MDEV_BAR_SIZE, PROT_READ, MAP_SHARED, bar);
+	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED, dev->config_offset);
 	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED,
-		 dev->status_offset * PDMA_NUM_REGIONS);
+		 dev->config_offset / VFIO_PCI_CONFIG_REGION_INDEX +
+		 PDMA_MDEV_STATUS(0));
 
 #undef BAD_MMAP
+}
 
-	regs = (void *)pdma_map_status(dev);
-	ASSERT_NE(NULL, regs);
-	EXPECT_EQ(-1, mprotect(regs, PAGE, PROT_READ | PROT_WRITE));
-	EXPECT_EQ(EACCES, errno);
-	EXPECT_EQ(-1, mprotect(regs, PAGE, PROT_WRITE));
-	EXPECT_EQ(EACCES, errno);
-	EXPECT_EQ(0, pdma_mmio32(regs, PDMA_STATUS));
-	pdma_unmap_status(regs);
+/* A VMM maps them for writing, too */
+TEST_F(mdev, write_to_a_mapped_status_page_does_nothing)
+{
+	struct pdma_dev *dev = &self->dev;
+	volatile __u32 *regs;
+	unsigned int i;
+
+	test_copies(dev);
+	regs = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
+		    dev->device, dev->status_offset);
+	ASSERT_NE(MAP_FAILED, regs);
+	for (i = 0; i < PAGE / sizeof(*regs); i++)
+		if (i != PDMA_CMD / sizeof(*regs))
+			regs[i] = 8;
+	regs[PDMA_CMD / sizeof(*regs)] = PDMA_CMD_STREAM;
+	test_stopped(dev);
+	EXPECT_EQ(IOVA + PAGE, pdma_read64(dev, PDMA_DST));
+	EXPECT_EQ(PAGE, pdma_read32(dev, PDMA_LEN));
+	EXPECT_EQ(100, pdma_read32(dev, PDMA_PERIOD));
+	munmap((void *)regs, PAGE);
 }
 
 TEST_F(mdev, registers_are_read_one_at_a_time)
@@ -2391,33 +2410,24 @@ TEST_F(mdev, registers_are_read_one_at_a_time)
 	}								\
 })
 
-	READ(4, 4, dev->status_offset);
-	READ(8, 8, dev->status_offset);
-	READ(4, 4, dev->status_offset + PAGE - 4);
+	READ(1, 1, dev->submit_offset);
+	READ(2, 2, dev->submit_offset);
+	READ(4, 4, dev->submit_offset);
+	READ(8, 8, dev->submit_offset);
 	READ(8, 8, dev->status_offset + PAGE - 8);
-	READ(4, 4, dev->status_offset + PDMA_REGION_SIZE - 4);
+	READ(4, 4, dev->status_offset + ALL_STATUS_PAGES - 4);
 
 	READ(-EINVAL, 0, dev->status_offset);
-	READ(-EINVAL, 1, dev->status_offset);
-	READ(-EINVAL, 2, dev->status_offset);
+	READ(-EINVAL, 3, dev->status_offset);
 	READ(-EINVAL, 12, dev->status_offset);
+	READ(-EINVAL, 16, dev->status_offset);
 	READ(-EINVAL, PAGE, dev->status_offset);
-	READ(-EINVAL, 2 * PAGE, dev->status_offset);
-	READ(-EINVAL, 4, dev->status_offset + 2);
-	READ(-EINVAL, 8, dev->status_offset + 4);
-	READ(-EINVAL, 8, dev->status_offset + PAGE - 4);
-	READ(-EINVAL, 4, dev->status_offset + PDMA_REGION_SIZE);
-	READ(-EINVAL, 4, dev->status_offset - 4);
-	READ(-EINVAL, 4, dev->status_offset * 2 - 4);
-	READ(-EINVAL, 4, dev->status_offset * 2);
-	READ(-EINVAL, 4, dev->submit_offset);
 	READ(-EINVAL, PDMA_SUBMIT_SIZE, dev->submit_offset);
+	READ(-EINVAL, 4, dev->status_offset + ALL_STATUS_PAGES);
+	READ(-EINVAL, 4, dev->config_offset - 4);
+	READ(-EINVAL, 4, dev->config_offset + 4096);
 
 #undef READ
-
-	EXPECT_EQ(-1, pwrite(dev->device, data, 4,
-			     dev->status_offset + PDMA_CMD));
-	EXPECT_EQ(EINVAL, errno);
 }
 
 TEST_HARNESS_MAIN

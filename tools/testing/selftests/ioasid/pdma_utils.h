@@ -28,6 +28,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <linux/iommufd.h>
+#include <linux/pci_regs.h>
 #include <linux/types.h>
 #include <linux/vfio.h>
 
@@ -43,7 +44,7 @@
  */
 #define PDMA_TIMEOUT_MS		60000
 
-/* What is written to PDMA_REGION_SUBMIT */
+/* What is written to PDMA_MDEV_CHANNEL() at once; @result is 0 */
 struct pdma_submit {
 	__u64 src;
 	__u64 dst;
@@ -52,7 +53,7 @@ struct pdma_submit {
 	__u32 period;
 	__u32 burst;
 	__u32 pasid;
-	__u32 reserved;
+	__u32 result;
 };
 
 #define PDMA_SUBMIT_FIELD(_field, _offset) \
@@ -64,7 +65,7 @@ PDMA_SUBMIT_FIELD(cmd, PDMA_SUBMIT_CMD);
 PDMA_SUBMIT_FIELD(period, PDMA_SUBMIT_PERIOD);
 PDMA_SUBMIT_FIELD(burst, PDMA_SUBMIT_BURST);
 PDMA_SUBMIT_FIELD(pasid, PDMA_SUBMIT_PASID);
-PDMA_SUBMIT_FIELD(reserved, PDMA_SUBMIT_RESERVED);
+PDMA_SUBMIT_FIELD(result, PDMA_SUBMIT_RESULT);
 static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE, "size");
 
 /*
@@ -78,6 +79,7 @@ struct pdma_dev {
 	int iommufd;		/* /dev/iommu, or -1 */
 	__u32 ioas_id;		/* valid with iommufd */
 	bool borrowed;		/* container or iommufd belong to another one */
+	__u64 config_offset;	/* 0: not a mediated device */
 	__u64 submit_offset;
 	__u64 status_offset;
 };
@@ -254,20 +256,52 @@ static inline int pdma_region(int device, __u32 index,
 	return ioctl(device, VFIO_DEVICE_GET_REGION_INFO, info) ? -errno : 0;
 }
 
+/* Configuration space, @len bytes that @val points to. 0 or -errno */
+static inline int pdma_config_read(struct pdma_dev *dev, unsigned int offset,
+				   void *val, size_t len)
+{
+	ssize_t n = pread(dev->device, val, len, dev->config_offset + offset);
+
+	if (n < 0)
+		return -errno;
+	return (size_t)n == len ? 0 : -EIO;
+}
+
+static inline int pdma_config_write(struct pdma_dev *dev, unsigned int offset,
+				    const void *val, size_t len)
+{
+	ssize_t n = pwrite(dev->device, val, len, dev->config_offset + offset);
+
+	if (n < 0)
+		return -errno;
+	return (size_t)n == len ? 0 : -EIO;
+}
+
+/* Whether the device may perform DMA */
+static inline int pdma_set_master(struct pdma_dev *dev, bool enable)
+{
+	__u16 command = PCI_COMMAND_MEMORY;
+
+	if (enable)
+		command |= PCI_COMMAND_MASTER;
+	return pdma_config_write(dev, PCI_COMMAND, &command, sizeof(command));
+}
+
 static inline int pdma_regions(struct pdma_dev *dev)
 {
 	struct vfio_region_info info;
 	int rc;
 
-	rc = pdma_region(dev->device, PDMA_REGION_SUBMIT, &info);
+	rc = pdma_region(dev->device, VFIO_PCI_BAR0_REGION_INDEX, &info);
 	if (rc)
 		return rc;
-	dev->submit_offset = info.offset;
-	rc = pdma_region(dev->device, PDMA_REGION_STATUS, &info);
+	dev->submit_offset = info.offset + PDMA_MDEV_CHANNEL(0);
+	dev->status_offset = info.offset + PDMA_MDEV_STATUS(0);
+	rc = pdma_region(dev->device, VFIO_PCI_CONFIG_REGION_INDEX, &info);
 	if (rc)
 		return rc;
-	dev->status_offset = info.offset;
-	return 0;
+	dev->config_offset = info.offset;
+	return pdma_set_master(dev, true);
 }
 
 static inline void pdma_init(struct pdma_dev *dev)
@@ -340,20 +374,19 @@ static inline int pdma_open_cdev_fd(const char *uuid)
 }
 
 /*
- * Open through the group. @share: put the group into the container of that
- * device, NULL: into a new one, which is made by opening @node.
+ * Open through the group, of which @fd is a descriptor: it belongs to @dev from
+ * now on. @share: put the group into the container of that device, NULL: into a
+ * new one, which is made by opening @node.
  */
-static inline int pdma_open_container(struct pdma_dev *dev, const char *uuid,
-				      const struct pdma_dev *share,
-				      const char *node)
+static inline int pdma_open_group_of(struct pdma_dev *dev, int fd,
+				     const char *uuid,
+				     const struct pdma_dev *share,
+				     const char *node)
 {
 	int rc;
 
 	pdma_init(dev);
-	rc = pdma_open_group_fd(uuid);
-	if (rc < 0)
-		return rc;
-	dev->group = rc;
+	dev->group = fd;
 	if (share) {
 		dev->container = share->container;
 		dev->borrowed = true;
@@ -377,6 +410,16 @@ err:
 	rc = -errno;
 	pdma_close(dev);
 	return rc;
+}
+
+static inline int pdma_open_container(struct pdma_dev *dev, const char *uuid,
+				      const struct pdma_dev *share,
+				      const char *node)
+{
+	int fd = pdma_open_group_fd(uuid);
+
+	pdma_init(dev);
+	return fd < 0 ? fd : pdma_open_group_of(dev, fd, uuid, share, node);
 }
 
 static inline int pdma_open_group(struct pdma_dev *dev, const char *uuid,
@@ -414,21 +457,19 @@ static inline int pdma_detach_ioas(struct pdma_dev *dev)
 }
 
 /*
- * Open through the character device. @share: use the iommufd and the IOAS of
- * that device, NULL: new ones.
+ * Open through the character device, of which @fd is a descriptor: it belongs to
+ * @dev from now on. @share: use the iommufd and the IOAS of that device, NULL:
+ * new ones.
  */
-static inline int pdma_open_cdev(struct pdma_dev *dev, const char *uuid,
-				 const struct pdma_dev *share)
+static inline int pdma_open_cdev_of(struct pdma_dev *dev, int fd,
+				    const struct pdma_dev *share)
 {
 	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
 	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
 	int rc;
 
 	pdma_init(dev);
-	rc = pdma_open_cdev_fd(uuid);
-	if (rc < 0)
-		return rc;
-	dev->device = rc;
+	dev->device = fd;
 	if (share) {
 		dev->iommufd = share->iommufd;
 		dev->ioas_id = share->ioas_id;
@@ -454,6 +495,15 @@ err:
 	rc = -errno;
 	pdma_close(dev);
 	return rc;
+}
+
+static inline int pdma_open_cdev(struct pdma_dev *dev, const char *uuid,
+				 const struct pdma_dev *share)
+{
+	int fd = pdma_open_cdev_fd(uuid);
+
+	pdma_init(dev);
+	return fd < 0 ? fd : pdma_open_cdev_of(dev, fd, share);
 }
 
 /* Memory */
@@ -724,12 +774,77 @@ static inline int pdma_stop(struct pdma_dev *dev)
 	return pdma_submit(dev, &cmd);
 }
 
+/* A mediated device can be used again after it, as after a driver's probe */
 static inline int pdma_reset(struct pdma_dev *dev)
 {
-	return ioctl(dev->device, VFIO_DEVICE_RESET) ? -errno : 0;
+	if (ioctl(dev->device, VFIO_DEVICE_RESET))
+		return -errno;
+	return dev->config_offset ? pdma_set_master(dev, true) : 0;
 }
 
-/* Registers */
+/* Registers of the channel that trap, as a guest accesses them. 0 or -errno */
+
+static inline int pdma_set(struct pdma_dev *dev, unsigned int reg,
+			   const void *val, size_t len)
+{
+	ssize_t n = pwrite(dev->device, val, len, dev->submit_offset + reg);
+
+	if (n < 0)
+		return -errno;
+	return (size_t)n == len ? 0 : -EIO;
+}
+
+static inline int pdma_set32(struct pdma_dev *dev, unsigned int reg, __u32 val)
+{
+	return pdma_set(dev, reg, &val, sizeof(val));
+}
+
+static inline int pdma_set64(struct pdma_dev *dev, unsigned int reg, __u64 val)
+{
+	return pdma_set(dev, reg, &val, sizeof(val));
+}
+
+/* All ones on an error, too */
+static inline __u64 pdma_get(struct pdma_dev *dev, unsigned int reg, size_t len)
+{
+	__u64 val = 0;
+
+	if (pread(dev->device, &val, len, dev->submit_offset + reg) !=
+	    (ssize_t)len)
+		return UINT64_MAX;
+	return val;
+}
+
+/* What a write to PDMA_SUBMIT_PASID or PDMA_SUBMIT_CMD had as its result */
+static inline __u32 pdma_set_result(struct pdma_dev *dev, unsigned int reg,
+				    __u32 val)
+{
+	if (pdma_set32(dev, reg, val))
+		return UINT32_MAX;
+	return pdma_get(dev, PDMA_SUBMIT_RESULT, 4);
+}
+
+static inline __u32 pdma_bind(struct pdma_dev *dev, __u32 pasid)
+{
+	return pdma_set_result(dev, PDMA_SUBMIT_PASID, pasid);
+}
+
+static inline __u32 pdma_execute(struct pdma_dev *dev, __u32 cmd)
+{
+	return pdma_set_result(dev, PDMA_SUBMIT_CMD, cmd);
+}
+
+/* Stream with the PASID that the channel has */
+static inline __u32 pdma_execute_stream(struct pdma_dev *dev, __u64 dst,
+					__u32 len)
+{
+	if (pdma_set64(dev, PDMA_SUBMIT_DST, dst) ||
+	    pdma_set32(dev, PDMA_SUBMIT_LEN, len))
+		return UINT32_MAX;
+	return pdma_execute(dev, PDMA_CMD_STREAM);
+}
+
+/* Registers of the engine */
 
 /* All ones, which no register of the channel page can be, on an error */
 static inline __u32 pdma_read32(struct pdma_dev *dev, unsigned int reg)
@@ -773,7 +888,7 @@ static inline __u64 pdma_refused(struct pdma_dev *dev)
 	return pdma_read64(dev, PDMA_REFUSED_COUNT);
 }
 
-/* The channel page, read-only. NULL: errno says why */
+/* The status page, read-only. NULL: errno says why */
 static inline const void *pdma_map_status(struct pdma_dev *dev)
 {
 	void *regs = mmap(NULL, PDMA_PAGE_SIZE, PROT_READ, MAP_SHARED,
