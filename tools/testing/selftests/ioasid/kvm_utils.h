@@ -370,6 +370,35 @@ static inline int kvm_ioasid_get(int dev, __u32 start, __u32 *count,
 	return ret;
 }
 
+/* The machine's device for files of VFIO, of which each belongs to one machine */
+
+static inline int kvm_vfio_create(int vm)
+{
+	struct kvm_create_device cmd = { .type = KVM_DEV_TYPE_VFIO, .fd = -1 };
+
+	return ioctl(vm, KVM_CREATE_DEVICE, &cmd) ? -errno : (int)cmd.fd;
+}
+
+/*
+ * @fd: a group, or a device that is not bound yet. KVM has it open from now on,
+ * until it is deleted, or @dev is closed.
+ */
+static inline int kvm_vfio_add(int dev, int fd)
+{
+	__s32 file = fd;
+
+	return kvm_ioasid_attr(dev, KVM_SET_DEVICE_ATTR, KVM_DEV_VFIO_FILE,
+			       KVM_DEV_VFIO_FILE_ADD, &file);
+}
+
+static inline int kvm_vfio_del(int dev, int fd)
+{
+	__s32 file = fd;
+
+	return kvm_ioasid_attr(dev, KVM_SET_DEVICE_ATTR, KVM_DEV_VFIO_FILE,
+			       KVM_DEV_VFIO_FILE_DEL, &file);
+}
+
 #define test_cmd_map_add(dev, fd, id, guest_pasid) \
 	ASSERT_EQ(0, kvm_ioasid_add(dev, fd, id, guest_pasid))
 #define test_err_map_add(_errno, dev, fd, id, guest_pasid) \
