@@ -38,6 +38,7 @@ DMAR = 0xfed90000
 CAP, ECAP, GCMD, GSTS, RTADDR = 0x08, 0x10, 0x18, 0x1c, 0x20
 FSTS, IQT, IQA = 0x34, 0x88, 0x90
 FRCD_LO, FRCD_HI = 0x220, 0x228
+VCMD, VCRSP, VCCAP, ECAP_VCS = 0xe00, 0xe10, 0xe30, 1 << 44
 GCMD_TE, GCMD_SRTP, GCMD_QIE = 1 << 31, 1 << 30, 1 << 26
 FSTS_PFO, FSTS_PPF, FSTS_IQE = 1 << 0, 1 << 1, 1 << 4
 QUEUE_SLOTS = 128
@@ -1258,6 +1259,39 @@ def thousands_of_pasids_can_be_used(m):
     for pasid in range(1, 2048, 100):
         m.dev.set_pasid(0, pasid)
         check(not m.dev.poke(0, IOVA), f"PASID {pasid}")
+
+
+# ------------------------------------------------------- VT-d: virtual commands
+
+def refusal(*options):
+    """What an emulator that does not start says."""
+    args = [Machine.qemu, "-accel", "qtest", "-display", "none", "-nodefaults",
+            "-M", "q35", *options]
+    for folder in Machine.data_dirs:
+        args += ["-L", folder]
+    ended = subprocess.run(args, stdin=subprocess.DEVNULL, timeout=60,
+                           stderr=subprocess.PIPE, check=False)
+    check_equal(ended.returncode, 1, "exit status")
+    return ended.stderr.decode()
+
+
+@test(Machine, "caching-mode=on", devices=())
+def virtual_commands_need_an_object(m):
+    check(not m.reg(ECAP, "q") & ECAP_VCS, "no virtual commands")
+    m.set_reg(VCMD, 1, "q")
+    for reg in (VCMD, VCRSP, VCCAP):
+        check_equal(m.reg(reg, "q"), 0, f"register {reg:#x}")
+
+
+@test(Machine, devices=(), start=False)
+def ioasid_object_takes_no_other_file(m):
+    check("/dev/ioasid" in refusal("-object", "ioasid,id=ioasid0,fd=0"),
+          "an fd of another file")
+    check("not found" in refusal("-device", IOMMU + ",ioasid=ioasid0"),
+          "no object")
+    if not os.path.exists("/dev/ioasid"):
+        check("/dev/ioasid" in refusal("-object", "ioasid,id=ioasid0"),
+              "no /dev/ioasid")
 
 
 # ---------------------------------------------------------------- pdma: command
