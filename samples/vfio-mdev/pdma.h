@@ -228,4 +228,33 @@
 #define PDMA_SVA_UNBIND			_IO('P', 2)
 #define PDMA_SVA_IOVA			0x100000
 
+/*
+ * In a guest: a mediated device that is bound to the driver pdma-guest has a
+ * character device of that name, "-", and the name of the PCI function. Each open
+ * file has memory for DMA, PDMA_GUEST_BUF_LEN bytes, which mmap() maps at offset
+ * 0. Closing the file gives back all that was allocated and bound through it.
+ * ioctl(), the argument is a number:
+ *
+ * PDMA_GUEST_ALLOC: allocate a PASID, which is returned. Errors: ENOSPC the kernel
+ * or the VMM gives none, and those of iommu_attach_device_pasid().
+ * PDMA_GUEST_FREE: free the PASID. It may still be bound to a channel. Errors:
+ * EINVAL it was not allocated through this file.
+ * PDMA_GUEST_BIND: write bits 0 to 19 to PDMA_SUBMIT_PASID of the channel whose
+ * number is in the bits above. The file has the channel until it writes 0. Errors:
+ * EINVAL there is no such channel, EBUSY another file has it, and those of the
+ * result, see above.
+ *
+ * pwrite() of one struct pdma_submit at PDMA_MDEV_CHANNEL(ch) submits a command.
+ * SRC and DST are offsets in the memory of the file; PASID and RESULT are 0.
+ * Errors: EINVAL a field is not valid, ENXIO the file does not have the channel,
+ * and those of the result. pread() reads a register of BAR 0. All of these: ENODEV
+ * the function has been taken from the driver.
+ */
+#define PDMA_GUEST_DRIVER		"pdma-guest"
+#define PDMA_GUEST_BUF_LEN		(2 * PDMA_MAX_LEN)
+#define PDMA_GUEST_ALLOC		_IO('P', 3)
+#define PDMA_GUEST_FREE			_IO('P', 4)
+#define PDMA_GUEST_BIND			_IO('P', 5)
+#define  PDMA_GUEST_BIND_SHIFT		20
+
 #endif
