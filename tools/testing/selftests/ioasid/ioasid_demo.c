@@ -7,12 +7,11 @@
  * exit status 1. Nothing here that the tests do not test more thoroughly: this
  * is for reading.
  */
-#include <stdarg.h>
-
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
 #include "kvm_utils.h"
 #include "pdma_utils.h"
+#include "story_utils.h"
 
 #define IOVA 0x100000ULL
 #define BUF_LEN PDMA_MAX_LEN
@@ -21,44 +20,6 @@
 
 /* What the guest of the virtual machine calls the number of its owner */
 #define GUEST_PASID 7
-
-static int step_nr, failures;
-
-static void __attribute__((format(printf, 1, 2))) step(const char *fmt, ...)
-{
-	va_list args;
-
-	printf("\n%2d. ", ++step_nr);
-	va_start(args, fmt);
-	vprintf(fmt, args);
-	va_end(args);
-	printf("\n");
-}
-
-/* A figure. @ok: it is as it must be */
-static void __attribute__((format(printf, 3, 4)))
-tell(bool ok, const char *what, const char *fmt, ...)
-{
-	va_list args;
-
-	printf("      %-44s ", what);
-	va_start(args, fmt);
-	vprintf(fmt, args);
-	va_end(args);
-	printf("%s\n", ok ? "" : "      <-- NOT SO");
-	if (!ok)
-		failures++;
-}
-
-/* For what the rest cannot go on without. @ret: 0, a descriptor, or -errno */
-static int must(int ret, const char *what)
-{
-	if (ret < 0) {
-		printf("\nFAILED: %s: %s\n", what, strerror(-ret));
-		exit(1);
-	}
-	return ret;
-}
 
 struct device {
 	char label[NAME_MAX + 32];
@@ -205,7 +166,7 @@ static void tell_guest(struct kvm_vm *vm, __u32 before)
 /* What all files have of the process that opened @fd */
 static void tell_set(int fd, __u32 active, __u32 parked)
 {
-	__u32 has_active, has_parked;
+	__u32 has_active = 0, has_parked = 0;
 
 	must(ioasid_set_counts(fd, &has_active, &has_parked), "fdinfo");
 	tell(has_active == active && has_parked == parked,
@@ -357,7 +318,5 @@ int main(void)
 
 	device_close(&dev[0]);
 	device_close(&dev[2]);
-	printf("\n%s\n", failures ? "FAILED: not all of it is as it must be" :
-	       "All of it is as it must be.");
-	return !!failures;
+	return end_of_story();
 }

@@ -1,0 +1,624 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Virtual machines of QEMU: what a guest does with its PASIDs, and what is left of
+ * it in the host
+ *
+ * The guests are stock kernels of distributions (vmm_utils.h says where they are).
+ * One kind allocates PASIDs by the virtual command of VT-d, the other numbers them
+ * itself. Booting one takes long, so the tests of a guest share two machines; they
+ * run one after the other and each leaves the machines as it found them, or starts
+ * them anew.
+ */
+#include "../kselftest.h"
+#include "ioasid_utils.h"
+#include "ioasid_watch.h"
+#include "pdma_utils.h"
+#include "vmm_utils.h"
+
+#define HALF	PDMA_MAX_LEN
+#define PERIOD	100
+
+/* A number that no guest has */
+#define UNKNOWN	0xabcde
+
+/* Virtual commands (VT-d 11.4.39 and following) */
+#define VCMD		0xe00
+#define VCRSP		0xe10
+#define VCCAP		0xe30
+#define VCMD_ALLOC	1ULL
+#define VCMD_FREE(n)	(2ULL | (unsigned long long)(n) << 16)
+#define VCRSP_IP	1
+#define VCRSP_STATUS(r)	((r) >> 1 & 0x7f)
+#define VCRSP_RESULT(r)	((r) >> 16)
+#define VC_UNDEFINED	1
+#define VC_NO_PASID	16	/* also: not a PASID of the guest */
+
+struct machines {
+	const char *guest;
+	char parent[NAME_MAX + 1];
+	struct pdma_bar bar;
+	int kmsg;
+	struct vmm vm[2];
+	bool up[2];
+};
+
+#define CHECK(cond) do {						\
+	if (!(cond)) {							\
+		ksft_print_msg("%s:%d: %s\n", __func__, __LINE__, #cond); \
+		return false;						\
+	}								\
+} while (0)
+
+#define CHECK_EQ(want, have) do {					\
+	long long __want = (want), __have = (have);			\
+									\
+	if (__want != __have) {						\
+		ksft_print_msg("%s:%d: %s is %lld, not %lld\n", __func__, \
+			       __LINE__, #have, __have, __want);	\
+		return false;						\
+	}								\
+} while (0)
+
+/* Machines */
+
+static bool stop(struct machines *m, unsigned int nr)
+{
+	m->up[nr] = false;
+	CHECK_EQ(0, vmm_close(&m->vm[nr]));
+	return true;
+}
+
+static bool start(struct machines *m, unsigned int nr, const char *qemu,
+		  const char *ioasid)
+{
+	struct vmm_config config = {
+		.qemu = qemu, .guest = m->guest, .ioasid = ioasid, .fd = -1,
+	};
+
+	if (m->up[nr])
+		CHECK(stop(m, nr));
+	m->up[nr] = true;
+	CHECK_EQ(0, vmm_start(&m->vm[nr], m->parent, &config));
+	return true;
+}
+
+static bool ready(struct machines *m, unsigned int nr)
+{
+	int ret = vmm_wait_ready(&m->vm[nr]);
+
+	if (ret)
+		vmm_show(&m->vm[nr]);
+	CHECK_EQ(0, ret);
+	return true;
+}
+
+/* A guest's PASID, and what stands for it in the host */
+struct pair {
+	int pasid;
+	__u32 id;
+};
+
+static bool alloc(struct machines *m, unsigned int nr, struct pair *pair)
+{
+	__u32 ids[VMM_MAX_IDS];
+	int n = debugfs_ids(ids);
+
+	CHECK(n >= 0);
+	pair->pasid = vmm_alloc(&m->vm[nr]);
+	CHECK(pair->pasid > 0);
+	CHECK_EQ(1, debugfs_others(ids, n, &pair->id));
+	return true;
+}
+
+/* With the stock QEMU */
+
+static bool stock_qemu_assigns_the_function(struct machines *m)
+{
+	struct vmm *vm = &m->vm[0];
+
+	CHECK(start(m, 0, getenv("VMM_STOCK_QEMU"), NULL));
+	CHECK(ready(m, 0));
+	ksft_print_msg("Linux %s\n", vm->release);
+	CHECK_EQ(-ENXIO, vmm_bind(vm, 0, 1));
+	CHECK_EQ(0, vmm_bind(vm, 0, 0));
+	CHECK_EQ(0, kmsg_faults(m->kmsg, 0));
+	CHECK(stop(m, 0));
+	return true;
+}
+
+/* With ours */
+
+static bool guest_sees_the_function(struct machines *m)
+{
+	unsigned int nr;
+
+	for (nr = 0; nr < 2; nr++)
+		CHECK(start(m, nr, getenv("VMM_QEMU"), ""));
+	CHECK(ready(m, 0));
+	ksft_print_msg("Linux %s\n", m->vm[0].release);
+	return true;
+}
+
+static bool dma_arrives_in_the_guest(struct machines *m)
+{
+	struct vmm *vm = &m->vm[0];
+	struct pair pair;
+
+	CHECK(alloc(m, 0, &pair));
+	CHECK(vmm_row_is(pair.id, "active", "kvm=1"));
+	CHECK_EQ(0, vmm_bind(vm, 0, pair.pasid));
+	CHECK(vmm_row_is(pair.id, "active", "mdev=1,kvm=1"));
+	CHECK(bar_find_channel(&m->bar, pair.id) >= 0);
+	CHECK_EQ(0, vmm_ask(vm, "pattern 0 %u", HALF));
+	CHECK_EQ(0, vmm_copy(vm, 0, HALF, 0, HALF));
+	CHECK_EQ(0, vmm_bind(vm, 0, 0));
+	CHECK(vmm_row_is(pair.id, "active", "kvm=1"));
+	CHECK_EQ(0, vmm_free(vm, pair.pasid));
+	CHECK(vmm_wait_recycled(pair.id));
+	CHECK_EQ(0, kmsg_faults(m->kmsg, 0));
+	return true;
+}
+
+static bool unknown_number_is_refused_silently(struct machines *m)
+{
+	struct vmm *vm = &m->vm[0];
+	char msg[8192];
+
+	CHECK_EQ(-ENXIO, vmm_bind(vm, 0, UNKNOWN));
+	CHECK_EQ(-ENXIO, vmm_stream(vm, 0, 0, PDMA_PAGE_SIZE, PERIOD));
+	CHECK_EQ(0, vmm_bind(vm, 0, 0));
+	CHECK_EQ(0, kmsg_next(m->kmsg, msg, sizeof(msg)));
+	return true;
+}
+
+/* All that two streams have in common is the number that the guests use */
+static bool same_number_in_two_guests_does_not_meet(struct machines *m)
+{
+	struct vmm *one = &m->vm[0], *two = &m->vm[1];
+	struct pair a, b;
+
+	/* It has had the time of the tests before to boot */
+	CHECK(ready(m, 1));
+	CHECK(alloc(m, 0, &a));
+	CHECK(alloc(m, 1, &b));
+	CHECK_EQ(a.pasid, b.pasid);
+	CHECK(a.id != b.id);
+	CHECK_EQ(0, vmm_bind(one, 0, a.pasid));
+	CHECK_EQ(0, vmm_bind(two, 0, b.pasid));
+
+	vmm_poison(one, 0);
+	vmm_poison(two, 0);
+	CHECK_EQ(0, vmm_stream(one, 0, 0, PDMA_PAGE_SIZE, PERIOD));
+	CHECK(wait_until(vmm_written(one, 0) > 100));
+	CHECK_EQ(0, vmm_written(two, 0));
+	CHECK_EQ(0, vmm_stop(one, 0));
+	vmm_poison(one, 0);
+	CHECK_EQ(0, vmm_stream(two, 0, 0, PDMA_PAGE_SIZE, PERIOD));
+	CHECK(wait_until(vmm_written(two, 0) > 100));
+	CHECK_EQ(0, vmm_written(one, 0));
+
+	/* Nor does the end of one matter to the other */
+	CHECK_EQ(0, vmm_bind(one, 0, 0));
+	CHECK_EQ(0, vmm_free(one, a.pasid));
+	CHECK(vmm_wait_recycled(a.id));
+	vmm_poison(two, 0);
+	CHECK(wait_until(vmm_written(two, 0) > 100));
+	CHECK_EQ(0, vmm_bind(two, 0, 0));
+	CHECK_EQ(0, vmm_free(two, b.pasid));
+	CHECK(vmm_wait_recycled(b.id));
+	CHECK_EQ(0, kmsg_faults(m->kmsg, 0));
+	return true;
+}
+
+/* Start a stream of guest 0 with a new number: what it is */
+static bool start_stream(struct machines *m, struct pair *pair)
+{
+	struct vmm *vm = &m->vm[0];
+
+	CHECK(alloc(m, 0, pair));
+	CHECK_EQ(0, vmm_bind(vm, 0, pair->pasid));
+	vmm_poison(vm, 0);
+	CHECK_EQ(0, vmm_stream(vm, 0, 0, PDMA_PAGE_SIZE, PERIOD));
+	CHECK(wait_until(vmm_written(vm, 0) > 100));
+	return true;
+}
+
+/* The engine goes on trying, and nothing of that arrives */
+static bool is_blocked(struct machines *m, int channel)
+{
+	struct vmm *vm = &m->vm[0];
+	__u64 done = bar_done(&m->bar, channel);
+	__u64 tried = bar_refused(&m->bar, channel);
+
+	vmm_poison(vm, 0);
+	CHECK(wait_until(bar_refused(&m->bar, channel) >= tried + 100));
+	CHECK_EQ(done, bar_done(&m->bar, channel));
+	CHECK_EQ(0, vmm_written(vm, 0));
+	return true;
+}
+
+static bool free_blocks_a_stream(struct machines *m)
+{
+	__u64 faults = bar_recorded(&m->bar);
+	struct vmm *vm = &m->vm[0];
+	struct pair pair, other[8];
+	int channel, i;
+
+	CHECK(start_stream(m, &pair));
+	channel = bar_find_channel(&m->bar, pair.id);
+	CHECK(channel >= 0);
+	CHECK_EQ(0, vmm_free(vm, pair.pasid));
+	CHECK(is_blocked(m, channel));
+	/* KVM's reference goes a grace period after the map entry */
+	CHECK(wait_until(vmm_row_is(pair.id, "parked", "mdev=1")));
+	CHECK_EQ(faults, bar_recorded(&m->bar));
+	CHECK_EQ(0, kmsg_faults(m->kmsg, 0));
+
+	/* The channel has what it had, and the other guest gets another number */
+	CHECK_EQ(0, vmm_stop(vm, 0));
+	CHECK_EQ(-ESHUTDOWN, vmm_stream(vm, 0, 0, PDMA_PAGE_SIZE, PERIOD));
+	for (i = 0; i < 8; i++) {
+		CHECK(alloc(m, 1, &other[i]));
+		CHECK(other[i].id != pair.id);
+	}
+	for (i = 0; i < 8; i++)
+		CHECK_EQ(0, vmm_free(&m->vm[1], other[i].pasid));
+	for (i = 0; i < 8; i++)
+		CHECK(vmm_wait_recycled(other[i].id));
+
+	CHECK_EQ(0, vmm_bind(vm, 0, 0));
+	CHECK(vmm_wait_recycled(pair.id));
+	return true;
+}
+
+/* A number that was free, unknown to the VM since */
+static bool freed_number_is_unknown(struct machines *m)
+{
+	struct vmm *vm = &m->vm[0];
+	struct pair pair;
+
+	CHECK(alloc(m, 0, &pair));
+	CHECK_EQ(0, vmm_free(vm, pair.pasid));
+	CHECK(vmm_wait_recycled(pair.id));
+	CHECK_EQ(-ENXIO, vmm_bind(vm, 0, pair.pasid));
+	CHECK_EQ(0, vmm_bind(vm, 0, 0));
+	return true;
+}
+
+static bool end_of_the_guests_program_gives_all_back(struct machines *m)
+{
+	__u64 faults = bar_recorded(&m->bar);
+	struct pair pair[3];
+	int i;
+
+	for (i = 0; i < 2; i++)
+		CHECK(alloc(m, 0, &pair[i]));
+	CHECK(start_stream(m, &pair[2]));
+	CHECK_EQ(0, vmm_ask(&m->vm[0], "close"));
+	for (i = 0; i < 3; i++)
+		CHECK(vmm_wait_recycled(pair[i].id));
+	CHECK_EQ(faults, bar_recorded(&m->bar));
+	CHECK_EQ(0, vmm_ask(&m->vm[0], "open"));
+	CHECK_EQ(0, vmm_find_buffer(&m->vm[0]));
+	return true;
+}
+
+/* A function level reset by the guest */
+static bool reset_of_the_function_stops_it(struct machines *m)
+{
+	struct vmm *vm = &m->vm[0];
+	struct pair pair;
+
+	CHECK(start_stream(m, &pair));
+	CHECK_EQ(0, vmm_ask(vm, "write /sys/bus/pci/devices/%s/reset 1",
+			    VMM_FUNCTION));
+	vmm_poison(vm, 0);
+	CHECK(wait_until(vmm_row_is(pair.id, "active", "kvm=1")));
+	CHECK_EQ(0, vmm_written(vm, 0));
+	CHECK_EQ(0, vmm_bind(vm, 0, pair.pasid));
+	CHECK_EQ(0, vmm_copy(vm, 0, HALF, 0, 4096));
+	CHECK_EQ(0, vmm_bind(vm, 0, 0));
+	CHECK_EQ(0, vmm_free(vm, pair.pasid));
+	CHECK(vmm_wait_recycled(pair.id));
+	return true;
+}
+
+/* The response to a virtual command, which was written in pieces of @len bytes */
+static long long vcmd(struct machines *m, unsigned long long cmd, int len)
+{
+	struct vmm *vm = &m->vm[0];
+	long long ret;
+
+	if (len == 8) {
+		ret = vmm_ask(vm, "vtd-write %u 8 %llu", VCMD, cmd);
+	} else {
+		ret = vmm_ask(vm, "vtd-write %u 4 %llu", VCMD + 4, cmd >> 32);
+		if (!ret)
+			ret = vmm_ask(vm, "vtd-write %u 4 %llu", VCMD,
+				      cmd & 0xffffffff);
+	}
+	if (ret)
+		return ret;
+	if (!wait_until(!(vmm_ask(vm, "vtd-read %u 8", VCRSP) & VCRSP_IP)))
+		return -ETIMEDOUT;
+	return vmm_ask(vm, "vtd-read %u 8", VCRSP);
+}
+
+/* What no kernel does that follows the specification */
+static bool bad_virtual_commands_change_nothing(struct machines *m)
+{
+	static const struct {
+		unsigned long long cmd;
+		int status;
+	} bad[] = {
+		{ 0, VC_UNDEFINED },
+		{ 3, VC_UNDEFINED },
+		{ 0xff, VC_UNDEFINED },
+		{ VCMD_FREE(0), VC_NO_PASID },
+		{ VCMD_FREE(UNKNOWN), VC_NO_PASID },
+		{ VCMD_FREE(0xfffff), VC_NO_PASID },
+		/* More bits than a PASID has, the lower ones are a good number */
+		{ VCMD_FREE(1ULL << 20 | 1), VC_NO_PASID },
+		{ VCMD_FREE(1ULL << 47 | 1), VC_NO_PASID },
+	};
+	struct vmm *vm = &m->vm[0];
+	__u32 ids[VMM_MAX_IDS], id;
+	struct pair pair;
+	unsigned int i;
+	int n;
+
+	CHECK(alloc(m, 0, &pair));
+	CHECK_EQ(1, pair.pasid);
+	n = debugfs_ids(ids);
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		CHECK_EQ(bad[i].status, VCRSP_STATUS(vcmd(m, bad[i].cmd, 8)));
+		CHECK_EQ(bad[i].status, VCRSP_STATUS(vcmd(m, bad[i].cmd, 4)));
+	}
+	/* Registers that cannot be written */
+	CHECK_EQ(0, vmm_ask(vm, "vtd-write %u 8 %llu", VCRSP, ~0ULL));
+	CHECK_EQ(VC_NO_PASID << 1, vmm_ask(vm, "vtd-read %u 8", VCRSP));
+	CHECK_EQ(0, vmm_ask(vm, "vtd-write %u 8 %llu", VCCAP, ~0ULL));
+	CHECK_EQ(1, vmm_ask(vm, "vtd-read %u 8", VCCAP));
+	CHECK_EQ(0, debugfs_others(ids, n, &id));
+	CHECK_EQ(n, debugfs_ids(ids));
+	CHECK(vmm_row_is(pair.id, "active", "kvm=1"));
+	CHECK_EQ(0, vmm_free(vm, pair.pasid));
+	CHECK(vmm_wait_recycled(pair.id));
+	return true;
+}
+
+/* A number is freed once, and by halves as well */
+static bool virtual_commands_by_halves(struct machines *m)
+{
+	__u32 ids[VMM_MAX_IDS], id;
+	int n = debugfs_ids(ids), len;
+	long long ret;
+
+	for (len = 4; len <= 8; len += 4) {
+		ret = vcmd(m, VCMD_ALLOC, len);
+		CHECK_EQ(0, VCRSP_STATUS(ret));
+		CHECK(VCRSP_RESULT(ret) > 0);
+		CHECK_EQ(1, debugfs_others(ids, n, &id));
+		CHECK(vmm_row_is(id, "active", "kvm=1"));
+		CHECK_EQ(0, vcmd(m, VCMD_FREE(VCRSP_RESULT(ret)), len));
+		CHECK(vmm_wait_recycled(id));
+		CHECK_EQ(VC_NO_PASID << 1,
+			 vcmd(m, VCMD_FREE(VCRSP_RESULT(ret)), len));
+	}
+	return true;
+}
+
+/* Other than a free, this comes at any time, and the guest boots once more */
+static bool reset_rounds(struct machines *m, bool crash)
+{
+	__u64 faults = bar_recorded(&m->bar);
+	int round, rounds = short_run() ? 1 : 50;
+	struct vmm *vm = &m->vm[0];
+	char reply[VMM_LINE];
+	struct pair pair;
+
+	for (round = 0; round < rounds; round++) {
+		CHECK(start_stream(m, &pair));
+		if (crash)
+			CHECK_EQ(0, vmm_ask(vm, "crash"));
+		else
+			CHECK_EQ(0, vmm_qmp(vm, "{\"execute\": \"system_reset\"}\n",
+					    reply, sizeof(reply)));
+		CHECK(vmm_wait_recycled(pair.id));
+		CHECK(ready(m, 0));
+		CHECK_EQ(faults, bar_recorded(&m->bar));
+	}
+	return true;
+}
+
+static bool reset_of_the_machine_recycles(struct machines *m)
+{
+	return reset_rounds(m, false);
+}
+
+static bool crash_of_the_guest_recycles(struct machines *m)
+{
+	return reset_rounds(m, true);
+}
+
+/* Both machines end here: one is killed, one is told to quit */
+static bool end_of_qemu_recycles(struct machines *m)
+{
+	__u64 faults = bar_recorded(&m->bar);
+	struct vmm *vm = &m->vm[0];
+	struct pair pair, other;
+	char reply[VMM_LINE];
+
+	CHECK(start_stream(m, &pair));
+	vmm_kill(vm);
+	vmm_poison(vm, 0);
+	usleep(100000);
+	CHECK_EQ(0, vmm_written(vm, 0));
+	CHECK(vmm_wait_recycled(pair.id));
+	CHECK_EQ(-ENOENT, bar_find_channel(&m->bar, pair.id));
+
+	CHECK(alloc(m, 1, &other));
+	CHECK_EQ(0, vmm_bind(&m->vm[1], 0, other.pasid));
+	vmm_qmp(&m->vm[1], "{\"execute\": \"quit\"}\n", reply, sizeof(reply));
+	CHECK(vmm_wait_end(&m->vm[1]));
+	CHECK(vmm_wait_recycled(other.id));
+
+	CHECK_EQ(faults, bar_recorded(&m->bar));
+	CHECK_EQ(0, kmsg_faults(m->kmsg, 0));
+	CHECK(stop(m, 0));
+	CHECK(stop(m, 1));
+	return true;
+}
+
+/* Whether the guest gets its numbers from QEMU */
+static bool asks_for_numbers(struct machines *m)
+{
+	return vmm_log(&m->vm[0], "Register_custom_PASID_allocator") == 1;
+}
+
+/*
+ * A guest that asks for a number is told, soon, that there is none. One that chooses
+ * its numbers itself cannot be told: the device knows nothing of the number.
+ */
+static bool quota_is_an_error_for_the_guest(struct machines *m)
+{
+	struct vmm *vm = &m->vm[0];
+	struct pair pair[4];
+	uint64_t began;
+	int i, pasid;
+
+	CHECK(start(m, 0, getenv("VMM_QEMU"), "quota=4"));
+	CHECK(ready(m, 0));
+	for (i = 0; i < 4; i++)
+		CHECK(alloc(m, 0, &pair[i]));
+	began = now_us();
+	pasid = vmm_alloc(vm);
+	CHECK(now_us() - began < 5000000);
+	if (asks_for_numbers(m)) {
+		CHECK_EQ(-ENOSPC, pasid);
+	} else {
+		CHECK(pasid > 0);
+		CHECK_EQ(-ENXIO, vmm_bind(vm, 0, pasid));
+		CHECK_EQ(0, vmm_free(vm, pasid));
+	}
+	CHECK_EQ(0, vmm_free(vm, pair[0].pasid));
+	CHECK(alloc(m, 0, &pair[0]));
+	CHECK_EQ(0, vmm_bind(vm, 0, pair[0].pasid));
+	CHECK(stop(m, 0));
+	for (i = 0; i < 4; i++)
+		CHECK(vmm_wait_recycled(pair[i].id));
+	return true;
+}
+
+struct test {
+	const char *name;
+	bool (*run)(struct machines *m);
+	bool stock;
+	bool long_only;
+};
+
+#define TEST(_name) { .name = #_name, .run = _name }
+#define STOCK_TEST(_name) { .name = #_name, .run = _name, .stock = true }
+
+static const struct test tests[] = {
+	STOCK_TEST(stock_qemu_assigns_the_function),
+	TEST(guest_sees_the_function),
+	TEST(dma_arrives_in_the_guest),
+	TEST(unknown_number_is_refused_silently),
+	TEST(same_number_in_two_guests_does_not_meet),
+	TEST(free_blocks_a_stream),
+	TEST(freed_number_is_unknown),
+	TEST(end_of_the_guests_program_gives_all_back),
+	TEST(reset_of_the_function_stops_it),
+	TEST(bad_virtual_commands_change_nothing),
+	TEST(virtual_commands_by_halves),
+	TEST(reset_of_the_machine_recycles),
+	TEST(crash_of_the_guest_recycles),
+	TEST(end_of_qemu_recycles),
+	TEST(quota_is_an_error_for_the_guest),
+};
+
+#define N_TESTS (sizeof(tests) / sizeof(tests[0]))
+
+/* Why @test cannot run, or NULL */
+static const char *skipped(const struct machines *m, const struct test *test)
+{
+	const char *qemu = getenv(test->stock ? "VMM_STOCK_QEMU" : "VMM_QEMU");
+
+	if (!vmm_has_guest(m->guest))
+		return "there is no such guest";
+	if (!qemu || access(qemu, X_OK))
+		return "there is no such QEMU";
+	return NULL;
+}
+
+/* A test that has failed leaves things behind: they are not those of the next one */
+static void clean_up(struct machines *m)
+{
+	unsigned int nr;
+
+	for (nr = 0; nr < 2; nr++) {
+		if (!m->up[nr] || !vmm_runs(&m->vm[nr]))
+			continue;
+		vmm_ask(&m->vm[nr], "close");
+		vmm_ask(&m->vm[nr], "open");
+		vmm_find_buffer(&m->vm[nr]);
+	}
+	kmsg_faults(m->kmsg, 0);
+}
+
+static void run(struct machines *m, const struct test *test)
+{
+	const char *why = skipped(m, test);
+	uint64_t began = now_us();
+	bool ok;
+
+	if (why) {
+		ksft_test_result_skip("%s %s # SKIP %s\n", m->guest, test->name,
+				      why);
+		return;
+	}
+	ok = test->run(m);
+	ksft_print_msg("%s: %llu ms\n", test->name,
+		       (unsigned long long)(now_us() - began) / 1000);
+	ksft_test_result(ok, "%s %s\n", m->guest, test->name);
+	if (!ok)
+		clean_up(m);
+}
+
+static void run_guest(const char *guest)
+{
+	struct machines m = { .guest = guest };
+	unsigned int i;
+
+	if (pdma_find_parent(0, m.parent) || bar_map(&m.bar, m.parent))
+		ksft_exit_fail_msg("no DMA engine\n");
+	m.kmsg = kmsg_open();
+	for (i = 0; i < N_TESTS; i++)
+		run(&m, &tests[i]);
+	for (i = 0; i < 2; i++)
+		if (m.up[i])
+			stop(&m, i);
+	close(m.kmsg);
+	bar_unmap(&m.bar);
+}
+
+/* Arguments name the guests */
+int main(int argc, char **argv)
+{
+	const char *all[] = { "bookworm", "trixie" };
+	const char *const *guests = argc > 1 ? (const char **)argv + 1 : all;
+	unsigned int count = argc > 1 ? argc - 1 : 2, i;
+	const char *why = vmm_missing();
+	char parent[NAME_MAX + 1];
+
+	ksft_print_header();
+	if (!why && pdma_find_parent(0, parent))
+		why = "there is no DMA engine";
+	if (why)
+		ksft_exit_skip("%s\n", why);
+	ksft_set_plan(count * N_TESTS);
+	for (i = 0; i < count; i++)
+		run_guest(guests[i]);
+	ksft_finished();
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * For programs that tell a story step by step, and check each figure of it
+ */
+#ifndef __SELFTEST_IOASID_STORY_UTILS_H
+#define __SELFTEST_IOASID_STORY_UTILS_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int step_nr, failures;
+
+static inline void __attribute__((format(printf, 1, 2)))
+step(const char *fmt, ...)
+{
+	va_list args;
+
+	printf("\n%2d. ", ++step_nr);
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	printf("\n");
+}
+
+/* A figure. @ok: it is as it must be */
+static inline void __attribute__((format(printf, 3, 4)))
+tell(bool ok, const char *what, const char *fmt, ...)
+{
+	va_list args;
+
+	printf("      %-44s ", what);
+	va_start(args, fmt);
+	vprintf(fmt, args);
+	va_end(args);
+	printf("%s\n", ok ? "" : "      <-- NOT SO");
+	if (!ok)
+		failures++;
+}
+
+/* For what the rest cannot go on without. @ret: 0, a descriptor, or -errno */
+static inline int must(int ret, const char *what)
+{
+	if (ret < 0) {
+		printf("\nFAILED: %s: %s\n", what, strerror(-ret));
+		exit(1);
+	}
+	return ret;
+}
+
+/* The last line. Returns the exit status */
+static inline int end_of_story(void)
+{
+	printf("\n%s\n", failures ? "FAILED: not all of it is as it must be" :
+	       "All of it is as it must be.");
+	return !!failures;
+}
+
+#endif
