@@ -7,10 +7,11 @@ BUILD ?= build
 export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T LONG V SIGNOFF OPS SEED SECONDS_MAX
 
 .NOTPARALLEL:
-.PHONY: help setup qemu tree refresh series bisect kernel boot run test soak models mutants coverage kcsan fuzz peers check bench deb kunit selftests clean
+.PHONY: help setup qemu tree refresh series bisect kernel boot run vmm test soak models mutants coverage kcsan fuzz peers check bench deb kunit selftests clean
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
+	@echo "make vmm        the same with two virtual machines of QEMU in it"
 	@echo "make test       run all tests; T=NAME runs one kselftest program or KUnit suite,"
 	@echo "                LONG=1 also what takes long"
 	@echo "make soak       random operations for long; OPS=N, SEED=S, SECONDS_MAX=T"
@@ -73,6 +74,13 @@ run: qemu tree
 	@rig/kernel run
 	@rig/selftests run
 	@rig/run
+
+vmm: qemu tree
+	@rig/setup kernel:bookworm kernel:trixie vmm:bookworm
+	@rig/kernel run
+	@rig/selftests run
+	@rig/guests run
+	@rig/vmm
 
 test:
 	@rig/setup coccinelle
