@@ -412,7 +412,7 @@ static bool virtual_commands_by_halves(struct machines *m)
 static bool reset_rounds(struct machines *m, bool crash)
 {
 	__u64 faults = bar_recorded(&m->bar);
-	int round, rounds = short_run() ? 1 : 50;
+	int round, rounds = short_run() ? 1 : 25;
 	struct vmm *vm = &m->vm[0];
 	char reply[VMM_LINE];
 	struct pair pair;
