@@ -35,6 +35,7 @@
 
 struct machines {
 	const char *guest;
+	bool first;
 	char parent[NAME_MAX + 1];
 	struct pdma_bar bar;
 	int kmsg;
@@ -514,10 +515,12 @@ struct test {
 	const char *name;
 	bool (*run)(struct machines *m);
 	bool stock;
-	bool long_only;
+	/* A guest has to boot for it: once is enough in a short run */
+	bool boots;
 };
 
 #define TEST(_name) { .name = #_name, .run = _name }
+#define BOOT_TEST(_name) { .name = #_name, .run = _name, .boots = true }
 #define STOCK_TEST(_name) { .name = #_name, .run = _name, .stock = true }
 
 static const struct test tests[] = {
@@ -532,10 +535,10 @@ static const struct test tests[] = {
 	TEST(reset_of_the_function_stops_it),
 	TEST(bad_virtual_commands_change_nothing),
 	TEST(virtual_commands_by_halves),
-	TEST(reset_of_the_machine_recycles),
-	TEST(crash_of_the_guest_recycles),
+	BOOT_TEST(reset_of_the_machine_recycles),
+	BOOT_TEST(crash_of_the_guest_recycles),
 	TEST(end_of_qemu_recycles),
-	TEST(quota_is_an_error_for_the_guest),
+	BOOT_TEST(quota_is_an_error_for_the_guest),
 };
 
 #define N_TESTS (sizeof(tests) / sizeof(tests[0]))
@@ -549,6 +552,8 @@ static const char *skipped(const struct machines *m, const struct test *test)
 		return "there is no such guest";
 	if (!qemu || access(qemu, X_OK))
 		return "there is no such QEMU";
+	if (test->boots && !m->first && short_run())
+		return LONG_ONLY;
 	return NULL;
 }
 
@@ -586,9 +591,9 @@ static void run(struct machines *m, const struct test *test)
 		clean_up(m);
 }
 
-static void run_guest(const char *guest)
+static void run_guest(const char *guest, bool first)
 {
-	struct machines m = { .guest = guest };
+	struct machines m = { .guest = guest, .first = first };
 	unsigned int i;
 
 	if (pdma_find_parent(0, m.parent) || bar_map(&m.bar, m.parent))
@@ -619,6 +624,6 @@ int main(int argc, char **argv)
 		ksft_exit_skip("%s\n", why);
 	ksft_set_plan(count * N_TESTS);
 	for (i = 0; i < count; i++)
-		run_guest(guests[i]);
+		run_guest(guests[i], !i);
 	ksft_finished();
 }
