@@ -1136,8 +1136,12 @@ static void *work(void *arg)
 
 	while (!__atomic_load_n(w->end, __ATOMIC_RELAXED)) {
 		ret = w->round(w);
-		/* The stream of the last round ended with the unmap, or not */
-		if (ret == -EFAULT && w->round == free_while_attached)
+		/*
+		 * The stream of the last round ended with the unmap, or not. In a
+		 * reset, there is no bus mastering for a moment.
+		 */
+		if ((ret == -EFAULT || ret == -EPERM) &&
+		    w->round == free_while_attached)
 			ret = ioasid_free(*w->owner, 1, w->id);
 		if (is_unexpected(ret))
 			w->bad = ret;
