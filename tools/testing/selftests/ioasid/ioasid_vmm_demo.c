@@ -7,6 +7,8 @@
  * 13's, which chooses the numbers itself. Every figure is read from the device, the
  * host's kernel, a guest or a guest's memory when it is printed, and checked.
  */
+#include <pthread.h>
+
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
 #include "pdma_utils.h"
@@ -91,20 +93,43 @@ static void tell_row(__u32 id, const char *state, const char *holders)
 	     "%s, held by %s", row.state, row.holders);
 }
 
-/* QEMU takes the number from KVM's map; KVM lets go a grace period later */
-static void tell_parked(__u32 id)
-{
-	struct ioasid_row row = {};
-	char what[64];
+/* Who held the IOASID when it was first seen parked */
+struct watch {
+	pthread_t thread;
+	__u32 id;
+	struct ioasid_row row;
+	bool seen;
+};
 
-	snprintf(what, sizeof(what), "the host lists IOASID %u as", id);
-	debugfs_ioasid(id, &row);
-	tell(!strcmp(row.state, "parked") &&
-	     (!strcmp(row.holders, "mdev=1,kvm=1") ||
-	      !strcmp(row.holders, "mdev=1")), what, "%s, held by %s",
-	     row.state, row.holders);
-	tell(wait_until(vmm_row_is(id, "parked", "mdev=1")),
-	     "when KVM has let go", "%s", "parked, held by mdev=1");
+static void *watch_park(void *arg)
+{
+	struct watch *w = arg;
+
+	w->seen = wait_until(!debugfs_ioasid(w->id, &w->row) &&
+			     !strcmp(w->row.state, "parked"));
+	return NULL;
+}
+
+static void watch_start(struct watch *w, __u32 id)
+{
+	*w = (struct watch){ .id = id };
+	must(-pthread_create(&w->thread, NULL, watch_park, w),
+	     "start a thread");
+}
+
+/*
+ * KVM holds it until a grace period after QEMU has deleted it from the map, which
+ * follows the free at once: it may be over before anybody looks.
+ */
+static void tell_parked(struct watch *w)
+{
+	pthread_join(w->thread, NULL);
+	tell(w->seen && (!strcmp(w->row.holders, "mdev=1,kvm=1") ||
+			 !strcmp(w->row.holders, "mdev=1")),
+	     "the host listed it first as", "%s, held by %s", w->row.state,
+	     w->row.holders);
+	tell(wait_until(vmm_row_is(w->id, "parked", "mdev=1")),
+	     "when KVM has let go", "parked, held by mdev=1");
 }
 
 static void tell_log(int kmsg)
@@ -263,6 +288,7 @@ int main(void)
 	__u32 ids[VMM_MAX_IDS], before;
 	char parent[NAME_MAX + 1];
 	const char *why = vmm_missing();
+	struct watch watch;
 	uint64_t began, us;
 	int kmsg, n;
 	__u64 faults;
@@ -319,6 +345,7 @@ int main(void)
 	tell_stream(one);
 
 	step("Guest 1 frees its number, while the device streams");
+	watch_start(&watch, one->id);
 	began = now_us();
 	must(vmm_free(&one->vm, one->pasid), "free the PASID in the guest");
 	us = now_us() - began;
@@ -327,7 +354,7 @@ int main(void)
 	     (unsigned long long)us);
 	tell_blocked(one, faults);
 	tell_log(kmsg);
-	tell_parked(one->id);
+	tell_parked(&watch);
 	tell_not_reused(two, one->id);
 	tell_stream(two);
 
