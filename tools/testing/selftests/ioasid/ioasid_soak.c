@@ -1140,7 +1140,7 @@ static bool do_dev_list(int p, int d, __u32 start, int count, __u32 *next)
 			break;
 		if (i >= reply.ret || reply.val[2 * i] != model.num[n].id ||
 		    reply.val[2 * i + 1] != model.num[n].state)
-			return fail("device %d: %d of %d are listed, entry %d is not number %u, state %u",
+			return fail("device %d: %d of %d listed, %d is not number %u, state %u",
 				    d, reply.ret, count, i, model.num[n].id,
 				    model.num[n].state);
 		start = model.num[n].id + 1;
@@ -1791,7 +1791,7 @@ static bool run_random(__u64 seed, unsigned long total, unsigned long seconds)
 				       (told - start) / 1000000ull);
 		}
 	}
-	ksft_print_msg("%lu answers were no error, %lu streams were cut off, others went on %lu times\n",
+	ksft_print_msg("%lu good answers, %lu streams cut off, %lu not\n",
 		       succeeded, cut_off, went_on);
 	ksft_print_msg("soak: %lu operations, seed %llu, %llu s\n", done, seed,
 		       (now_us() - start) / 1000000ull);

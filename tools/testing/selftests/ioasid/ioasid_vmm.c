@@ -371,7 +371,7 @@ static bool bad_virtual_commands_change_nothing(struct machines *m)
 	CHECK(alloc(m, 0, &pair));
 	CHECK_EQ(1, pair.pasid);
 	n = debugfs_ids(ids);
-	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
 		CHECK_EQ(bad[i].status, VCRSP_STATUS(vcmd(m, bad[i].cmd, 8)));
 		CHECK_EQ(bad[i].status, VCRSP_STATUS(vcmd(m, bad[i].cmd, 4)));
 	}
@@ -541,8 +541,6 @@ static const struct test tests[] = {
 	BOOT_TEST(quota_is_an_error_for_the_guest),
 };
 
-#define N_TESTS (sizeof(tests) / sizeof(tests[0]))
-
 /* Why @test cannot run, or NULL */
 static const char *skipped(const struct machines *m, const struct test *test)
 {
@@ -599,7 +597,7 @@ static void run_guest(const char *guest, bool first)
 	if (pdma_find_parent(0, m.parent) || bar_map(&m.bar, m.parent))
 		ksft_exit_fail_msg("no DMA engine\n");
 	m.kmsg = kmsg_open();
-	for (i = 0; i < N_TESTS; i++)
+	for (i = 0; i < ARRAY_SIZE(tests); i++)
 		run(&m, &tests[i]);
 	for (i = 0; i < 2; i++)
 		if (m.up[i])
@@ -611,8 +609,9 @@ static void run_guest(const char *guest, bool first)
 /* Arguments name the guests */
 int main(int argc, char **argv)
 {
-	const char *all[] = { "bookworm", "trixie" };
-	const char *const *guests = argc > 1 ? (const char **)argv + 1 : all;
+	static const char *const all[] = { "bookworm", "trixie" };
+	const char *const *guests = argc > 1 ?
+				(const char *const *)argv + 1 : all;
 	unsigned int count = argc > 1 ? argc - 1 : 2, i;
 	const char *why = vmm_missing();
 	char parent[NAME_MAX + 1];
@@ -622,7 +621,7 @@ int main(int argc, char **argv)
 		why = "there is no DMA engine";
 	if (why)
 		ksft_exit_skip("%s\n", why);
-	ksft_set_plan(count * N_TESTS);
+	ksft_set_plan(count * ARRAY_SIZE(tests));
 	for (i = 0; i < count; i++)
 		run_guest(guests[i], !i);
 	ksft_finished();
