@@ -18,6 +18,9 @@
 #define HALF	PDMA_MAX_LEN
 #define PERIOD	100
 
+/* Of the second machine */
+#define QUOTA	"16"
+
 /* A number that no guest has */
 #define UNKNOWN	0xabcde
 
@@ -73,7 +76,8 @@ static bool start(struct machines *m, unsigned int nr, const char *qemu,
 		  const char *ioasid)
 {
 	struct vmm_config config = {
-		.qemu = qemu, .guest = m->guest, .ioasid = ioasid, .fd = -1,
+		.qemu = qemu, .guest = m->guest, .ioasid = ioasid, .port = nr,
+		.fd = -1,
 	};
 
 	if (m->up[nr])
@@ -131,10 +135,8 @@ static bool stock_qemu_assigns_the_function(struct machines *m)
 
 static bool guest_sees_the_function(struct machines *m)
 {
-	unsigned int nr;
-
-	for (nr = 0; nr < 2; nr++)
-		CHECK(start(m, nr, getenv("VMM_QEMU"), ""));
+	CHECK(start(m, 0, getenv("VMM_QEMU"), ""));
+	CHECK(start(m, 1, getenv("VMM_QEMU"), "quota=" QUOTA));
 	CHECK(ready(m, 0));
 	ksft_print_msg("Linux %s\n", m->vm[0].release);
 	return true;
@@ -483,15 +485,13 @@ static bool asks_for_numbers(struct machines *m)
  */
 static bool quota_is_an_error_for_the_guest(struct machines *m)
 {
-	struct vmm *vm = &m->vm[0];
-	struct pair pair[4];
+	struct pair pair[16];
+	struct vmm *vm = &m->vm[1];
 	uint64_t began;
 	int i, pasid;
 
-	CHECK(start(m, 0, getenv("VMM_QEMU"), "quota=4"));
-	CHECK(ready(m, 0));
-	for (i = 0; i < 4; i++)
-		CHECK(alloc(m, 0, &pair[i]));
+	for (i = 0; i < atoi(QUOTA); i++)
+		CHECK(alloc(m, 1, &pair[i]));
 	began = now_us();
 	pasid = vmm_alloc(vm);
 	CHECK(now_us() - began < 5000000);
@@ -503,55 +503,263 @@ static bool quota_is_an_error_for_the_guest(struct machines *m)
 		CHECK_EQ(0, vmm_free(vm, pasid));
 	}
 	CHECK_EQ(0, vmm_free(vm, pair[0].pasid));
-	CHECK(alloc(m, 0, &pair[0]));
+	CHECK(vmm_wait_recycled(pair[0].id));
+	CHECK(alloc(m, 1, &pair[0]));
 	CHECK_EQ(0, vmm_bind(vm, 0, pair[0].pasid));
-	CHECK(stop(m, 0));
-	for (i = 0; i < 4; i++)
+	CHECK_EQ(0, vmm_bind(vm, 0, 0));
+	for (i = 0; i < atoi(QUOTA); i++)
+		CHECK_EQ(0, vmm_free(vm, pair[i].pasid));
+	for (i = 0; i < atoi(QUOTA); i++)
 		CHECK(vmm_wait_recycled(pair[i].id));
 	return true;
 }
 
+static bool cycles_leave_nothing_behind(struct machines *m)
+{
+	__u32 ids[VMM_MAX_IDS], id;
+	int n = debugfs_ids(ids), i;
+
+	for (i = 0; i < times(100); i++)
+		CHECK_EQ(0, vmm_ask(&m->vm[0], "cycle 0 10"));
+	CHECK(wait_until(!debugfs_others(ids, n, &id)));
+	CHECK_EQ(n, debugfs_ids(ids));
+	return true;
+}
+
+/* A guest that keeps its VMM busy is nothing to the other one */
+static bool storm_of_commands_hurts_only_its_guest(struct machines *m)
+{
+	unsigned int ms = short_run() ? 3000 : 60000;
+	uint64_t began, us, most = 0, end;
+	struct vmm *storm = &m->vm[1];
+	char line[VMM_LINE];
+	struct pair pair;
+	__u64 before;
+	int n = 0, commands, ret;
+
+	CHECK(start_stream(m, &pair));
+	ret = snprintf(line, sizeof(line), "storm %u\n", ms);
+	CHECK_EQ(0, vmm_write_line(storm->port, line));
+	for (end = now_us() + ms * 1000ULL; now_us() < end; n++) {
+		before = bar_done(&m->bar,
+				  bar_find_channel(&m->bar, pair.id));
+		began = now_us();
+		ret = vmm_alloc(&m->vm[0]);
+		CHECK(ret > 0);
+		CHECK_EQ(0, vmm_free(&m->vm[0], ret));
+		us = now_us() - began;
+		most = us > most ? us : most;
+		CHECK(wait_until(bar_done(&m->bar,
+					  bar_find_channel(&m->bar, pair.id)) >
+				 before));
+	}
+	CHECK_EQ(0, vmm_read_line(&storm->in[0], storm->port, line,
+				  sizeof(line), IOASID_WAIT_MS));
+	CHECK_EQ(1, sscanf(line, "ok %d", &commands));
+	ksft_print_msg("%d commands meanwhile; the other guest allocated and freed %d times, in %llu us at most\n",
+		       commands, n, (unsigned long long)most);
+	CHECK(most < 5000000);
+	CHECK_EQ(0, vmm_bind(&m->vm[0], 0, 0));
+	CHECK_EQ(0, vmm_free(&m->vm[0], pair.pasid));
+	CHECK(vmm_wait_recycled(pair.id));
+	return true;
+}
+
+/* The device of the second machine goes while it streams, and comes back */
+static bool unplug_recycles(struct machines *m)
+{
+	__u64 faults = bar_recorded(&m->bar);
+	struct vmm *vm = &m->vm[1];
+	char cmd[VMM_LINE], reply[VMM_LINE];
+	struct pair pair;
+
+	CHECK(alloc(m, 1, &pair));
+	CHECK_EQ(0, vmm_bind(vm, 0, pair.pasid));
+	CHECK_EQ(0, vmm_stream(vm, 0, 0, PDMA_PAGE_SIZE, PERIOD));
+	CHECK_EQ(0, vmm_qmp(vm, "{\"execute\": \"device_del\", \"arguments\": {\"id\": \"pdma\"}}\n",
+			    reply, sizeof(reply)));
+	CHECK(vmm_wait_recycled(pair.id));
+	vmm_ask(vm, "close");
+	/* QEMU lets go of the function when the guest has */
+	snprintf(cmd, sizeof(cmd), "{\"execute\": \"device_add\", \"arguments\": {\"driver\": \"vfio-pci\", \"id\": \"pdma\", \"bus\": \"rp\", \"sysfsdev\": \"/sys/bus/mdev/devices/%s\"}}\n",
+		 vm->uuid);
+	CHECK(wait_until(!vmm_qmp(vm, cmd, reply, sizeof(reply))));
+	CHECK(wait_until(!vmm_ask(vm, "open")));
+	CHECK_EQ(0, vmm_find_buffer(vm));
+	CHECK(alloc(m, 1, &pair));
+	CHECK_EQ(0, vmm_bind(vm, 0, pair.pasid));
+	CHECK_EQ(0, vmm_copy(vm, 0, HALF, 0, 4096));
+	CHECK_EQ(0, vmm_bind(vm, 0, 0));
+	CHECK_EQ(0, vmm_free(vm, pair.pasid));
+	CHECK(vmm_wait_recycled(pair.id));
+	CHECK_EQ(faults, bar_recorded(&m->bar));
+	CHECK_EQ(0, kmsg_faults(m->kmsg, 0));
+	return true;
+}
+
+/* QEMU ends at once, and says why */
+static bool refused(struct machines *m, int fd, const char *ioasid,
+		    const char *text)
+{
+	struct vmm_config config = {
+		.qemu = getenv("VMM_QEMU"), .guest = m->guest,
+		.ioasid = ioasid, .fd = fd,
+	};
+	struct vmm vm;
+	bool ok;
+
+	CHECK_EQ(0, vmm_start(&vm, NULL, &config));
+	ok = vmm_wait_end(&vm) && WIFEXITED(vm.status) &&
+	     WEXITSTATUS(vm.status) == 1 && vmm_said(&vm, text);
+	if (!ok)
+		vmm_show(&vm);
+	vmm_close(&vm);
+	CHECK(ok);
+	return true;
+}
+
+static bool bad_objects_are_clear_errors(struct machines *m)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	int used = ioasid_open();
+	char arg[32];
+	__u32 id;
+
+	CHECK(null >= 0 && used >= 0);
+	snprintf(arg, sizeof(arg), "fd=%d", null);
+	CHECK(refused(m, null, arg, "is not a file of /dev/ioasid"));
+	CHECK_EQ(0, ioasid_alloc(used, 0, 0, 1, &id));
+	snprintf(arg, sizeof(arg), "fd=%d", used);
+	CHECK(refused(m, used, arg, "the file has 1 IOASIDs already"));
+	CHECK(refused(m, -1, "quota=0", "quota must not be 0"));
+	close(null);
+	close(used);
+	return true;
+}
+
+/* Run mdevctl: its exit status, and what it prints */
+static int mdevctl(char *out, size_t len, const char *fmt, ...)
+{
+	char cmd[512], *next = out;
+	va_list args;
+	size_t n;
+	FILE *f;
+
+	n = snprintf(cmd, sizeof(cmd), "%s ", getenv("VMM_MDEVCTL"));
+	va_start(args, fmt);
+	vsnprintf(cmd + n, sizeof(cmd) - n, fmt, args);
+	va_end(args);
+	f = popen(cmd, "r");
+	if (!f)
+		return -errno;
+	while ((n = fread(next, 1, out + len - 1 - next, f)) > 0)
+		next += n;
+	*next = 0;
+	return pclose(f);
+}
+
+static bool mdevctl_manages_the_devices(struct machines *m)
+{
+	char out[8192], uuid[PDMA_UUID_LEN + 1], want[512];
+	int available = pdma_available(m->parent);
+
+	CHECK_EQ(0, mdevctl(out, sizeof(out), "types --parent %s", m->parent));
+	snprintf(want, sizeof(want), "Available instances: %d", available);
+	CHECK(strstr(out, PDMA_TYPE) && strstr(out, want) &&
+	      strstr(out, "Device API: vfio-pci"));
+
+	CHECK_EQ(0, pdma_new_uuid(uuid));
+	CHECK_EQ(0, mdevctl(out, sizeof(out),
+			    "start --uuid %s --parent %s --type " PDMA_TYPE,
+			    uuid, m->parent));
+	CHECK(pdma_mdev_exists(uuid));
+	CHECK_EQ(available - 1, pdma_available(m->parent));
+	CHECK_EQ(0, mdevctl(out, sizeof(out), "list"));
+	snprintf(want, sizeof(want), "%s %s " PDMA_TYPE, uuid, m->parent);
+	CHECK(strstr(out, want));
+	CHECK_EQ(0, mdevctl(out, sizeof(out), "stop --uuid %s", uuid));
+	CHECK(!pdma_mdev_exists(uuid));
+	CHECK_EQ(available, pdma_available(m->parent));
+	return true;
+}
+
+/*
+ * @program: variable that names the program it needs besides the guest
+ * @once: has nothing to do with the guest
+ * @guests: those that a short run is for, by bits
+ */
 struct test {
 	const char *name;
 	bool (*run)(struct machines *m);
-	bool stock;
-	/* A guest has to boot for it: once is enough in a short run */
-	bool boots;
+	const char *program;
+	bool once;
+	unsigned int guests;
 };
 
-#define TEST(_name) { .name = #_name, .run = _name }
-#define BOOT_TEST(_name) { .name = #_name, .run = _name, .boots = true }
-#define STOCK_TEST(_name) { .name = #_name, .run = _name, .stock = true }
+#define FIRST	1
+#define SECOND	2
+#define ALL	3
 
 static const struct test tests[] = {
-	STOCK_TEST(stock_qemu_assigns_the_function),
-	TEST(guest_sees_the_function),
-	TEST(dma_arrives_in_the_guest),
-	TEST(unknown_number_is_refused_silently),
-	TEST(same_number_in_two_guests_does_not_meet),
-	TEST(free_blocks_a_stream),
-	TEST(freed_number_is_unknown),
-	TEST(end_of_the_guests_program_gives_all_back),
-	TEST(reset_of_the_function_stops_it),
-	TEST(bad_virtual_commands_change_nothing),
-	TEST(virtual_commands_by_halves),
-	BOOT_TEST(reset_of_the_machine_recycles),
-	BOOT_TEST(crash_of_the_guest_recycles),
-	TEST(end_of_qemu_recycles),
-	BOOT_TEST(quota_is_an_error_for_the_guest),
+	{ .name = "mdevctl_manages_the_devices",
+	  .run = mdevctl_manages_the_devices, .guests = ALL, .once = true,
+	  .program = "VMM_MDEVCTL" },
+	{ .name = "bad_objects_are_clear_errors",
+	  .run = bad_objects_are_clear_errors, .guests = ALL, .once = true },
+	{ .name = "stock_qemu_assigns_the_function",
+	  .run = stock_qemu_assigns_the_function, .guests = FIRST,
+	  .program = "VMM_STOCK_QEMU" },
+	{ .name = "guest_sees_the_function",
+	  .run = guest_sees_the_function, .guests = ALL },
+	{ .name = "dma_arrives_in_the_guest",
+	  .run = dma_arrives_in_the_guest, .guests = ALL },
+	{ .name = "unknown_number_is_refused_silently",
+	  .run = unknown_number_is_refused_silently, .guests = ALL },
+	{ .name = "same_number_in_two_guests_does_not_meet",
+	  .run = same_number_in_two_guests_does_not_meet, .guests = ALL },
+	{ .name = "free_blocks_a_stream",
+	  .run = free_blocks_a_stream, .guests = ALL },
+	{ .name = "freed_number_is_unknown",
+	  .run = freed_number_is_unknown, .guests = ALL },
+	{ .name = "end_of_the_guests_program_gives_all_back",
+	  .run = end_of_the_guests_program_gives_all_back, .guests = ALL },
+	{ .name = "reset_of_the_function_stops_it",
+	  .run = reset_of_the_function_stops_it, .guests = ALL },
+	{ .name = "bad_virtual_commands_change_nothing",
+	  .run = bad_virtual_commands_change_nothing, .guests = ALL },
+	{ .name = "virtual_commands_by_halves",
+	  .run = virtual_commands_by_halves, .guests = ALL },
+	{ .name = "quota_is_an_error_for_the_guest",
+	  .run = quota_is_an_error_for_the_guest, .guests = ALL },
+	{ .name = "cycles_leave_nothing_behind",
+	  .run = cycles_leave_nothing_behind, .guests = ALL },
+	{ .name = "storm_of_commands_hurts_only_its_guest",
+	  .run = storm_of_commands_hurts_only_its_guest, .guests = FIRST },
+	{ .name = "unplug_recycles", .run = unplug_recycles, .guests = ALL },
+	{ .name = "reset_of_the_machine_recycles",
+	  .run = reset_of_the_machine_recycles, .guests = FIRST },
+	{ .name = "crash_of_the_guest_recycles",
+	  .run = crash_of_the_guest_recycles, .guests = SECOND },
+	{ .name = "end_of_qemu_recycles",
+	  .run = end_of_qemu_recycles, .guests = ALL },
 };
+
+static bool has(const struct machines *m, const struct test *test)
+{
+	return !test->once || m->first;
+}
 
 /* Why @test cannot run, or NULL */
 static const char *skipped(const struct machines *m, const struct test *test)
 {
-	const char *qemu = getenv(test->stock ? "VMM_STOCK_QEMU" : "VMM_QEMU");
+	const char *program = getenv(test->program ?: "VMM_QEMU");
 
+	if (short_run() && !(test->guests & (m->first ? FIRST : SECOND)))
+		return LONG_ONLY;
 	if (!vmm_has_guest(m->guest))
 		return "there is no such guest";
-	if (!qemu || access(qemu, X_OK))
-		return "there is no such QEMU";
-	if (test->boots && !m->first && short_run())
-		return LONG_ONLY;
+	if (!program || access(program, X_OK))
+		return "there is no such program";
 	return NULL;
 }
 
@@ -577,8 +785,7 @@ static void run(struct machines *m, const struct test *test)
 	bool ok;
 
 	if (why) {
-		ksft_test_result_skip("%s %s # SKIP %s\n", m->guest, test->name,
-				      why);
+		ksft_test_result_skip("%s\n", why);
 		return;
 	}
 	ok = test->run(m);
@@ -598,7 +805,8 @@ static void run_guest(const char *guest, bool first)
 		ksft_exit_fail_msg("no DMA engine\n");
 	m.kmsg = kmsg_open();
 	for (i = 0; i < ARRAY_SIZE(tests); i++)
-		run(&m, &tests[i]);
+		if (has(&m, &tests[i]))
+			run(&m, &tests[i]);
 	for (i = 0; i < 2; i++)
 		if (m.up[i])
 			stop(&m, i);
@@ -612,7 +820,7 @@ int main(int argc, char **argv)
 	static const char *const all[] = { "bookworm", "trixie" };
 	const char *const *guests = argc > 1 ?
 				(const char *const *)argv + 1 : all;
-	unsigned int count = argc > 1 ? argc - 1 : 2, i;
+	unsigned int count = argc > 1 ? argc - 1 : 2, plan = 0, i;
 	const char *why = vmm_missing();
 	char parent[NAME_MAX + 1];
 
@@ -621,7 +829,9 @@ int main(int argc, char **argv)
 		why = "there is no DMA engine";
 	if (why)
 		ksft_exit_skip("%s\n", why);
-	ksft_set_plan(count * ARRAY_SIZE(tests));
+	for (i = 0; i < ARRAY_SIZE(tests); i++)
+		plan += tests[i].once ? 1 : count;
+	ksft_set_plan(plan);
 	for (i = 0; i < count; i++)
 		run_guest(guests[i], !i);
 	ksft_finished();

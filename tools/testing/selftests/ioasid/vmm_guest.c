@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <termios.h>
+#include <time.h>
 #include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -72,6 +73,15 @@ static void answer_ret(int ret)
 		answer("error %d", -ret);
 	else
 		answer("ok %d", ret);
+}
+
+/* Milliseconds */
+static __u64 now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
 }
 
 static __u64 number(const char *word)
@@ -252,6 +262,60 @@ static int write_vtd(size_t reg, size_t len, __u64 val)
 	return 0;
 }
 
+#define VCMD		0xe00
+#define VCRSP		0xe10
+#define VCRSP_IP	1
+#define VCRSP_RESULT(r)	((r) >> 16)
+
+/* The response to a virtual command */
+static __u64 virtual_command(__u64 cmd)
+{
+	volatile __u64 *response = (volatile __u64 *)(vtd + VCRSP);
+
+	*(volatile __u64 *)(vtd + VCMD) = cmd;
+	while (*response & VCRSP_IP)
+		;
+	return *response;
+}
+
+/*
+ * As many virtual commands as there is time for: allocate, free, free once more,
+ * and free what has never been allocated. How many they were.
+ */
+static int storm(unsigned int ms)
+{
+	__u64 end = now_ms() + ms, pasid;
+	int ret = map_vtd(), n = 0;
+
+	if (ret)
+		return ret;
+	do {
+		pasid = VCRSP_RESULT(virtual_command(1));
+		virtual_command(2 | pasid << 16);
+		virtual_command(2 | pasid << 16);
+		virtual_command(2 | (__u64)(0x80000 + n) << 16);
+		n += 4;
+	} while (now_ms() < end);
+	return n;
+}
+
+/* A number comes, is given to the channel, and goes, @n times */
+static int cycle(unsigned int ch, unsigned int n)
+{
+	unsigned long bind = (unsigned long)ch << PDMA_GUEST_BIND_SHIFT;
+	int pasid;
+
+	while (n--) {
+		pasid = ioctl(device, PDMA_GUEST_ALLOC, 0);
+		if (pasid < 0 ||
+		    ioctl(device, PDMA_GUEST_BIND, bind | pasid) ||
+		    ioctl(device, PDMA_GUEST_BIND, bind) ||
+		    ioctl(device, PDMA_GUEST_FREE, pasid))
+			return -errno;
+	}
+	return 0;
+}
+
 /* Kernel log: how many lines have the text, and the last of them */
 static void count_log(const char *text)
 {
@@ -359,6 +423,10 @@ static void do_command(int words, char **word)
 	} else if (is(words, word, "vtd-write", 3)) {
 		answer_ret(write_vtd(number(arg[0]), number(arg[1]),
 				     number(arg[2])));
+	} else if (is(words, word, "storm", 1)) {
+		answer_ret(storm(number(arg[0])));
+	} else if (is(words, word, "cycle", 2)) {
+		answer_ret(cycle(number(arg[0]), number(arg[1])));
 	} else if (is(words, word, "write", 2)) {
 		answer_ret(write_file(arg[0], arg[1]));
 	} else if (is(words, word, "log", 1)) {

@@ -8,6 +8,7 @@
  *
  * VMM_QEMU	the program
  * VMM_STOCK_QEMU	one that knows nothing of IOASIDs
+ * VMM_MDEVCTL	mdevctl
  * VMM_GUESTS	a folder with a folder for each guest, which has vmlinuz and
  *		initramfs.gz
  */
@@ -26,9 +27,10 @@
 
 #define VMM_MEM_MIB	"256"
 #define VMM_MEM_LEN	(256 << 20)
-/* Where the guest sees its device */
+/* Where the guest sees its device, on the root bus or behind the root port */
 #define VMM_SLOT	"5"
 #define VMM_FUNCTION	"0000:00:05.0"
+#define VMM_PORT	"pcie-root-port,id=rp,bus=pcie.0,addr=6,chassis=1"
 #define VMM_MAX_ARGS	64
 #define VMM_LINE	1024
 
@@ -43,6 +45,7 @@
  * @qemu: the program
  * @guest: name of the folder in VMM_GUESTS
  * @ioasid: properties of QEMU's object "ioasid", NULL: no such object
+ * @port: the device is behind a root port, and can be unplugged
  * @fd: descriptor that QEMU inherits, or -1
  * @more: further arguments, up to a NULL
  */
@@ -50,6 +53,7 @@ struct vmm_config {
 	const char *qemu;
 	const char *guest;
 	const char *ioasid;
+	bool port;
 	int fd;
 	const char *const *more;
 };
@@ -197,8 +201,9 @@ vmm_exec(struct vmm *vm, const struct vmm_config *config, int port, int qmp)
 	snprintf(iommu, sizeof(iommu),
 		 "intel-iommu,x-scalable-mode=on,x-pasid-mode=on,intremap=on,caching-mode=on%s",
 		 config->ioasid ? ",ioasid=pasids" : "");
-	snprintf(mdev, sizeof(mdev), "vfio-pci,id=pdma,addr=" VMM_SLOT
-		 ",sysfsdev=/sys/bus/mdev/devices/%s", vm->uuid);
+	snprintf(mdev, sizeof(mdev),
+		 "vfio-pci,id=pdma,%s,sysfsdev=/sys/bus/mdev/devices/%s",
+		 config->port ? "bus=rp" : "addr=" VMM_SLOT, vm->uuid);
 	snprintf(console, sizeof(console), "file:%s/console", vm->dir);
 	snprintf(ch_port, sizeof(ch_port), "socket,id=port,fd=%d", port);
 	snprintf(ch_qmp, sizeof(ch_qmp), "socket,id=qmp,fd=%d", qmp);
@@ -208,6 +213,10 @@ vmm_exec(struct vmm *vm, const struct vmm_config *config, int port, int qmp)
 	if (config->ioasid) {
 		argv[argc++] = "-object";
 		argv[argc++] = ioasid;
+	}
+	if (config->port) {
+		argv[argc++] = "-device";
+		argv[argc++] = VMM_PORT;
 	}
 	if (vm->uuid[0]) {
 		argv[argc++] = "-device";
@@ -325,6 +334,21 @@ static inline void vmm_show(struct vmm *vm)
 		if (f)
 			fclose(f);
 	}
+}
+
+/* Whether QEMU has said so */
+static inline bool vmm_said(struct vmm *vm, const char *text)
+{
+	char path[PDMA_PATH_LEN], line[VMM_LINE];
+	bool found = false;
+	FILE *f;
+
+	f = fopen(vmm_path(path, vm->dir, "errors", NULL), "r");
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = strstr(line, text);
+	if (f)
+		fclose(f);
+	return found;
 }
 
 /* Lines */
