@@ -93,7 +93,7 @@ static void tell_row(__u32 id, const char *state, const char *holders)
 	     "%s, held by %s", row.state, row.holders);
 }
 
-/* Who held the IOASID when it was first seen parked */
+/* Who held the IOASID when it was parked and the free was through with it */
 struct watch {
 	pthread_t thread;
 	__u32 id;
@@ -106,7 +106,8 @@ static void *watch_park(void *arg)
 	struct watch *w = arg;
 
 	w->seen = wait_until(!debugfs_ioasid(w->id, &w->row) &&
-			     !strcmp(w->row.state, "parked"));
+			     !strcmp(w->row.state, "parked") &&
+			     !strstr(w->row.holders, "other"));
 	return NULL;
 }
 
