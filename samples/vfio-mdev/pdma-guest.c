@@ -2,14 +2,14 @@
 /*
  * Guest driver for the mediated PASID DMA device
  *
- * Runs in a virtual machine that was assigned a mediated device of pdma.c. It
- * allocates PASIDs the way the guest's kernel does it, and lets a test program
- * bind them to the channels and submit commands, see pdma.h. It builds in the
- * kernel tree, and out of it against the headers of Linux 5.12 to 6.3 and of 6.11
- * or later, so that it can be loaded into the kernels of distributions.
+ * For a virtual machine that was assigned a mediated device of pdma.c. It allocates
+ * PASIDs in the way that the guest's kernel provides, and lets a test program bind
+ * them to channels and submit commands, see pdma.h. To load it into stock kernels,
+ * it also builds out of tree, against the headers of Linux 6.1 to 6.3 and of 6.11 or
+ * later.
  *
- * Whatever a file has is given back when it is closed, or when the function is
- * taken from the driver: first the channels, then the PASIDs, then the memory.
+ * Closing a file, or unbinding the driver, first stops the file's channels, then
+ * frees its PASIDs and then unmaps its memory.
  */
 #include <linux/dma-mapping.h>
 #include <linux/fs.h>
@@ -49,15 +49,15 @@ struct pdma_guest_submit {
 static_assert(sizeof(struct pdma_guest_submit) == PDMA_SUBMIT_SIZE);
 
 /**
- * struct pdma_guest - a mediated device as the guest sees it
+ * struct pdma_guest - the mediated device, as seen by the guest
  * @kref: held by the driver core and by every open file
  * @misc: the character device
  * @name: of @misc
  * @lock: protects the registers and all below
- * @pdev: the PCI function, NULL once it has been taken from the driver
+ * @pdev: the PCI function, NULL after the driver was unbound
  * @bar: all of BAR 0
  * @files: all open files
- * @users: the file that has the channel, or NULL
+ * @users: the file that uses each channel, or NULL
  */
 struct pdma_guest {
 	struct kref kref;
@@ -76,9 +76,9 @@ struct pdma_guest {
  * struct pdma_guest_file - an open file
  * @guest: the device
  * @node: in &pdma_guest.files
- * @pasids: those that the file has allocated
- * @buf: the memory that the channels can reach; lives as long as the file
- * @dma: the IOVA of @buf, as long as the driver has the function
+ * @pasids: the PASIDs that the file has allocated
+ * @buf: the memory that the channels can reach; freed with the file
+ * @dma: IOVA of @buf, valid until the driver is unbound
  */
 struct pdma_guest_file {
 	struct pdma_guest *guest;
@@ -93,12 +93,12 @@ struct pdma_guest_file {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
 
 /*
- * The IOMMU driver asks the VMM by the virtual command (VT-d 10.4.43), if the
- * emulated IOMMU has it. The private data must be NULL: the driver does not tell
- * the VMM when an IOASID with private data is freed.
+ * If the emulated IOMMU supports virtual commands, the IOMMU driver asks the VMM for
+ * the PASID. The private data must be NULL: intel_vcmd_ioasid_free() refuses to
+ * free IOASIDs with private data, so the VMM would never learn about the free.
  *
- * These kernels attach no domain to a PASID. There is no need to: the VMM
- * translates with the domain of the device, whatever the PASID.
+ * These kernels cannot attach a domain to a PASID. That is not needed here: the
+ * host translates all PASIDs of the device with the same domain.
  */
 static int pdma_guest_alloc_pasid(struct device *dev, u32 *pasid)
 {
@@ -114,9 +114,9 @@ static void pdma_guest_free_pasid(struct device *dev, u32 pasid)
 #else
 
 /*
- * The kernel chooses a number of its own. Attach the domain that the device DMAs
- * with anyway, as idxd does: an IOVA means the same with PASID and without. The
- * VMM learns the number from the invalidation of the PASID cache.
+ * The kernel chooses the number. Attach the device's DMA domain, as idxd does, so
+ * that an IOVA is valid with and without the PASID. The VMM learns the number
+ * from the PASID cache invalidation.
  */
 static int pdma_guest_alloc_pasid(struct device *dev, u32 *pasid)
 {
@@ -162,7 +162,7 @@ static int pdma_guest_alloc(struct pdma_guest_file *pf)
 	return pasid;
 }
 
-/* A channel may go on with it: that is what the tests look at */
+/* The PASID may still be bound to a channel: tests depend on that */
 static int pdma_guest_free(struct pdma_guest_file *pf, unsigned long pasid)
 {
 	if (!xa_erase(&pf->pasids, pasid))
@@ -212,7 +212,7 @@ static int pdma_guest_set_pasid(struct pdma_guest *guest, unsigned int ch,
 	return pdma_guest_result(guest, ch);
 }
 
-/* Any number, also one that the file has not allocated: the host must cope */
+/* Accepts any number, even if the file has not allocated it: the host must cope */
 static int pdma_guest_bind(struct pdma_guest_file *pf, unsigned long arg)
 {
 	struct pdma_guest *guest = pf->guest;
@@ -297,8 +297,8 @@ static void pdma_guest_file_free(struct pdma_guest_file *pf)
 }
 
 /*
- * The memory is mapped for DMA once and for all, without dma_sync_single_*():
- * VT-d is coherent, and there is no other IOMMU for this device.
+ * Map the memory for DMA for as long as the file is open, without
+ * dma_sync_single_*(): the device exists on x86 only, where DMA is coherent.
  */
 static int pdma_guest_attach_file(struct pdma_guest *guest,
 				  struct pdma_guest_file *pf)
@@ -314,7 +314,7 @@ static int pdma_guest_attach_file(struct pdma_guest *guest,
 	return 0;
 }
 
-/* Stop the channels before their PASIDs go, or the host has to refuse the DMA */
+/* Stop the channels first: the host would have to block their DMA otherwise */
 static void pdma_guest_detach_file(struct pdma_guest_file *pf)
 {
 	struct pdma_guest *guest = pf->guest;
@@ -523,7 +523,7 @@ err_put:
 	return ret;
 }
 
-/* Files may stay open, but nothing is left behind them */
+/* Files may stay open, but hold nothing any more */
 static void pdma_guest_remove(struct pci_dev *pdev)
 {
 	struct pdma_guest *guest = pci_get_drvdata(pdev);

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Virtual machines of QEMU: what a guest does with its PASIDs, and what is left of
- * it in the host
+ * Test IOASIDs with QEMU as the VMM and stock kernels as guests
  *
- * The guests are stock kernels of distributions (vmm_utils.h says where they are).
- * One kind allocates PASIDs by the virtual command of VT-d, the other numbers them
- * itself. Booting one takes long, so the tests of a guest share two machines; they
- * run one after the other and each leaves the machines as it found them, or starts
- * them anew.
+ * One guest gets PASIDs from the VMM by the virtual command of VT-d, the other
+ * chooses the numbers (see Documentation/userspace-api/ioasid.rst). Booting takes
+ * long, so the tests of a guest share two machines. They run in the order of the
+ * table below; each leaves both machines running and without PASIDs, except for
+ * those that start or end them.
  */
 #include "../kselftest.h"
 #include "ioasid_utils.h"
@@ -18,13 +17,13 @@
 #define HALF	PDMA_MAX_LEN
 #define PERIOD	100
 
-/* Of the second machine */
+/* Quota of the second machine */
 #define QUOTA	"16"
 
-/* A number that no guest has */
+/* A PASID that no guest allocates */
 #define UNKNOWN	0xabcde
 
-/* Virtual commands (VT-d 11.4.39 and following) */
+/* Virtual command registers of VT-d */
 #define VCMD		0xe00
 #define VCRSP		0xe10
 #define VCCAP		0xe30
@@ -34,7 +33,7 @@
 #define VCRSP_STATUS(r)	((r) >> 1 & 0x7f)
 #define VCRSP_RESULT(r)	((r) >> 16)
 #define VC_UNDEFINED	1
-#define VC_NO_PASID	16	/* also: not a PASID of the guest */
+#define VC_NO_PASID	16	/* FREE: not allocated */
 
 struct machines {
 	const char *guest;
@@ -97,7 +96,7 @@ static bool ready(struct machines *m, unsigned int nr)
 	return true;
 }
 
-/* A guest's PASID, and what stands for it in the host */
+/* A PASID of the guest and its IOASID */
 struct pair {
 	int pasid;
 	__u32 id;
@@ -115,7 +114,7 @@ static bool alloc(struct machines *m, unsigned int nr, struct pair *pair)
 	return true;
 }
 
-/* With the stock QEMU */
+/* Stock QEMU */
 
 static bool stock_qemu_assigns_the_function(struct machines *m)
 {
@@ -131,7 +130,7 @@ static bool stock_qemu_assigns_the_function(struct machines *m)
 	return true;
 }
 
-/* With ours */
+/* QEMU with the ioasid object */
 
 static bool guest_sees_the_function(struct machines *m)
 {
@@ -174,13 +173,13 @@ static bool unknown_number_is_refused_silently(struct machines *m)
 	return true;
 }
 
-/* All that two streams have in common is the number that the guests use */
+/* Each stream reaches the memory of its own guest only */
 static bool same_number_in_two_guests_does_not_meet(struct machines *m)
 {
 	struct vmm *one = &m->vm[0], *two = &m->vm[1];
 	struct pair a, b;
 
-	/* It has had the time of the tests before to boot */
+	/* It booted during the previous tests */
 	CHECK(ready(m, 1));
 	CHECK(alloc(m, 0, &a));
 	CHECK(alloc(m, 1, &b));
@@ -200,7 +199,7 @@ static bool same_number_in_two_guests_does_not_meet(struct machines *m)
 	CHECK(wait_until(vmm_written(two, 0) > 100));
 	CHECK_EQ(0, vmm_written(one, 0));
 
-	/* Nor does the end of one matter to the other */
+	/* Freeing one does not affect the other */
 	CHECK_EQ(0, vmm_bind(one, 0, 0));
 	CHECK_EQ(0, vmm_free(one, a.pasid));
 	CHECK(vmm_wait_recycled(a.id));
@@ -213,7 +212,7 @@ static bool same_number_in_two_guests_does_not_meet(struct machines *m)
 	return true;
 }
 
-/* Start a stream of guest 0 with a new number: what it is */
+/* Start a stream of guest 0 with a new PASID */
 static bool start_stream(struct machines *m, struct pair *pair)
 {
 	struct vmm *vm = &m->vm[0];
@@ -226,7 +225,7 @@ static bool start_stream(struct machines *m, struct pair *pair)
 	return true;
 }
 
-/* The engine goes on trying, and nothing of that arrives */
+/* The engine keeps trying, and nothing reaches memory */
 static bool is_blocked(struct machines *m, int channel)
 {
 	struct vmm *vm = &m->vm[0];
@@ -252,12 +251,12 @@ static bool free_blocks_a_stream(struct machines *m)
 	CHECK(channel >= 0);
 	CHECK_EQ(0, vmm_free(vm, pair.pasid));
 	CHECK(is_blocked(m, channel));
-	/* KVM's reference goes a grace period after the map entry */
+	/* KVM drops its reference a grace period after the map entry */
 	CHECK(wait_until(vmm_row_is(pair.id, "parked", "mdev=1")));
 	CHECK_EQ(faults, bar_recorded(&m->bar));
 	CHECK_EQ(0, kmsg_faults(m->kmsg, 0));
 
-	/* The channel has what it had, and the other guest gets another number */
+	/* The channel keeps the parked IOASID, so the number is not reused */
 	CHECK_EQ(0, vmm_stop(vm, 0));
 	CHECK_EQ(-ESHUTDOWN, vmm_stream(vm, 0, 0, PDMA_PAGE_SIZE, PERIOD));
 	for (i = 0; i < 8; i++) {
@@ -274,7 +273,6 @@ static bool free_blocks_a_stream(struct machines *m)
 	return true;
 }
 
-/* A number that was free, unknown to the VM since */
 static bool freed_number_is_unknown(struct machines *m)
 {
 	struct vmm *vm = &m->vm[0];
@@ -306,7 +304,7 @@ static bool end_of_the_guests_program_gives_all_back(struct machines *m)
 	return true;
 }
 
-/* A function level reset by the guest */
+/* The guest resets the function (FLR) */
 static bool reset_of_the_function_stops_it(struct machines *m)
 {
 	struct vmm *vm = &m->vm[0];
@@ -326,7 +324,7 @@ static bool reset_of_the_function_stops_it(struct machines *m)
 	return true;
 }
 
-/* The response to a virtual command, which was written in pieces of @len bytes */
+/* Execute a virtual command by writes of @len bytes; returns the response */
 static long long vcmd(struct machines *m, unsigned long long cmd, int len)
 {
 	struct vmm *vm = &m->vm[0];
@@ -347,7 +345,7 @@ static long long vcmd(struct machines *m, unsigned long long cmd, int len)
 	return vmm_ask(vm, "vtd-read %u 8", VCRSP);
 }
 
-/* What no kernel does that follows the specification */
+/* Commands that violate the specification */
 static bool bad_virtual_commands_change_nothing(struct machines *m)
 {
 	static const struct {
@@ -360,7 +358,7 @@ static bool bad_virtual_commands_change_nothing(struct machines *m)
 		{ VCMD_FREE(0), VC_NO_PASID },
 		{ VCMD_FREE(UNKNOWN), VC_NO_PASID },
 		{ VCMD_FREE(0xfffff), VC_NO_PASID },
-		/* More bits than a PASID has, the lower ones are a good number */
+		/* Bits above the PASID are not ignored */
 		{ VCMD_FREE(1ULL << 20 | 1), VC_NO_PASID },
 		{ VCMD_FREE(1ULL << 47 | 1), VC_NO_PASID },
 	};
@@ -377,7 +375,7 @@ static bool bad_virtual_commands_change_nothing(struct machines *m)
 		CHECK_EQ(bad[i].status << 1, vcmd(m, bad[i].cmd, 8));
 		CHECK_EQ(bad[i].status << 1, vcmd(m, bad[i].cmd, 4));
 	}
-	/* Registers that cannot be written */
+	/* Read-only registers */
 	CHECK_EQ(0, vmm_ask(vm, "vtd-write %u 8 %llu", VCRSP, ~0ULL));
 	CHECK_EQ(VC_NO_PASID << 1, vmm_ask(vm, "vtd-read %u 8", VCRSP));
 	CHECK_EQ(0, vmm_ask(vm, "vtd-write %u 8 %llu", VCCAP, ~0ULL));
@@ -390,7 +388,7 @@ static bool bad_virtual_commands_change_nothing(struct machines *m)
 	return true;
 }
 
-/* A number is freed once, and by halves as well */
+/* Also by 32-bit writes, and a PASID can be freed only once */
 static bool virtual_commands_by_halves(struct machines *m)
 {
 	__u32 ids[VMM_MAX_IDS], id;
@@ -411,7 +409,7 @@ static bool virtual_commands_by_halves(struct machines *m)
 	return true;
 }
 
-/* Other than a free, this comes at any time, and the guest boots once more */
+/* The guest frees nothing before it goes, and boots again */
 static bool reset_rounds(struct machines *m, bool crash)
 {
 	__u64 faults = bar_recorded(&m->bar);
@@ -444,7 +442,7 @@ static bool crash_of_the_guest_recycles(struct machines *m)
 	return reset_rounds(m, true);
 }
 
-/* Both machines end here: one is killed, one is told to quit */
+/* Ends both machines: kill one, and tell the other to quit */
 static bool end_of_qemu_recycles(struct machines *m)
 {
 	__u64 faults = bar_recorded(&m->bar);
@@ -473,15 +471,15 @@ static bool end_of_qemu_recycles(struct machines *m)
 	return true;
 }
 
-/* Whether the guest gets its numbers from QEMU */
+/* Whether the guest allocates by virtual commands */
 static bool asks_for_numbers(struct machines *m)
 {
 	return vmm_log(&m->vm[0], "Register_custom_PASID_allocator") == 1;
 }
 
 /*
- * A guest that asks for a number is told, soon, that there is none. One that chooses
- * its numbers itself cannot be told: the device knows nothing of the number.
+ * A virtual command fails with a status. A guest that chooses the number cannot be
+ * told, but the device rejects the number.
  */
 static bool quota_is_an_error_for_the_guest(struct machines *m)
 {
@@ -526,7 +524,7 @@ static bool cycles_leave_nothing_behind(struct machines *m)
 	return true;
 }
 
-/* A guest that keeps its VMM busy is nothing to the other one */
+/* Watch the stream and the latency of guest 0 while guest 1 keeps its VMM busy */
 static bool storm_of_commands_hurts_only_its_guest(struct machines *m)
 {
 	unsigned int ms = short_run() ? 3000 : 60000;
@@ -565,7 +563,7 @@ static bool storm_of_commands_hurts_only_its_guest(struct machines *m)
 	return true;
 }
 
-/* The device of the second machine goes while it streams, and comes back */
+/* Unplug the device during a stream, and plug it in again */
 static bool unplug_recycles(struct machines *m)
 {
 	__u64 faults = bar_recorded(&m->bar);
@@ -580,7 +578,7 @@ static bool unplug_recycles(struct machines *m)
 			    reply, sizeof(reply)));
 	CHECK(vmm_wait_recycled(pair.id));
 	vmm_ask(vm, "close");
-	/* QEMU lets go of the function when the guest has */
+	/* Fails until the guest has released the device */
 	snprintf(cmd, sizeof(cmd), "{\"execute\": \"device_add\", \"arguments\": {\"driver\": \"vfio-pci\", \"id\": \"pdma\", \"bus\": \"rp\", \"sysfsdev\": \"/sys/bus/mdev/devices/%s\"}}\n",
 		 vm->uuid);
 	CHECK(wait_until(!vmm_qmp(vm, cmd, reply, sizeof(reply))));
@@ -597,7 +595,7 @@ static bool unplug_recycles(struct machines *m)
 	return true;
 }
 
-/* QEMU ends at once, and says why */
+/* QEMU exits with an error message that contains @text */
 static bool refused(struct machines *m, int fd, const char *ioasid,
 		    const char *text)
 {
@@ -637,7 +635,7 @@ static bool bad_objects_are_clear_errors(struct machines *m)
 	return true;
 }
 
-/* Run mdevctl: its exit status, and what it prints */
+/* Run mdevctl and store its output. Returns its exit status. */
 static int mdevctl(char *out, size_t len, const char *fmt, ...)
 {
 	char cmd[512], *next = out;
@@ -669,7 +667,7 @@ static bool mdevctl_manages_the_devices(struct machines *m)
 	int available = pdma_available(m->parent);
 	unsigned int i;
 
-	/* What its package makes, too */
+	/* As its package does */
 	for (i = 0; i < ARRAY_SIZE(folders); i++)
 		mkdir(folders[i], 0755);
 	CHECK_EQ(0, mdevctl(out, sizeof(out), "types --parent %s", m->parent));
@@ -693,9 +691,9 @@ static bool mdevctl_manages_the_devices(struct machines *m)
 }
 
 /*
- * @program: variable that names the program it needs besides the guest
- * @once: has nothing to do with the guest
- * @guests: those that a short run is for, by bits
+ * @program: variable that names the program under test, if not VMM_QEMU
+ * @once: run it for the first guest only
+ * @guests: bit mask of the guests to run it for in a short run
  */
 struct test {
 	const char *name;
@@ -758,7 +756,7 @@ static bool has(const struct machines *m, const struct test *test)
 	return !test->once || m->first;
 }
 
-/* Why @test cannot run, or NULL */
+/* The reason to skip @test, or NULL */
 static const char *skipped(const struct machines *m, const struct test *test)
 {
 	const char *program = getenv(test->program ?: "VMM_QEMU");
@@ -772,7 +770,7 @@ static const char *skipped(const struct machines *m, const struct test *test)
 	return NULL;
 }
 
-/* A test that has failed leaves things behind: they are not those of the next one */
+/* Release what a failed test has left behind */
 static void clean_up(struct machines *m)
 {
 	unsigned int nr;
@@ -823,7 +821,7 @@ static void run_guest(const char *guest, bool first)
 	bar_unmap(&m.bar);
 }
 
-/* Arguments name the guests */
+/* Arguments: names of guests */
 int main(int argc, char **argv)
 {
 	static const char *const all[] = { "bookworm", "trixie" };

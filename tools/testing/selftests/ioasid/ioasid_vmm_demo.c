@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What becomes of the PASIDs of two virtual machines, told step by step
+ * The life of the PASIDs of two virtual machines, step by step
  *
- * Runs in the host. The machines are started by QEMU and run kernels that nobody
- * patched: Debian 12's, which allocates PASIDs by the virtual command, and Debian
- * 13's, which chooses the numbers itself. Every figure is read from the device, the
- * host's kernel, a guest or a guest's memory when it is printed, and checked.
+ * Runs in the host and starts two guests with QEMU. They run stock kernels: that of
+ * Debian 12 allocates PASIDs by the virtual command, that of Debian 13 chooses the
+ * numbers. Every figure is read from the device, the host's kernel, a guest or a
+ * guest's memory when it is printed, and checked.
  */
 #include <pthread.h>
 
@@ -21,7 +21,7 @@
 #define MANY	2000
 #define MORE	16
 
-/* The virtual command's response register (VT-d 11.4.40) */
+/* Virtual command response register of VT-d */
 #define VCRSP			0xe10
 #define VCRSP_STATUS(val)	((val) >> 1 & 0x7f)
 #define VCRSP_NO_PASID		16
@@ -70,7 +70,7 @@ static void wait_ready(struct guest *g)
 	tell(true, g->name, "Linux %s, has the device", g->vm.release);
 }
 
-/* A new number of the guest, and the IOASID that has come with it */
+/* Allocate a PASID in the guest; @id is its IOASID */
 static int alloc(struct guest *g, __u32 *id)
 {
 	__u32 ids[VMM_MAX_IDS];
@@ -93,7 +93,7 @@ static void tell_row(__u32 id, const char *state, const char *holders)
 	     "%s, held by %s", row.state, row.holders);
 }
 
-/* Who held the IOASID when it was parked and the free was through with it */
+/* Holders of an IOASID right after it was freed */
 struct watch {
 	pthread_t thread;
 	__u32 id;
@@ -119,18 +119,18 @@ static void watch_start(struct watch *w, __u32 id)
 }
 
 /*
- * KVM holds it until a grace period after QEMU has deleted it from the map, which
- * follows the free at once: it may be over before anybody looks.
+ * QEMU deletes the map entry right after the free, and KVM drops its reference a
+ * grace period later: the thread may be too late to see it.
  */
 static void tell_parked(struct watch *w)
 {
 	pthread_join(w->thread, NULL);
 	tell(w->seen && (!strcmp(w->row.holders, "mdev=1,kvm=1") ||
 			 !strcmp(w->row.holders, "mdev=1")),
-	     "the host listed it first as", "%s, held by %s", w->row.state,
+	     "right after the free, it was", "%s, held by %s", w->row.state,
 	     w->row.holders);
 	tell(wait_until(vmm_row_is(w->id, "parked", "mdev=1")),
-	     "when KVM has let go", "parked, held by mdev=1");
+	     "after a grace period, it is", "parked, held by mdev=1");
 }
 
 static void tell_log(int kmsg)
@@ -169,7 +169,7 @@ static void start_stream(struct guest *g)
 	     "start a stream");
 }
 
-/* What the engine says that it wrote is in this guest's memory */
+/* Compare the engine's counter with the guest's memory */
 static void tell_stream(struct guest *g)
 {
 	__u64 first = engine_counter(g), now, value;
@@ -185,7 +185,7 @@ static void tell_stream(struct guest *g)
 	     (unsigned long long)value);
 }
 
-/* To be called right after what blocked the DMA: later values are late */
+/* Call this right after the DMA was blocked: values that arrive later are late */
 static void note_last(struct guest *g)
 {
 	g->done = bar_done(&bar, g->channel);
@@ -316,7 +316,7 @@ int main(void)
 
 	step("Each guest allocates a PASID, both the same number");
 	one->pasid = alloc(one, &one->id);
-	/* A guest that chooses for itself starts at the bottom */
+	/* Both start with the lowest number */
 	do
 		two->pasid = alloc(two, &two->id);
 	while (two->pasid < one->pasid);

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The only program of the virtual machines that ioasid_vmm starts
+ * The init process of the guests of ioasid_vmm
  *
- * It is the first process of a guest. It loads the driver of the mediated DMA
- * device (samples/vfio-mdev/pdma-guest.c) and does what it is told on the second
- * serial port: a command in a line, and one line as the answer, "ok" and numbers, or
- * "error" and an errno. It decides nothing: what has to be so is known to the
- * program that tells it.
+ * Loads the driver of the mediated DMA device (samples/vfio-mdev/pdma-guest.c) and
+ * executes commands from the second serial port. A command is a line, and so is
+ * the answer: "ok" and numbers, or "error" and an errno. The program in the host
+ * checks the results.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -37,11 +36,11 @@
 #define PORT		"/dev/ttyS1"
 #define MAX_WORDS	12
 
-/* The emulated IOMMU: there is one, where the q35 machine has it */
+/* Registers of the IOMMU of QEMU's q35 machine */
 #define VTD_BASE	0xfed90000
 #define VTD_LEN		0x1000
 
-static FILE *port;
+static FILE *commands, *port;
 static int device = -1;
 static unsigned char *buf;
 static volatile char *vtd;
@@ -75,7 +74,6 @@ static void answer_ret(int ret)
 		answer("ok %d", ret);
 }
 
-/* Milliseconds */
 static __u64 now_ms(void)
 {
 	struct timespec ts;
@@ -140,7 +138,7 @@ static void set_field(char *cmd, size_t offset, __u64 val, size_t len)
 	memcpy(cmd + offset, &val, len);
 }
 
-/* ch cmd src dst len period burst */
+/* Arguments: channel, command, source, destination, length, period, burst */
 static int submit(char **arg)
 {
 	char cmd[PDMA_SUBMIT_SIZE] = {};
@@ -167,7 +165,7 @@ static void read_register(size_t reg, size_t len)
 		answer("ok %llu", (unsigned long long)val);
 }
 
-/* Guest physical addresses of all pages of the buffer */
+/* Print the physical addresses of all pages of the buffer */
 static void where(void)
 {
 	long page = sysconf(_SC_PAGESIZE);
@@ -184,7 +182,7 @@ static void where(void)
 		if (pread(fd, &entry, sizeof(entry), ((uintptr_t)buf + i) /
 			  page * sizeof(entry)) != sizeof(entry))
 			entry = 0;
-		/* Bits 0 to 54 are the number of the page */
+		/* Bits 0 to 54 are the page frame number */
 		fprintf(port, " %llu",
 			(unsigned long long)(entry & ((1ULL << 55) - 1)) * page);
 	}
@@ -201,7 +199,7 @@ static size_t count_bytes(size_t offset, size_t len, int byte)
 	return n;
 }
 
-/* offset len: byte n of it is n * 13 + n / 256 + 1 */
+/* Fill part of the buffer with values that show a misplaced byte */
 static void pattern(size_t offset, size_t len)
 {
 	size_t i;
@@ -216,7 +214,7 @@ static bool in_buffer(__u64 offset, __u64 len)
 	       len <= PDMA_GUEST_BUF_LEN - offset;
 }
 
-/* The IOMMU, as a kernel that does not follow its specification sees it */
+/* Access to the IOMMU behind the back of its driver */
 
 static int map_vtd(void)
 {
@@ -267,7 +265,7 @@ static int write_vtd(size_t reg, size_t len, __u64 val)
 #define VCRSP_IP	1
 #define VCRSP_RESULT(r)	((r) >> 16)
 
-/* The response to a virtual command */
+/* Execute a virtual command and return the response register */
 static __u64 virtual_command(__u64 cmd)
 {
 	volatile __u64 *response = (volatile __u64 *)(vtd + VCRSP);
@@ -279,8 +277,8 @@ static __u64 virtual_command(__u64 cmd)
 }
 
 /*
- * As many virtual commands as there is time for: allocate, free, free once more,
- * and free what has never been allocated. How many they were.
+ * Issue virtual commands for @ms milliseconds: allocate a PASID, free it, free it
+ * again, and free one that was never allocated. Returns how many there were.
  */
 static int storm(unsigned int ms)
 {
@@ -299,7 +297,7 @@ static int storm(unsigned int ms)
 	return n;
 }
 
-/* A number comes, is given to the channel, and goes, @n times */
+/* Allocate, bind, unbind and free a PASID, @n times */
 static int cycle(unsigned int ch, unsigned int n)
 {
 	unsigned long bind = (unsigned long)ch << PDMA_GUEST_BIND_SHIFT;
@@ -316,7 +314,7 @@ static int cycle(unsigned int ch, unsigned int n)
 	return 0;
 }
 
-/* Kernel log: how many lines have the text, and the last of them */
+/* Print how many lines of the kernel log contain @text, and the last of them */
 static void count_log(const char *text)
 {
 	static char line[8192], found[512];
@@ -345,7 +343,7 @@ static void count_log(const char *text)
 static void __attribute__((noreturn)) end(int how)
 {
 	answer("ok");
-	/* The answer has left the port */
+	/* Do not lose the answer */
 	tcdrain(fileno(port));
 	reboot(how);
 	give_up("reboot");
@@ -362,7 +360,7 @@ static int write_file(const char *path, const char *text)
 	return ret;
 }
 
-/* Whether @word is the command, with @n arguments */
+/* Whether @word is the command @name with @n arguments */
 static bool is(int words, char **word, const char *name, int n)
 {
 	return !strcmp(word[0], name) && words == n + 1;
@@ -444,7 +442,7 @@ static void do_command(int words, char **word)
 	}
 }
 
-/* Words are separated by blanks; the text of "log" is one word with underscores */
+/* Words are separated by blanks; "log" takes _ for a blank in its text */
 static void do_line(char *line)
 {
 	char *word[MAX_WORDS], *next;
@@ -482,8 +480,9 @@ static void set_up(void)
 	cfsetspeed(&tio, B115200);
 	if (tcsetattr(fd, TCSANOW, &tio))
 		give_up(PORT);
-	port = fdopen(fd, "r+");
-	if (!port)
+	port = fdopen(fd, "w");
+	commands = fdopen(dup(fd), "r");
+	if (!port || !commands)
 		give_up(PORT);
 }
 
@@ -497,7 +496,7 @@ int main(void)
 	uname(&name);
 	ret = open_device();
 	answer("ready %d %s", -ret, name.release);
-	while (fgets(line, sizeof(line), port))
+	while (fgets(line, sizeof(line), commands))
 		do_line(line);
 	give_up("the other end is gone");
 }

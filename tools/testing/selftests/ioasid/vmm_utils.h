@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Virtual machines of QEMU with an emulated IOMMU and an assigned mediated device,
- * whose only program is vmm_guest
+ * Start virtual machines with QEMU, and talk to vmm_guest in them
  *
- * Functions that can fail return 0 or what was asked for, or -errno. Where QEMU
- * and what the guests boot are is in the environment:
+ * Each machine has an emulated IOMMU and, usually, an assigned mediated device.
+ * Functions that can fail return 0, a value or -errno. The environment says what
+ * to run:
  *
- * VMM_QEMU	the program
- * VMM_STOCK_QEMU	one that knows nothing of IOASIDs
- * VMM_MDEVCTL	mdevctl
- * VMM_GUESTS	a folder with a folder for each guest, which has vmlinuz and
- *		initramfs.gz
+ * VMM_QEMU		QEMU with the ioasid object
+ * VMM_STOCK_QEMU	a QEMU that knows nothing about IOASIDs
+ * VMM_MDEVCTL		mdevctl
+ * VMM_GUESTS		a folder with one folder per guest, each with a vmlinuz
+ *			and an initramfs.gz
  */
 #ifndef __SELFTEST_IOASID_VMM_UTILS_H
 #define __SELFTEST_IOASID_VMM_UTILS_H
@@ -27,27 +27,28 @@
 
 #define VMM_MEM_MIB	"256"
 #define VMM_MEM_LEN	(256 << 20)
-/* Where the guest sees its device, on the root bus or behind the root port */
+
+/* The device of the guest is here, or behind this root port */
 #define VMM_SLOT	"5"
 #define VMM_FUNCTION	"0000:00:05.0"
 #define VMM_PORT	"pcie-root-port,id=rp,bus=pcie.0,addr=6,chassis=1"
 #define VMM_MAX_ARGS	64
 #define VMM_LINE	1024
 
-/* A guest that boots in an emulated host takes its time */
+/* Time to boot a guest in an emulated host */
 #define VMM_BOOT_MS	280000
 
 /* Pages of the guest's DMA buffer */
 #define VMM_BUF_PAGES	(PDMA_GUEST_BUF_LEN / PDMA_PAGE_SIZE)
 
 /**
- * struct vmm_config - how a virtual machine is started
- * @qemu: the program
+ * struct vmm_config - how to start a virtual machine
+ * @qemu: path of QEMU
  * @guest: name of the folder in VMM_GUESTS
- * @ioasid: properties of QEMU's object "ioasid", NULL: no such object
- * @port: the device is behind a root port, and can be unplugged
- * @fd: descriptor that QEMU inherits, or -1
- * @more: further arguments, up to a NULL
+ * @ioasid: properties of QEMU's ioasid object, NULL: no object
+ * @port: put the device behind a root port, so that it can be unplugged
+ * @fd: descriptor for QEMU to inherit, or -1
+ * @more: further arguments, terminated by NULL, or NULL
  */
 struct vmm_config {
 	const char *qemu;
@@ -60,18 +61,18 @@ struct vmm_config {
 
 /**
  * struct vmm - a virtual machine
- * @pid: QEMU, 0: it has been reaped
- * @status: from waitpid(), valid then
- * @port: where the guest listens
- * @qmp: QEMU's monitor
- * @greeted: the monitor takes commands
- * @uuid: the mediated device
- * @dir: holds the guest's memory and QEMU's output
- * @mem: the guest's memory; lives longer than QEMU
- * @page: guest physical addresses of the DMA buffer
- * @release: of the guest's kernel
- * @answer: the last answer of the guest
- * @in: what has been read from @port and @qmp, up to the next line
+ * @pid: process of QEMU, 0 after it has been reaped
+ * @status: exit status from waitpid(), valid if @pid is 0
+ * @port: socket to vmm_guest
+ * @qmp: socket to QEMU's monitor
+ * @greeted: the monitor accepts commands
+ * @uuid: the mediated device, or an empty string
+ * @dir: folder with the guest's memory and QEMU's output
+ * @mem: the guest's memory, mapped here; outlives QEMU
+ * @page: guest physical addresses of the pages of the DMA buffer
+ * @release: release of the guest's kernel
+ * @answer: last answer of vmm_guest
+ * @in: input from @port and @qmp that is not a whole line yet
  */
 struct vmm {
 	pid_t pid;
@@ -99,7 +100,7 @@ static inline const char *vmm_path(char path[PDMA_PATH_LEN], const char *dir,
 	return path;
 }
 
-/* Why no virtual machine can be started here, or NULL */
+/* The reason why no virtual machine can be started, or NULL */
 static inline const char *vmm_missing(void)
 {
 	if (!getenv("VMM_QEMU") || !getenv("VMM_GUESTS"))
@@ -132,7 +133,7 @@ static inline bool vmm_wait_end(struct vmm *vm)
 	return wait_until(!vmm_runs(vm));
 }
 
-/* All of QEMU is gone when this returns, its files included */
+/* On return QEMU has exited and its files are closed */
 static inline void vmm_kill(struct vmm *vm)
 {
 	if (vmm_runs(vm)) {
@@ -172,8 +173,8 @@ vmm_exec(struct vmm *vm, const struct vmm_config *config, int port, int qmp)
 	char mem[128], ioasid[128], iommu[192], mdev[128], ch_port[64],
 	     ch_qmp[64];
 	/*
-	 * Little on the guest's console, where each byte is an exit. A kernel
-	 * that has died restarts. Programs may map the IOMMU's registers.
+	 * Each byte on the console is a VM exit: print little. Reboot on
+	 * panic. Let vmm_guest map the registers of the IOMMU.
 	 */
 	const char *argv[VMM_MAX_ARGS] = {
 		config->qemu, "-nodefaults", "-no-user-config",
@@ -240,8 +241,8 @@ vmm_exec(struct vmm *vm, const struct vmm_config *config, int port, int qmp)
 }
 
 /*
- * Start a machine with a new mediated device of @parent, NULL: without. Undo with
- * vmm_close(), also if this fails.
+ * Start a machine with a new mediated device of @parent, or without a device if
+ * @parent is NULL. Call vmm_close() afterwards even if this fails.
  */
 static inline int vmm_start(struct vmm *vm, const char *parent,
 			    const struct vmm_config *config)
@@ -290,7 +291,7 @@ static inline void vmm_remove_file(struct vmm *vm, const char *name)
 	unlink(vmm_path(path, vm->dir, name, NULL));
 }
 
-/* Whatever is left of it goes. 0, or what removing the device has failed with */
+/* Kill QEMU if it still runs, and free everything. Returns the error of pdma_remove(). */
 static inline int vmm_close(struct vmm *vm)
 {
 	int ret = 0;
@@ -318,7 +319,7 @@ static inline int vmm_close(struct vmm *vm)
 	return ret;
 }
 
-/* What QEMU and the guest's kernel have written, for whoever wants to know why */
+/* Print the output of QEMU and the guest's console as diagnostics */
 static inline void vmm_show(struct vmm *vm)
 {
 	static const char *const names[] = { "errors", "console" };
@@ -336,7 +337,7 @@ static inline void vmm_show(struct vmm *vm)
 	}
 }
 
-/* Whether QEMU has said so */
+/* Whether @text is in QEMU's output */
 static inline bool vmm_said(struct vmm *vm, const char *text)
 {
 	char path[PDMA_PATH_LEN], line[VMM_LINE];
@@ -353,7 +354,7 @@ static inline bool vmm_said(struct vmm *vm, const char *text)
 
 /* Lines */
 
-/* The next line of @fd, without its end: 0, -ETIMEDOUT, or -EPIPE at the end */
+/* Read a line from @fd and strip its end. -EPIPE: the other end is closed. */
 static inline int vmm_read_line(struct vmm_input *in, int fd, char *line,
 				size_t len, unsigned int ms)
 {
@@ -364,7 +365,7 @@ static inline int vmm_read_line(struct vmm_input *in, int fd, char *line,
 	while (!(lf = memchr(in->buf, '\n', in->len))) {
 		struct pollfd pollfd = { .fd = fd, .events = POLLIN };
 
-		/* Longer than any line that is of interest */
+		/* Drop lines that are too long to be of interest */
 		if (in->len == sizeof(in->buf))
 			in->len = 0;
 		now = pdma_now_ms();
@@ -396,7 +397,7 @@ static inline int vmm_write_line(int fd, const char *line)
 
 /* QEMU's monitor */
 
-/* The line with the answer to @cmd is in @reply */
+/* Run @cmd, and store the line with its result in @reply */
 static inline int vmm_qmp(struct vmm *vm, const char *cmd, char *reply,
 			  size_t len)
 {
@@ -414,7 +415,7 @@ static inline int vmm_qmp(struct vmm *vm, const char *cmd, char *reply,
 	return 0;
 }
 
-/* What it says before it takes a command */
+/* Negotiate capabilities, before which the monitor rejects commands */
 static inline int vmm_qmp_hello(struct vmm *vm)
 {
 	char reply[VMM_LINE];
@@ -430,8 +431,8 @@ static inline int vmm_qmp_hello(struct vmm *vm)
 /* The guest */
 
 /*
- * What the guest answers: the first number, or -errno. -EPIPE: QEMU is gone,
- * -ETIMEDOUT: no answer.
+ * Send a command to vmm_guest. Returns the first number of the answer, or -errno:
+ * the guest's, -EPIPE if QEMU has exited, -ETIMEDOUT if there was no answer.
  */
 static inline long long __attribute__((format(printf, 2, 3)))
 vmm_ask(struct vmm *vm, const char *fmt, ...)
@@ -458,7 +459,7 @@ vmm_ask(struct vmm *vm, const char *fmt, ...)
 	return sscanf(vm->answer, "ok %lld", &number) == 1 ? number : 0;
 }
 
-/* Where the DMA buffer of the guest is in its memory */
+/* Ask for the guest physical addresses of the DMA buffer */
 static inline int vmm_find_buffer(struct vmm *vm)
 {
 	long long ret = vmm_ask(vm, "where");
@@ -476,7 +477,7 @@ static inline int vmm_find_buffer(struct vmm *vm)
 	return 0;
 }
 
-/* Until the guest is up, and has its device open */
+/* Wait until the guest has booted and opened its device */
 static inline int vmm_wait_ready(struct vmm *vm)
 {
 	char line[VMM_LINE];
@@ -494,7 +495,7 @@ static inline int vmm_wait_ready(struct vmm *vm)
 	return ret ?: vmm_qmp_hello(vm);
 }
 
-/* A page of the guest's DMA buffer, as this process sees it */
+/* A page of the guest's DMA buffer, mapped in this process */
 static inline volatile __u64 *vmm_page(struct vmm *vm, unsigned int page)
 {
 	return (volatile __u64 *)(vm->mem + vm->page[page]);
@@ -534,7 +535,7 @@ static inline int vmm_stop(struct vmm *vm, unsigned int ch)
 	return vmm_submit(vm, ch, PDMA_CMD_STOP, 0, 0, 0, 0);
 }
 
-/* A register of BAR 0, as the guest sees it */
+/* Read a register of BAR 0 in the guest */
 static inline __u64 vmm_read32(struct vmm *vm, size_t reg)
 {
 	return vmm_ask(vm, "read %zu 4", reg);
@@ -555,7 +556,7 @@ static inline __u64 vmm_refused(struct vmm *vm, unsigned int ch)
 	return vmm_read64(vm, PDMA_MDEV_STATUS(ch) + PDMA_REFUSED_COUNT);
 }
 
-/* Copy @len bytes within the DMA buffer: 0 when all of it arrived */
+/* Copy @len bytes within the DMA buffer, and compare them in the guest */
 static inline int vmm_copy(struct vmm *vm, unsigned int ch, __u64 dst,
 			   __u64 src, __u32 len)
 {
@@ -573,17 +574,17 @@ static inline int vmm_copy(struct vmm *vm, unsigned int ch, __u64 dst,
 		       (unsigned long long)src, len) ? -EIO : 0;
 }
 
-/* How many lines of the guest's kernel log have @text, with _ for a blank */
+/* Number of lines in the guest's kernel log with @text; _ stands for a blank */
 static inline int vmm_log(struct vmm *vm, const char *text)
 {
 	return vmm_ask(vm, "log %s", text);
 }
 
-/* What the host knows */
+/* The host's view */
 
 #define VMM_MAX_IDS 4096
 
-/* All IOASIDs of the machine: how many, or -errno */
+/* Store the numbers of all IOASIDs of the host. Returns how many there are. */
 static inline int debugfs_ids(__u32 ids[VMM_MAX_IDS])
 {
 	FILE *f = fopen("/sys/kernel/debug/ioasid/ioasids", "r");
@@ -599,7 +600,7 @@ static inline int debugfs_ids(__u32 ids[VMM_MAX_IDS])
 	return n;
 }
 
-/* How many IOASIDs there are besides @except, and the last of them in @id */
+/* Number of IOASIDs that are not in @except; @id is the last of them, or 0 */
 static inline int debugfs_others(const __u32 *except, unsigned int count,
 				 __u32 *id)
 {
@@ -619,7 +620,7 @@ static inline int debugfs_others(const __u32 *except, unsigned int count,
 	return n < 0 ? n : others;
 }
 
-/* Whether the holders of @id are these, as debugfs has them */
+/* Whether debugfs lists @id with this state and these holders */
 static inline bool vmm_row_is(__u32 id, const char *state, const char *holders)
 {
 	struct ioasid_row row;
@@ -646,7 +647,7 @@ static inline void vmm_poison(struct vmm *vm, unsigned int page)
 		p[i] = VMM_POISON;
 }
 
-/* How many values of the page are not those of vmm_poison() */
+/* Number of values in the page that were overwritten since vmm_poison() */
 static inline unsigned int vmm_written(struct vmm *vm, unsigned int page)
 {
 	volatile __u64 *p = vmm_page(vm, page);
