@@ -11,7 +11,7 @@ export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T LONG V SIGNOFF OPS SEED SECOND
 
 help:
 	@echo "make run        boot the real kernel and show the life of a PASID, step by step"
-	@echo "make vmm        the same with two virtual machines of QEMU in it"
+	@echo "make vmm        the same for the PASIDs of two virtual machines"
 	@echo "make test       run all tests; T=NAME runs one kselftest program or KUnit suite,"
 	@echo "                LONG=1 also what takes long"
 	@echo "make soak       random operations for long; OPS=N, SEED=S, SECONDS_MAX=T"
