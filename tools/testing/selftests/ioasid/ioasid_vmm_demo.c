@@ -50,7 +50,7 @@ static __u64 engine_counter(struct guest *g)
 	return bar_read64(&bar, PDMA_CHANNEL_PAGE(g->channel) + PDMA_COUNTER);
 }
 
-static void start(struct guest *g, const char *parent, const char *quota)
+static void start_qemu(struct guest *g, const char *parent, const char *quota)
 {
 	struct vmm_config config = {
 		.qemu = getenv("VMM_QEMU"), .guest = g->folder,
@@ -306,8 +306,8 @@ int main(void)
 	before = must(debugfs_ids(ids), "debugfs");
 
 	step("QEMU starts two virtual machines, each with a mediated device");
-	start(one, parent, "quota=" QUOTA);
-	start(two, parent, "");
+	start_qemu(one, parent, "quota=" QUOTA);
+	start_qemu(two, parent, "");
 	wait_ready(one);
 	wait_ready(two);
 	n = vmm_log(&one->vm, "Register_custom_PASID_allocator");

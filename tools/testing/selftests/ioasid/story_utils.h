@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * For programs that tell a story step by step, and check each figure of it
+ * Print a story step by step, and check each of its figures
  */
 #ifndef __SELFTEST_IOASID_STORY_UTILS_H
 #define __SELFTEST_IOASID_STORY_UTILS_H
@@ -25,7 +25,7 @@ step(const char *fmt, ...)
 	printf("\n");
 }
 
-/* A figure. @ok: it is as it must be */
+/* Print a figure. @ok: it is as expected */
 static inline void __attribute__((format(printf, 3, 4)))
 tell(bool ok, const char *what, const char *fmt, ...)
 {
@@ -40,7 +40,7 @@ tell(bool ok, const char *what, const char *fmt, ...)
 		failures++;
 }
 
-/* For what the rest cannot go on without. @ret: 0, a descriptor, or -errno */
+/* Exit if @ret is negative: the rest depends on it */
 static inline int must(int ret, const char *what)
 {
 	if (ret < 0) {
@@ -50,7 +50,7 @@ static inline int must(int ret, const char *what)
 	return ret;
 }
 
-/* The last line. Returns the exit status */
+/* Print the last line. Returns the exit status. */
 static inline int end_of_story(void)
 {
 	printf("\n%s\n", failures ? "FAILED: not all of it is as it must be" :

@@ -71,7 +71,7 @@ struct vmm_config {
  * @mem: the guest's memory, mapped here; outlives QEMU
  * @page: guest physical addresses of the pages of the DMA buffer
  * @release: release of the guest's kernel
- * @answer: last answer of vmm_guest
+ * @answer: last answer of vmm_guest or of the monitor
  * @in: input from @port and @qmp that is not a whole line yet
  */
 struct vmm {
@@ -397,33 +397,33 @@ static inline int vmm_write_line(int fd, const char *line)
 
 /* QEMU's monitor */
 
-/* Run @cmd, and store the line with its result in @reply */
-static inline int vmm_qmp(struct vmm *vm, const char *cmd, char *reply,
-			  size_t len)
+/* Run a command with these arguments; the line with its result is in @answer */
+static inline int vmm_qmp(struct vmm *vm, const char *name, const char *args)
 {
-	int ret = vmm_write_line(vm->qmp, cmd);
+	char line[VMM_LINE];
+	int ret;
 
+	/* QEMU accepts single quotes */
+	snprintf(line, sizeof(line), "{'execute': '%s', 'arguments': {%s}}\n",
+		 name, args);
+	ret = vmm_write_line(vm->qmp, line);
 	do {
 		if (!ret)
-			ret = vmm_read_line(&vm->in[1], vm->qmp, reply, len,
-					    IOASID_WAIT_MS);
+			ret = vmm_read_line(&vm->in[1], vm->qmp, vm->answer,
+					    sizeof(vm->answer), IOASID_WAIT_MS);
 		if (ret)
 			return ret;
-		if (!strncmp(reply, "{\"error\"", 8))
+		if (!strncmp(vm->answer, "{\"error\"", 8))
 			return -EINVAL;
-	} while (strncmp(reply, "{\"return\"", 9));
+	} while (strncmp(vm->answer, "{\"return\"", 9));
 	return 0;
 }
 
 /* Negotiate capabilities, before which the monitor rejects commands */
 static inline int vmm_qmp_hello(struct vmm *vm)
 {
-	char reply[VMM_LINE];
-	int ret = 0;
+	int ret = vm->greeted ? 0 : vmm_qmp(vm, "qmp_capabilities", "");
 
-	if (!vm->greeted)
-		ret = vmm_qmp(vm, "{\"execute\": \"qmp_capabilities\"}\n", reply,
-			      sizeof(reply));
 	vm->greeted = !ret;
 	return ret;
 }
@@ -593,9 +593,11 @@ static inline int debugfs_ids(__u32 ids[VMM_MAX_IDS])
 
 	if (!f)
 		return -errno;
-	while (n < VMM_MAX_IDS && fgets(line, sizeof(line), f))
-		if (sscanf(line, "%u", &ids[n]) == 1)
-			n++;
+	while (n < VMM_MAX_IDS && fgets(line, sizeof(line), f)) {
+		ids[n] = strtoul(line, NULL, 10);
+		/* Not the heading */
+		n += !!ids[n];
+	}
 	fclose(f);
 	return n;
 }
