@@ -229,26 +229,26 @@
 #define PDMA_SVA_IOVA			0x100000
 
 /*
- * In a guest: a mediated device that is bound to the driver pdma-guest has a
- * character device of that name, "-", and the name of the PCI function. Each open
- * file has memory for DMA, PDMA_GUEST_BUF_LEN bytes, which mmap() maps at offset
- * 0. Closing the file gives back all that was allocated and bound through it.
- * ioctl(), the argument is a number:
+ * In a guest, the driver pdma-guest provides a character device for each mediated
+ * device. Its name is that of the driver, "-", and the name of the PCI function.
+ * Each open file has a DMA buffer of PDMA_GUEST_BUF_LEN bytes, which mmap() maps at
+ * offset 0. Closing the file releases what was allocated and bound through it. The
+ * ioctls take a number as their argument:
  *
- * PDMA_GUEST_ALLOC: allocate a PASID, which is returned. Errors: ENOSPC the kernel
- * or the VMM gives none, and those of iommu_attach_device_pasid().
- * PDMA_GUEST_FREE: free the PASID. It may still be bound to a channel. Errors:
- * EINVAL it was not allocated through this file.
- * PDMA_GUEST_BIND: write bits 0 to 19 to PDMA_SUBMIT_PASID of the channel whose
- * number is in the bits above. The file has the channel until it writes 0. Errors:
- * EINVAL there is no such channel, EBUSY another file has it, and those of the
- * result, see above.
+ * PDMA_GUEST_ALLOC: allocate a PASID and return it. Errors: ENOSPC the kernel or
+ * the VMM has none left, and those of iommu_attach_device_pasid().
+ * PDMA_GUEST_FREE: free a PASID, which may still be bound to a channel. Errors:
+ * EINVAL the PASID was not allocated through this file.
+ * PDMA_GUEST_BIND: write bits 0 to 19 to PDMA_SUBMIT_PASID of the channel that the
+ * higher bits name. The file owns the channel until it writes 0. Errors: EINVAL no
+ * such channel, EBUSY another file owns the channel, and those of the result, see
+ * above.
  *
  * pwrite() of one struct pdma_submit at PDMA_MDEV_CHANNEL(ch) submits a command.
- * SRC and DST are offsets in the memory of the file; PASID and RESULT are 0.
- * Errors: EINVAL a field is not valid, ENXIO the file does not have the channel,
- * and those of the result. pread() reads a register of BAR 0. All of these: ENODEV
- * the function has been taken from the driver.
+ * SRC and DST are offsets in the buffer; PASID and RESULT must be 0. Errors: EINVAL
+ * a field is not valid, ENXIO the file does not own the channel, and those of the
+ * result. pread() reads a register of BAR 0. All of these fail with ENODEV after
+ * the driver was unbound.
  */
 #define PDMA_GUEST_DRIVER		"pdma-guest"
 #define PDMA_GUEST_BUF_LEN		(2 * PDMA_MAX_LEN)
