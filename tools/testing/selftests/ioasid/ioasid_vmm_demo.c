@@ -371,9 +371,9 @@ int main(void)
 	tell_killed(two, kmsg, faults);
 	tell_recycled(two->id);
 
-	step("Guest 1 goes on, and powers off");
-	one->pasid = -1;
+	step("Guest 1 closes its device, starts again, and powers off");
 	must(vmm_ask(&one->vm, "close"), "close the device in the guest");
+	tell_none_left(ids, before);
 	must(vmm_ask(&one->vm, "open"), "open the device in the guest");
 	one->pasid = alloc(one, &one->id);
 	tell_bind(one);
