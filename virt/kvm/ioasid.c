@@ -85,17 +85,25 @@ struct ioasid *kvm_ioasid_lookup(struct kvm *kvm, u32 guest_pasid)
  * For drivers that a guest gives its PASIDs to. The reference is independent of
  * the mapping: user space may delete or replace the mapping, or destroy the VM.
  *
+ * A VM belongs to the mm that created it. A process that keeps its descriptors
+ * across exec can neither run it nor change its mappings any more, and cannot use
+ * them through a device either.
+ *
  * Modules that must also load without KVM call this through symbol_get().
  *
- * Context: Process context, may sleep.
+ * Context: Process context, may sleep. current->mm is that of the VM's user space.
  * Return: the IOASID, to be released by ioasid_user_put(), or ERR_PTR: -ENOENT
- * @guest_pasid is not mapped, -ESHUTDOWN the IOASID is PARKED.
+ * @guest_pasid is not mapped, or the VM belongs to another mm, -ESHUTDOWN the
+ * IOASID is PARKED.
  */
 struct ioasid *kvm_ioasid_get(struct kvm *kvm, u32 guest_pasid,
 			      enum ioasid_user user,
 			      struct ioasid_tracker *tracker)
 {
 	struct ioasid *ioasid;
+
+	if (kvm->mm != current->mm)
+		return ERR_PTR(-ENOENT);
 
 	scoped_guard(rcu) {
 		ioasid = kvm_ioasid_lookup(kvm, guest_pasid);

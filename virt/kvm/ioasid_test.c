@@ -33,6 +33,7 @@ static int kvm_ioasid_test_init(struct kunit *test)
 	fix->kvm = kvzalloc(sizeof(*fix->kvm), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, fix->kvm);
 	mutex_init(&fix->kvm->lock);
+	fix->kvm->mm = current->mm;
 	/* Freed by the device */
 	fix->dev = kzalloc(sizeof(*fix->dev), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, fix->dev);
@@ -291,6 +292,23 @@ static void get_of_an_unmapped_guest_pasid_is_enoent(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_try_get(fix->kvm, 7), -ENOENT);
 	kvm_ioasid_destroy(fix->dev);
 	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_try_get(fix->kvm, 7), -ENOENT);
+}
+
+/* After exec, for example */
+static void get_for_another_mm_is_enoent(struct kunit *test)
+{
+	struct kvm_ioasid_fixture *fix = test->priv;
+
+	kvm_ioasid_test_create(test);
+	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_map(test, 7), 0);
+	fix->kvm->mm = fix->mm;
+	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_try_get(fix->kvm, 7), -ENOENT);
+	/* vCPUs have the mm of the VM */
+	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_id(fix->kvm, 7),
+			ioasid_id(fix->ioasid));
+	fix->kvm->mm = current->mm;
+	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_try_get(fix->kvm, 7), 0);
+	kvm_ioasid_destroy(fix->dev);
 }
 
 /* Invariant "users-keep" */
@@ -614,6 +632,7 @@ static struct kunit_case kvm_ioasid_cases[] = {
 	KUNIT_CASE(replace_releases_the_old_ioasid),
 	KUNIT_CASE(clear_deletes_all_mappings),
 	KUNIT_CASE(get_of_an_unmapped_guest_pasid_is_enoent),
+	KUNIT_CASE(get_for_another_mm_is_enoent),
 	KUNIT_CASE(get_of_a_parked_ioasid_is_eshutdown),
 	KUNIT_CASE(reference_outlives_the_mapping),
 	KUNIT_CASE(moved_vm_keeps_its_references_until_it_is_destroyed),
