@@ -257,10 +257,14 @@ EXPORT_SYMBOL_GPL(vfio_ioasids_hold_guest);
  */
 void vfio_ioasids_drop(struct vfio_ioasids *ioasids, struct ioasid *ioasid)
 {
+	struct vfio_held_ioasid *held;
+
 	lockdep_assert_held(ioasids->lock);
 
-	vfio_ioasids_release(ioasids,
-			     xa_load(&ioasids->held, ioasid_id(ioasid)));
+	held = xa_load(&ioasids->held, ioasid_id(ioasid));
+	if (WARN_ON_ONCE(!held || held->ioasid != ioasid))
+		return;
+	vfio_ioasids_release(ioasids, held);
 }
 EXPORT_SYMBOL_GPL(vfio_ioasids_drop);
 
@@ -429,6 +433,10 @@ int vfio_ioasids_feature(struct vfio_ioasids *ioasids, u32 flags,
 
 	if (!vfio_ioasids_supported(ioasids))
 		return -ENOTTY;
+	/* Its guest says which ones, and the device drops them for it */
+	if (ioasids->ops->guest_programs && ioasids->vdev->kvm &&
+	    (set || !(flags & VFIO_DEVICE_FEATURE_GET)))
+		return -EOPNOTSUPP;
 
 	ret = vfio_check_feature(flags, argsz,
 				 VFIO_DEVICE_FEATURE_GET |

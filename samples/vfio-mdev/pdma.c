@@ -438,6 +438,7 @@ static struct iommu_domain *pdma_domain(struct vfio_device *vdev)
 
 static const struct vfio_ioasids_ops pdma_ioasids_ops = {
 	.user = IOASID_USER_MDEV,
+	.guest_programs = true,
 	.attach = pdma_attach_ioasid,
 	.detach = pdma_detach_ioasid,
 	.domain = pdma_domain,
@@ -472,8 +473,10 @@ static struct ioasid *pdma_find_ioasid(struct pdma_mdev *mdev, u32 pasid)
 {
 	struct ioasid *ioasid;
 
-	if (mdev->vdev.kvm)
-		return vfio_ioasids_hold_guest(&mdev->ioasids, pasid);
+	if (mdev->vdev.kvm) {
+		ioasid = vfio_ioasids_hold_guest(&mdev->ioasids, pasid);
+		return ioasid == ERR_PTR(-ENOENT) ? ERR_PTR(-ENXIO) : ioasid;
+	}
 
 	ioasid = vfio_ioasids_find(&mdev->ioasids, pasid);
 	if (!ioasid)
@@ -494,6 +497,9 @@ static int pdma_bind(struct pdma_channel *ch, u32 pasid)
 	ioasid = pdma_find_ioasid(mdev, pasid);
 	if (ret)
 		return PTR_ERR_OR_ZERO(ioasid) ?: ret;
+	/* Somebody else is in the way, and may be gone soon: nothing changes */
+	if (ioasid == ERR_PTR(-EBUSY))
+		return -EBUSY;
 
 	if (ioasid != ch->ioasid)
 		pdma_unbind(ch);
@@ -628,7 +634,6 @@ static u32 pdma_to_result(int ret)
 	case 0:
 		return PDMA_RESULT_OK;
 	case -ENXIO:
-	case -ENOENT:
 		return PDMA_RESULT_NO_PASID;
 	case -ESHUTDOWN:
 		return PDMA_RESULT_PARKED;
@@ -866,9 +871,6 @@ static int pdma_vfio_feature(struct vfio_device *vdev, u32 flags,
 
 	switch (flags & VFIO_DEVICE_FEATURE_MASK) {
 	case VFIO_DEVICE_FEATURE_IOASID:
-		/* The guest says which ones, and the device drops them for it */
-		if (vdev->kvm && (flags & VFIO_DEVICE_FEATURE_SET))
-			return -EOPNOTSUPP;
 		return vfio_ioasids_feature(&mdev->ioasids, flags, arg, argsz);
 	default:
 		return -ENOTTY;

@@ -147,13 +147,14 @@
  * PASID: The channel DMAs with this PASID from now on. While a command is
  * running (BUSY) or the engine cannot be accessed (AGAIN), a number other than 0
  * is refused and nothing changes. 0 stops the channel and takes its PASID away,
- * always. When any other write fails, the channel has no PASID, and the register
- * reads as 0.
+ * always. When a write fails for another reason, the channel has no PASID, and the
+ * register reads as 0.
  *
  *  - The device belongs to a VM: the number is the guest's own, and is looked up
  *    in the VM's map (KVM_DEV_TYPE_IOASID) at once, never later. The device holds
  *    the IOASID until none of its channels has it any more. BUSY can also mean
- *    that another device of the same engine holds the IOASID.
+ *    that another device of the same engine holds the IOASID, or that the engine
+ *    is being reset.
  *  - otherwise it is the number of an IOASID that the device was given through
  *    VFIO_DEVICE_FEATURE_IOASID.
  *
