@@ -17,7 +17,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <linux/capability.h>
 
 #include "../kselftest_harness.h"
 #include "ioasid_utils.h"
@@ -66,20 +65,6 @@ static void setup_open(struct __test_metadata *_metadata, int *fd)
 	if (*fd == -ENOENT)
 		SKIP(return, "no " IOASID_DEV);
 	ASSERT_LE(0, *fd);
-}
-
-static int drop_capability(int cap)
-{
-	struct __user_cap_header_struct hdr = {
-		.version = _LINUX_CAPABILITY_VERSION_3,
-	};
-	struct __user_cap_data_struct data[2];
-
-	if (syscall(SYS_capget, &hdr, data))
-		return -errno;
-	data[cap / 32].effective &= ~(1u << (cap % 32));
-	data[cap / 32].permitted &= ~(1u << (cap % 32));
-	return syscall(SYS_capset, &hdr, data) ? -errno : 0;
 }
 
 static int become_nobody(void)

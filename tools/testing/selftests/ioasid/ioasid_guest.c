@@ -7,7 +7,9 @@
  * nothing. Each test runs for a device that was opened through its group and for
  * one that was opened through its character device.
  */
+#include <sys/resource.h>
 #include <sys/types.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "../kselftest_harness.h"
@@ -274,8 +276,8 @@ TEST_F(guest, program_submits_with_numbers_of_the_guest)
 	EXPECT_EQ(0, pdma_copy_wait_with(&dev->ch[1], GUEST_PASID, IOVA + PAGE,
 					 IOVA, 8));
 	expect_holders(self->id, "active", "mdev=1,kvm=1");
-	EXPECT_EQ(-ENOENT, pdma_copy_with(&dev->ch[1], GUEST_OTHER, IOVA, IOVA,
-					  8));
+	EXPECT_EQ(-ENXIO, pdma_copy_with(&dev->ch[1], GUEST_OTHER, IOVA, IOVA,
+					 8));
 	expect_holders(self->id, "active", "kvm=1");
 }
 
@@ -298,6 +300,10 @@ TEST_F(guest, unknown_number_has_a_result)
 	EXPECT_EQ(0, pdma_done(&dev->ch[0]));
 	EXPECT_EQ(0, pdma_refused(&dev->ch[0]));
 	expect_holders(self->id, "active", "kvm=1");
+
+	/* Nor does the host's number become known when the device holds it */
+	EXPECT_EQ(PDMA_RESULT_OK, pdma_bind(&dev->ch[1], GUEST_PASID));
+	EXPECT_EQ(PDMA_RESULT_NO_PASID, pdma_bind(&dev->ch[0], self->id));
 }
 
 TEST_F(guest, machine_without_a_map_knows_no_number)
@@ -357,9 +363,29 @@ TEST_F(guest, vmm_cannot_give_or_take_ioasids)
 	EXPECT_EQ(-EOPNOTSUPP, pdma_feature_ioasid(dev, probe | set, &feature));
 	EXPECT_EQ(-EOPNOTSUPP, pdma_feature_ioasid(dev, probe | get | set,
 						   &feature));
+	EXPECT_EQ(-EOPNOTSUPP, pdma_feature_ioasid(dev, probe, &feature));
 	EXPECT_EQ(0, pdma_feature_ioasid(dev, probe | get, &feature));
 	EXPECT_EQ(self->id, pdma_get_ioasid(dev));
 	expect_holders(self->id, "active", "mdev=1,kvm=1");
+}
+
+/* The VM belongs to the mm that created it. After exec, it is just the same. */
+TEST_F(guest, other_process_does_not_reach_the_map)
+{
+	struct guest_dev *dev = &self->dev[0];
+	pid_t pid = fork();
+	int status;
+
+	ASSERT_LE(0, pid);
+	if (!pid) {
+		EXPECT_EQ(PDMA_RESULT_NO_PASID,
+			  pdma_bind(&dev->ch[0], GUEST_PASID));
+		_exit(0);
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	expect_holders(self->id, "active", "kvm=1");
+	EXPECT_EQ(PDMA_RESULT_OK, pdma_bind(&dev->ch[0], GUEST_PASID));
 }
 
 TEST_F(guest, device_without_a_machine_is_given_ioasids_again)
@@ -469,6 +495,22 @@ TEST_F(guest, device_of_the_same_engine_does_not)
 
 	EXPECT_EQ(PDMA_RESULT_OK, pdma_bind(&dev[0].ch[0], 0));
 	start_stream(&dev[1], 0, GUEST_PASID);
+}
+
+TEST_F(guest, number_that_cannot_be_had_now_does_not_cost_the_old_one)
+{
+	struct guest_dev *dev = self->dev;
+
+	test_cmd_map_add(self->machine[0].vm.dev, self->ioasid, self->other,
+			 GUEST_OTHER);
+	open_dev(1, self->parent, &self->machine[0]);
+	ASSERT_EQ(PDMA_RESULT_OK, pdma_bind(&dev[0].ch[0], GUEST_PASID));
+	ASSERT_EQ(PDMA_RESULT_OK, pdma_bind(&dev[1].ch[0], GUEST_OTHER));
+	EXPECT_EQ(PDMA_RESULT_BUSY, pdma_bind(&dev[1].ch[0], GUEST_PASID));
+	EXPECT_EQ(GUEST_OTHER, pdma_get(&dev[1].ch[0], PDMA_SUBMIT_PASID, 4));
+	expect_holders(self->other, "active", "mdev=1,kvm=1");
+	EXPECT_EQ(PDMA_RESULT_OK, start(&dev[1], 0));
+	expect_streams(&dev[1], 0);
 }
 
 TEST_F(guest, machines_with_the_same_number_do_not_meet)
@@ -601,6 +643,38 @@ TEST_F(guest, unmap_stops_and_keeps_the_number)
 	ASSERT_EQ(0, pdma_map(&dev->ch[0], dev->buf, IOVA, BUF_LEN));
 	EXPECT_EQ(PDMA_RESULT_OK, start(dev, 0));
 	expect_streams(dev, 0);
+}
+
+/* How many messages there were with @text since kmsg_open() */
+static int kmsg_count(int fd, const char *text)
+{
+	char msg[8192];
+	int count = 0;
+
+	while (kmsg_next(fd, msg, sizeof(msg)) > 0)
+		count += !!strstr(msg, text);
+	return count;
+}
+
+/* The guest can cause as many failures as it likes, but not as many messages */
+TEST_F(guest, failures_to_pin_do_not_flood_the_log)
+{
+	struct guest_dev *dev = &self->dev[0];
+	struct rlimit none = {};
+	int i, kmsg;
+
+	/* The limit of those who may lock memory is that of when it was mapped */
+	ASSERT_EQ(0, pdma_unmap(&dev->ch[0], IOVA, BUF_LEN));
+	kmsg = kmsg_open();
+	ASSERT_LE(0, kmsg);
+	ASSERT_EQ(0, drop_capability(CAP_IPC_LOCK));
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &none));
+	ASSERT_EQ(0, pdma_map(&dev->ch[0], dev->buf, IOVA, BUF_LEN));
+	ASSERT_EQ(PDMA_RESULT_OK, pdma_bind(&dev->ch[0], GUEST_PASID));
+	for (i = 0; i < 200; i++)
+		EXPECT_EQ(PDMA_RESULT_NO_MEMORY, start(dev, 0));
+	EXPECT_GE(60, kmsg_count(kmsg, "RLIMIT_MEMLOCK"));
+	close(kmsg);
 }
 
 /* Who is first: the other two hold it, and the last one recycles it */

@@ -419,6 +419,32 @@ TEST_F(pci, bar_says_what_of_it_can_be_mapped)
 				   bar.info.offset + bar.area.offset));
 }
 
+/* Whoever could start a command here could DMA to pages that are not pinned */
+TEST_F(pci, mapped_registers_show_and_control_nothing)
+{
+	volatile __u32 *regs;
+	__u64 before;
+	int i;
+
+	start_streams();
+	EXPECT_EQ(PDMA_RESULT_OK, pdma_execute(&self->second, PDMA_CMD_STOP));
+	for (i = 0; i < 2; i++) {
+		regs = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			    self->dev.device, i ? self->second.status_offset :
+						  self->dev.status_offset);
+		ASSERT_NE(MAP_FAILED, regs);
+		regs[PDMA_LEN / sizeof(*regs)] = PAGE;
+		regs[PDMA_CMD / sizeof(*regs)] = i ? PDMA_CMD_STREAM :
+						     PDMA_CMD_STOP;
+		EXPECT_EQ(i ? 0 : PDMA_STATUS_BUSY,
+			  regs[PDMA_STATUS / sizeof(*regs)]);
+		before = pdma_mmio64((const void *)regs, PDMA_COUNTER);
+		pdma_sleep_ms(A_WHILE_MS);
+		EXPECT_EQ(i, before == pdma_mmio64((const void *)regs,
+						   PDMA_COUNTER));
+	}
+}
+
 TEST_F(pci, interrupts_can_be_disabled_only)
 {
 	struct vfio_irq_set set = { .argsz = sizeof(set) };
