@@ -1248,7 +1248,7 @@ static bool run_rounds(__u64 seed, unsigned long total, unsigned long seconds)
 				       (told - start) / 1000000ull);
 		}
 	}
-	ksft_print_msg("%lu rounds, %lu good answers, %lu numbers freed, %lu streams cut off, %lu not\n",
+	ksft_print_msg("%lu rounds, %lu good answers, %lu freed, %lu streams cut off, %lu not\n",
 		       nr, shared->good, shared->freed, shared->cut_off,
 		       shared->went_on);
 	ksft_print_msg("race: %lu operations, seed %llu, %llu s\n", shared->ops,

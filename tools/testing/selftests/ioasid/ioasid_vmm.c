@@ -109,6 +109,10 @@ static bool alloc(struct machines *m, unsigned int nr, struct pair *pair)
 
 	CHECK(n >= 0);
 	pair->pasid = vmm_alloc(&m->vm[nr]);
+	if (pair->pasid <= 0) {
+		ksft_print_msg("%s: %d\n", __func__, pair->pasid);
+		vmm_show(&m->vm[nr]);
+	}
 	CHECK(pair->pasid > 0);
 	CHECK_EQ(1, debugfs_others(ids, n, &pair->id));
 	return true;
@@ -407,6 +411,263 @@ static bool virtual_commands_by_halves(struct machines *m)
 			 vcmd(m, VCMD_FREE(VCRSP_RESULT(ret)), len));
 	}
 	return true;
+}
+
+/* Suspend, migration, snapshots */
+
+/*
+ * The IOMMU does not translate meanwhile: for a guest that chooses its numbers,
+ * they stand for other IOASIDs afterwards
+ */
+static bool suspended_guest_keeps_its_numbers(struct machines *m)
+{
+	__u64 faults = bar_recorded(&m->bar), done;
+	__u32 ids[VMM_MAX_IDS], id;
+	int n = debugfs_ids(ids);
+	struct vmm *vm = &m->vm[0];
+	char line[VMM_LINE];
+	struct pair pair;
+
+	CHECK(start_stream(m, &pair));
+	CHECK_EQ(0, vmm_write_line(vm->port, "write /sys/power/state mem\n"));
+	CHECK(wait_until(!vmm_qmp(vm, "query-status", "") &&
+			 strstr(vm->answer, "\"suspended\"")));
+	done = bar_done(&m->bar, 0);
+	pdma_sleep_ms(100);
+	CHECK_EQ(done, bar_done(&m->bar, 0));
+	CHECK_EQ(0, vmm_qmp(vm, "system_wakeup", ""));
+	CHECK_EQ(0, vmm_read_line(&vm->in[0], vm->port, line, sizeof(line),
+				  IOASID_WAIT_MS));
+	CHECK(!strncmp(line, "ok", 2));
+
+	/* The device was reset */
+	CHECK_EQ(0, vmm_bind(vm, 0, 0));
+	CHECK_EQ(0, vmm_bind(vm, 0, pair.pasid));
+	CHECK(wait_until(debugfs_others(ids, n, &id) == 1));
+	CHECK(vmm_row_is(id, "active", "mdev=1,kvm=1"));
+	CHECK_EQ(0, vmm_ask(vm, "pattern 0 %u", HALF));
+	CHECK_EQ(0, vmm_copy(vm, 0, HALF, 0, HALF));
+	CHECK_EQ(0, vmm_bind(vm, 0, 0));
+	CHECK_EQ(0, vmm_free(vm, pair.pasid));
+	CHECK(vmm_wait_recycled(id));
+	CHECK_EQ(faults, bar_recorded(&m->bar));
+	return true;
+}
+
+static bool device_is_not_migrated(struct machines *m)
+{
+	struct vmm *vm = &m->vm[0];
+	struct pair pair;
+
+	CHECK(alloc(m, 0, &pair));
+	CHECK_EQ(-EINVAL, vmm_qmp(vm, "migrate", "'uri': 'file:/dev/null'"));
+	CHECK(strstr(vm->answer, "VFIO migration is not supported"));
+	CHECK(vmm_row_is(pair.id, "active", "kvm=1"));
+	CHECK_EQ(0, vmm_free(vm, pair.pasid));
+	CHECK(vmm_wait_recycled(pair.id));
+	return true;
+}
+
+/* The result of a virtual command, which must succeed, or -1 */
+static long long vcmd_of(struct vmm *vm, unsigned long long cmd)
+{
+	long long ret = vmm_ask(vm, "vtd-write %u 8 %llu", VCMD, cmd);
+
+	if (ret)
+		return -1;
+	ret = wait_until(!(vmm_ask(vm, "vtd-read %u 8", VCRSP) & VCRSP_IP)) ?
+	      vmm_ask(vm, "vtd-read %u 8", VCRSP) : -1;
+	return ret < 0 || VCRSP_STATUS(ret) ? -1 : VCRSP_RESULT(ret);
+}
+
+/* IOASIDs of @fd, or -errno */
+static int active(int fd)
+{
+	struct ioasid_info info;
+	int ret = ioasid_get_info(fd, &info);
+
+	return ret ?: (int)(info.active + info.parked);
+}
+
+/* A machine without a device, whose IOASIDs are those of @fd */
+static int start_without_device(struct machines *m, struct vmm *vm, int fd,
+				const char *const *more)
+{
+	char ioasid[16];
+	struct vmm_config config = {
+		.qemu = getenv("VMM_QEMU"), .guest = m->guest,
+		.ioasid = ioasid, .fd = fd, .more = more,
+	};
+
+	snprintf(ioasid, sizeof(ioasid), "fd=%d", fd);
+	return vmm_start(vm, NULL, &config);
+}
+
+/* Move what runs in @from to @to, which waits for it */
+static bool move_guest(struct vmm *from, struct vmm *to)
+{
+	char uri[PDMA_PATH_LEN], path[PDMA_PATH_LEN];
+
+	vmm_path(path, from->dir, "stream", NULL);
+	snprintf(uri, sizeof(uri), "'uri': 'unix:%s'", path);
+	CHECK_EQ(0, vmm_qmp_hello(to));
+	CHECK_EQ(0, vmm_qmp(to, "migrate-incoming", uri));
+	CHECK_EQ(0, vmm_qmp(from, "migrate", uri));
+	CHECK(wait_until(!vmm_qmp(from, "query-migrate", "") &&
+			 strstr(from->answer, "\"completed\"")));
+	CHECK(wait_until(!vmm_qmp(to, "query-status", "") &&
+			 strstr(to->answer, "\"running\": true")));
+	unlink(path);
+	return true;
+}
+
+/* Two numbers, of which the first is freed and given out again elsewhere */
+static bool goes_on(struct vmm *vm, int fd, const long long pasid[2])
+{
+	CHECK_EQ(2, active(fd));
+	CHECK_EQ(0, vmm_qmp(vm, "query-ioasid", ""));
+	CHECK_EQ(0, vcmd_of(vm, VCMD_FREE(pasid[0])));
+	CHECK_EQ(-1, vcmd_of(vm, VCMD_FREE(pasid[0])));
+	CHECK(wait_until(active(fd) == 1));
+	CHECK(vcmd_of(vm, VCMD_ALLOC) > 0);
+	CHECK_EQ(2, active(fd));
+	CHECK_EQ(0, vcmd_of(vm, VCMD_FREE(pasid[1])));
+	CHECK(wait_until(active(fd) == 1));
+	return true;
+}
+
+static bool migrate_between(struct machines *m, struct vmm *from,
+			    struct vmm *to, const int fd[2])
+{
+	static const char *const incoming[] = { "-incoming", "defer", NULL };
+	long long pasid[2];
+	int ret;
+
+	CHECK_EQ(0, start_without_device(m, from, fd[0], NULL));
+	CHECK_EQ(0, start_without_device(m, to, fd[1], incoming));
+	ret = vmm_wait_booted(from);
+	if (ret)
+		vmm_show(from);
+	CHECK_EQ(0, ret);
+	pasid[0] = vcmd_of(from, VCMD_ALLOC);
+	pasid[1] = vcmd_of(from, VCMD_ALLOC);
+	CHECK(pasid[0] > 0 && pasid[1] > 0 && pasid[0] != pasid[1]);
+	CHECK_EQ(2, active(fd[0]));
+	CHECK_EQ(0, active(fd[1]));
+
+	if (!move_guest(from, to)) {
+		vmm_show(from);
+		vmm_show(to);
+		return false;
+	}
+	vmm_kill(from);
+	CHECK(goes_on(to, fd[1], pasid));
+	return true;
+}
+
+static bool migrated_guest_keeps_its_numbers(struct machines *m)
+{
+	struct vmm from = { .port = -1, .qmp = -1 }, to = from;
+	int fd[2] = { ioasid_open(), ioasid_open() };
+	bool ok;
+
+	CHECK(fd[0] >= 0 && fd[1] >= 0);
+	ok = migrate_between(m, &from, &to, fd);
+	CHECK_EQ(0, vmm_close(&from));
+	CHECK_EQ(0, vmm_close(&to));
+	close(fd[0]);
+	close(fd[1]);
+	return ok;
+}
+
+/* Wait for a job of the monitor. Returns whether it succeeded. */
+static bool job_done(struct vmm *vm, const char *id)
+{
+	char args[64];
+
+	snprintf(args, sizeof(args), "'id': '%s'", id);
+	CHECK(wait_until(!vmm_qmp(vm, "query-jobs", "") &&
+			 strstr(vm->answer, "\"concluded\"")));
+	if (strstr(vm->answer, "\"error\"")) {
+		ksft_print_msg("%s\n", vm->answer);
+		return false;
+	}
+	CHECK_EQ(0, vmm_qmp(vm, "job-dismiss", args));
+	return true;
+}
+
+/* A disk for the state of the machine; the guest does not see it */
+static bool add_disk(struct vmm *vm, const char *path)
+{
+	char args[PDMA_PATH_LEN + 128];
+
+	snprintf(args, sizeof(args),
+		 "'job-id': 'file', 'options': {'driver': 'file', 'filename': '%s', 'size': 0}",
+		 path);
+	CHECK_EQ(0, vmm_qmp(vm, "blockdev-create", args));
+	CHECK(job_done(vm, "file"));
+	snprintf(args, sizeof(args),
+		 "'driver': 'file', 'filename': '%s', 'node-name': 'file'",
+		 path);
+	CHECK_EQ(0, vmm_qmp(vm, "blockdev-add", args));
+	snprintf(args, sizeof(args),
+		 "'job-id': 'disk', 'options': {'driver': 'qcow2', 'file': 'file', 'size': %d}",
+		 1 << 20);
+	CHECK_EQ(0, vmm_qmp(vm, "blockdev-create", args));
+	CHECK(job_done(vm, "disk"));
+	CHECK_EQ(0, vmm_qmp(vm, "blockdev-add",
+			    "'driver': 'qcow2', 'file': 'file', 'node-name': 'disk'"));
+	return true;
+}
+
+static bool snapshot(struct machines *m, struct vmm *vm, int fd,
+		     const char *path)
+{
+	static const char job[] =
+		"'job-id': 'state', 'tag': 's', 'vmstate': 'disk', 'devices': ['disk']";
+	long long pasid[2];
+	int ret;
+
+	CHECK_EQ(0, start_without_device(m, vm, fd, NULL));
+	ret = vmm_wait_booted(vm);
+	if (ret)
+		vmm_show(vm);
+	CHECK_EQ(0, ret);
+	CHECK(add_disk(vm, path));
+	pasid[0] = vcmd_of(vm, VCMD_ALLOC);
+	pasid[1] = vcmd_of(vm, VCMD_ALLOC);
+	CHECK(pasid[0] > 0 && pasid[1] > 0);
+	CHECK_EQ(0, vmm_qmp(vm, "snapshot-save", job));
+	CHECK(job_done(vm, "state"));
+
+	/* Neither this free nor this allocation has happened when it is back */
+	CHECK_EQ(0, vcmd_of(vm, VCMD_FREE(pasid[0])));
+	CHECK(vcmd_of(vm, VCMD_ALLOC) > 0);
+	CHECK(vcmd_of(vm, VCMD_ALLOC) > 0);
+	CHECK_EQ(3, active(fd));
+	CHECK_EQ(0, vmm_qmp(vm, "snapshot-load", job));
+	CHECK(job_done(vm, "state"));
+	/* Stopped as it was saved: not at all, since it ran then */
+	vmm_qmp(vm, "cont", "");
+	CHECK(wait_until(active(fd) == 2));
+	CHECK(goes_on(vm, fd, pasid));
+	return true;
+}
+
+static bool snapshot_has_the_numbers(struct machines *m)
+{
+	char path[] = "/dev/shm/vmm-disk-XXXXXX";
+	struct vmm vm = { .port = -1, .qmp = -1 };
+	int disk = mkstemp(path), fd = ioasid_open();
+	bool ok;
+
+	CHECK(disk >= 0 && fd >= 0);
+	close(disk);
+	ok = snapshot(m, &vm, fd, path);
+	unlink(path);
+	CHECK_EQ(0, vmm_close(&vm));
+	close(fd);
+	return ok;
 }
 
 /* The guest frees nothing before it goes, and boots again */
@@ -737,6 +998,14 @@ static const struct test tests[] = {
 	  .run = quota_is_an_error_for_the_guest, .guests = ALL },
 	{ .name = "cycles_leave_nothing_behind",
 	  .run = cycles_leave_nothing_behind, .guests = ALL },
+	{ .name = "suspended_guest_keeps_its_numbers",
+	  .run = suspended_guest_keeps_its_numbers, .guests = ALL },
+	{ .name = "device_is_not_migrated",
+	  .run = device_is_not_migrated, .guests = FIRST },
+	{ .name = "migrated_guest_keeps_its_numbers",
+	  .run = migrated_guest_keeps_its_numbers, .guests = FIRST },
+	{ .name = "snapshot_has_the_numbers",
+	  .run = snapshot_has_the_numbers, .guests = FIRST },
 	{ .name = "storm_of_commands_hurts_only_its_guest",
 	  .run = storm_of_commands_hurts_only_its_guest, .guests = FIRST },
 	{ .name = "unplug_recycles", .run = unplug_recycles, .guests = ALL },
@@ -775,7 +1044,10 @@ static void clean_up(struct machines *m)
 	for (nr = 0; nr < 2; nr++) {
 		if (!m->up[nr] || !vmm_runs(&m->vm[nr]))
 			continue;
-		vmm_ask(&m->vm[nr], "close");
+		if (vmm_ask(&m->vm[nr], "close") == -ETIMEDOUT) {
+			vmm_show(&m->vm[nr]);
+			continue;
+		}
 		vmm_ask(&m->vm[nr], "open");
 		vmm_find_buffer(&m->vm[nr]);
 	}

@@ -319,24 +319,6 @@ static inline int vmm_close(struct vmm *vm)
 	return ret;
 }
 
-/* Print the output of QEMU and the guest's console as diagnostics */
-static inline void vmm_show(struct vmm *vm)
-{
-	static const char *const names[] = { "errors", "console" };
-	char path[PDMA_PATH_LEN], line[VMM_LINE];
-	unsigned int i;
-	FILE *f;
-
-	for (i = 0; i < 2; i++) {
-		f = fopen(vmm_path(path, vm->dir, names[i], NULL), "r");
-		while (f && fgets(line, sizeof(line), f))
-			printf("# %s: %.*s\n", names[i],
-			       (int)strcspn(line, "\r\n"), line);
-		if (f)
-			fclose(f);
-	}
-}
-
 /* Whether @text is in QEMU's output */
 static inline bool vmm_said(struct vmm *vm, const char *text)
 {
@@ -428,6 +410,34 @@ static inline int vmm_qmp_hello(struct vmm *vm)
 	return ret;
 }
 
+/* Print the output of QEMU and the guest's console as diagnostics */
+static inline void vmm_show(struct vmm *vm)
+{
+	static const char *const names[] = { "errors", "console" };
+	char path[PDMA_PATH_LEN], line[8 * VMM_LINE];
+	unsigned int i;
+	FILE *f;
+
+	for (i = 0; i < 2; i++) {
+		f = fopen(vmm_path(path, vm->dir, names[i], NULL), "r");
+		while (f && fgets(line, sizeof(line), f))
+			printf("# %s: %.*s\n", names[i],
+			       (int)strcspn(line, "\r\n"), line);
+		if (f)
+			fclose(f);
+	}
+	if (!vm->greeted)
+		return;
+	/* Where the guest is, if it does not answer any more */
+	snprintf(line, sizeof(line),
+		 "{'execute': '%s', 'arguments': {'command-line': '%s'}}\n",
+		 "human-monitor-command", "info registers");
+	if (!vmm_write_line(vm->qmp, line) &&
+	    !vmm_read_line(&vm->in[1], vm->qmp, line, sizeof(line),
+			   IOASID_WAIT_MS))
+		printf("# registers: %s\n", line);
+}
+
 /* The guest */
 
 /*
@@ -477,8 +487,8 @@ static inline int vmm_find_buffer(struct vmm *vm)
 	return 0;
 }
 
-/* Wait until the guest has booted and opened its device */
-static inline int vmm_wait_ready(struct vmm *vm)
+/* Wait until the guest has booted, and has opened its device if it has one */
+static inline int vmm_wait_booted(struct vmm *vm)
 {
 	char line[VMM_LINE];
 	int ret, error;
@@ -489,10 +499,16 @@ static inline int vmm_wait_ready(struct vmm *vm)
 		if (ret)
 			return ret;
 	} while (sscanf(line, "ready %d %64s", &error, vm->release) != 2);
-	if (error)
+	if (error && (error != ENODEV || vm->uuid[0]))
 		return -error;
-	ret = vmm_find_buffer(vm);
-	return ret ?: vmm_qmp_hello(vm);
+	return vmm_qmp_hello(vm);
+}
+
+static inline int vmm_wait_ready(struct vmm *vm)
+{
+	int ret = vmm_wait_booted(vm);
+
+	return ret ?: vmm_find_buffer(vm);
 }
 
 /* A page of the guest's DMA buffer, mapped in this process */
