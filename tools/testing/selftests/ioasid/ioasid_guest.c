@@ -369,7 +369,7 @@ TEST_F(guest, vmm_cannot_give_or_take_ioasids)
 	expect_holders(self->id, "active", "mdev=1,kvm=1");
 }
 
-/* The VM belongs to the mm that created it. After exec, it is just the same. */
+/* The VM belongs to the mm that created it */
 TEST_F(guest, other_process_does_not_reach_the_map)
 {
 	struct guest_dev *dev = &self->dev[0];
@@ -378,9 +378,8 @@ TEST_F(guest, other_process_does_not_reach_the_map)
 
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		EXPECT_EQ(PDMA_RESULT_NO_PASID,
-			  pdma_bind(&dev->ch[0], GUEST_PASID));
-		_exit(0);
+		_exit(pdma_bind(&dev->ch[0], GUEST_PASID) !=
+		      PDMA_RESULT_NO_PASID);
 	}
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
@@ -656,14 +655,18 @@ static int kmsg_count(int fd, const char *text)
 	return count;
 }
 
-/* The guest can cause as many failures as it likes, but not as many messages */
+/*
+ * The guest can cause as many failures as it likes, but not as many messages. Up to
+ * ten of them are printed in five seconds, by type1 only.
+ */
 TEST_F(guest, failures_to_pin_do_not_flood_the_log)
 {
 	struct guest_dev *dev = &self->dev[0];
 	struct rlimit none = {};
-	int i, kmsg;
+	__u64 start_ms;
+	int i, kmsg, count, most;
 
-	/* The limit of those who may lock memory is that of when it was mapped */
+	/* Whether the limit applies is decided when the memory is mapped */
 	ASSERT_EQ(0, pdma_unmap(&dev->ch[0], IOVA, BUF_LEN));
 	kmsg = kmsg_open();
 	ASSERT_LE(0, kmsg);
@@ -671,9 +674,13 @@ TEST_F(guest, failures_to_pin_do_not_flood_the_log)
 	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &none));
 	ASSERT_EQ(0, pdma_map(&dev->ch[0], dev->buf, IOVA, BUF_LEN));
 	ASSERT_EQ(PDMA_RESULT_OK, pdma_bind(&dev->ch[0], GUEST_PASID));
+	start_ms = pdma_now_ms();
 	for (i = 0; i < 200; i++)
 		EXPECT_EQ(PDMA_RESULT_NO_MEMORY, start(dev, 0));
-	EXPECT_GE(60, kmsg_count(kmsg, "RLIMIT_MEMLOCK"));
+	most = 10 * ((pdma_now_ms() - start_ms) / 5000 + 2);
+	count = kmsg_count(kmsg, "RLIMIT_MEMLOCK");
+	EXPECT_GE(most, count);
+	EXPECT_EQ(!variant->cdev, !!count);
 	close(kmsg);
 }
 

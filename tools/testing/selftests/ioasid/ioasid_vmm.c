@@ -513,8 +513,10 @@ static bool move_guest(struct vmm *from, struct vmm *to)
 	CHECK_EQ(0, vmm_qmp_hello(to));
 	CHECK_EQ(0, vmm_qmp(to, "migrate-incoming", uri));
 	CHECK_EQ(0, vmm_qmp(from, "migrate", uri));
-	CHECK(wait_until(!vmm_qmp(from, "query-migrate", "") &&
-			 strstr(from->answer, "\"completed\"")));
+	/* All memory is copied */
+	CHECK(wait_until_ms(!vmm_qmp(from, "query-migrate", "") &&
+			    strstr(from->answer, "\"completed\""),
+			    VMM_BOOT_MS));
 	CHECK(wait_until(!vmm_qmp(to, "query-status", "") &&
 			 strstr(to->answer, "\"running\": true")));
 	unlink(path);
@@ -586,8 +588,9 @@ static bool job_done(struct vmm *vm, const char *id)
 	char args[64];
 
 	snprintf(args, sizeof(args), "'id': '%s'", id);
-	CHECK(wait_until(!vmm_qmp(vm, "query-jobs", "") &&
-			 strstr(vm->answer, "\"concluded\"")));
+	CHECK(wait_until_ms(!vmm_qmp(vm, "query-jobs", "") &&
+			    strstr(vm->answer, "\"concluded\""),
+			    VMM_BOOT_MS));
 	if (strstr(vm->answer, "\"error\"")) {
 		ksft_print_msg("%s\n", vm->answer);
 		return false;
