@@ -103,6 +103,7 @@ static void ioasid_recycle(struct llist_node *list);
  *	   recycle, when the device may be gone
  * @entry: for park; its device is the one whose attachment it is, NULL without
  *	   @domain
+ * @parked: by iommu_park_device_pasid(), because the owner has freed it
  * @blocked: because a user has let go without detaching
  */
 struct ioasid_attachment {
@@ -110,6 +111,7 @@ struct ioasid_attachment {
 	struct iommu_domain *domain;
 	struct iommu_group *group;
 	struct iommu_pasid_gather_entry entry;
+	bool parked;
 	bool blocked;
 };
 
@@ -894,44 +896,66 @@ static void ioasid_block_groups(struct ioasid *ioasid)
 
 	lockdep_assert_held(&ioasid->lock);
 	list_for_each_entry(att, &ioasid->attachments, node) {
-		if (!att->domain || att->blocked)
+		if (!att->domain || att->parked || att->blocked)
 			continue;
 		iommu_park_group_pasid(att->domain, att->group, ioasid->id);
 		att->blocked = true;
 	}
 }
 
+/* The first pass of park: nothing new from here on. Takes no lock. */
+static void ioasid_park(struct ioasid *ioasid)
+{
+	/* The one atomic step that attach and the lookups check again */
+	WARN_ON(cmpxchg(&ioasid->state, IOASID_STATE_ACTIVE,
+			IOASID_STATE_PARKED) != IOASID_STATE_ACTIVE);
+	trace_ioasid_park(ioasid->id);
+}
+
 /*
- * The first half of park: nothing new from here on, and the hardware entries
- * are blocked. DMA can still reach memory through what is cached, until
- * @gather is synced.
+ * The second pass: the hardware entries. DMA can still reach memory through what
+ * is cached, until @gather is synced.
+ *
+ * Unless it is to wait, it fails when somebody holds a lock, for an attach or a
+ * detach, which can take long. What is missing is to be done later.
  */
-static void ioasid_park(struct ioasid *ioasid,
-			struct iommu_pasid_gather *gather)
+static bool ioasid_block(struct ioasid *ioasid,
+			 struct iommu_pasid_gather *gather, bool wait)
 {
 	struct ioasid_attachment *att;
+	bool done = true;
 
-	/* The one atomic step that attach and the lookups check again */
-	if (WARN_ON(cmpxchg(&ioasid->state, IOASID_STATE_ACTIVE,
-			    IOASID_STATE_PARKED) != IOASID_STATE_ACTIVE))
-		return;
-	trace_ioasid_park(ioasid->id);
+	if (wait)
+		mutex_lock(&ioasid->lock);
+	else if (!mutex_trylock(&ioasid->lock))
+		return false;
 
 	/*
 	 * Their list does not change behind us: attach looks at the state, and
 	 * detach waits until all that is gathered is flushed.
 	 */
-	guard(mutex)(&ioasid->lock);
 	if (READ_ONCE(ioasid->stray)) {
-		ioasid_block_groups(ioasid);
-		return;
+		/* Takes the groups, and flushes them */
+		done = wait;
+		if (wait)
+			ioasid_block_groups(ioasid);
+		goto out_unlock;
 	}
-	list_for_each_entry(att, &ioasid->attachments, node)
-		iommu_park_device_pasid(att->domain, att->entry.dev, ioasid->id,
-					gather, &att->entry);
+	list_for_each_entry(att, &ioasid->attachments, node) {
+		if (!att->parked)
+			att->parked =
+				iommu_park_device_pasid(att->domain,
+							att->entry.dev,
+							ioasid->id, gather,
+							&att->entry, wait);
+		done &= att->parked;
+	}
+out_unlock:
+	mutex_unlock(&ioasid->lock);
+	return done;
 }
 
-/* The second half, when the gather is synced. */
+/* The last pass, when the gather is synced. */
 static void ioasid_finish_park(struct ioasid *ioasid)
 {
 	trace_ioasid_block(ioasid->id);
@@ -939,29 +963,96 @@ static void ioasid_finish_park(struct ioasid *ioasid)
 	smp_store_release(&ioasid->blocked, true);
 }
 
+/* Move those of @chain that can be blocked to @blocked. @wait: at least the first */
+static void ioasid_block_some(struct ioasid_chain *chain,
+			      struct ioasid_chain *blocked,
+			      struct iommu_pasid_gather *gather, bool wait)
+{
+	struct ioasid *ioasid, *next;
+	struct ioasid_chain busy;
+	u32 count = 0;
+
+	ioasid_chain_init(&busy);
+	llist_for_each_entry_safe(ioasid, next, chain->first, recycle_node) {
+		ioasid_chain_add(ioasid_block(ioasid, gather, wait) ? blocked :
+								      &busy,
+				 ioasid);
+		wait = false;
+		ioasid_cond_resched(++count);
+	}
+	ioasid_chain_init(chain);
+	ioasid_chain_move(chain, &busy);
+}
+
+/* Ticks for those who hold a lock for a moment, before the others are flushed */
+#define IOASID_PARK_TICKS	3
+
+/*
+ * Block those of @chain whose locks can be had now, flush them, and move them to
+ * the end of @done. The others stay. @wait: at least the first one is done.
+ *
+ * As a rule that is all of them: all entries are blocked before the first one is
+ * flushed, and the IOMMU driver needs few waits for many.
+ */
+static void ioasid_park_some(struct ioasid_chain *chain,
+			     struct ioasid_chain *done, bool wait)
+{
+	struct iommu_pasid_gather gather;
+	struct ioasid_chain blocked;
+	struct ioasid *ioasid;
+	u32 count = 0, ticks;
+
+	iommu_pasid_gather_init(&gather);
+	ioasid_chain_init(&blocked);
+	ioasid_block_some(chain, &blocked, &gather, wait);
+	for (ticks = 0; chain->first && !wait && ticks < IOASID_PARK_TICKS;
+	     ticks++) {
+		schedule_timeout_uninterruptible(1);
+		ioasid_block_some(chain, &blocked, &gather, false);
+	}
+
+	iommu_pasid_gather_sync(&gather);
+	ioasid_chain_for_each(ioasid, &blocked) {
+		ioasid_finish_park(ioasid);
+		ioasid_cond_resched(++count);
+	}
+	/* Has a barrier: a detach that sleeps has not seen the above */
+	if (wq_has_sleeper(&ioasid_blocked_wq))
+		wake_up_all(&ioasid_blocked_wq);
+	ioasid_chain_move(done, &blocked);
+}
+
+/*
+ * So often several that are busy are tried, so that none of them waits for
+ * another. Then somebody never lets go of a lock for longer than it takes to
+ * hand it on: queue up for one after the other.
+ */
+#define IOASID_PARK_ROUNDS	100
+
 /*
  * Park every IOASID of @chain, which are of one account, and drop the owner's
  * references. When this returns, no DMA with any of them reaches memory. Cannot
  * fail, allocates nothing.
  *
- * All entries are blocked before the first one is flushed, however many there
- * are: the IOMMU driver needs few waits for many, and detach of one of them
- * waits for all.
+ * No reference and no attachment is given out any more when the first entry is
+ * touched. Those whose locks are taken come last, after the others have been
+ * flushed: a slow attach or detach delays nobody else.
  */
 void ioasid_free_chain(struct ioasid_chain *chain)
 {
-	struct iommu_pasid_gather gather;
 	struct llist_node *unused = NULL;
 	struct ioasid_account *account;
 	struct ioasid *ioasid, *next;
+	struct ioasid_chain done;
+	unsigned int rounds;
 	u32 count = 0;
+	bool wait;
 
 	if (!chain->first)
 		return;
 
-	iommu_pasid_gather_init(&gather);
 	ioasid_chain_for_each(ioasid, chain) {
-		ioasid_park(ioasid, &gather);
+		ioasid_park(ioasid);
 		ioasid_cond_resched(++count);
 	}
 
@@ -972,17 +1063,16 @@ void ioasid_free_chain(struct ioasid_chain *chain)
 	spin_unlock(&account->lock);
 	atomic_add(count, &account->set->parked);
 
-	iommu_pasid_gather_sync(&gather);
-	count = 0;
-	ioasid_chain_for_each(ioasid, chain) {
-		ioasid_finish_park(ioasid);
-		ioasid_cond_resched(++count);
+	/* Mostly it is only tried */
+	might_lock(&llist_entry(chain->first, struct ioasid, recycle_node)->lock);
+	ioasid_chain_init(&done);
+	ioasid_park_some(chain, &done, false);
+	for (rounds = 1; chain->first; rounds++) {
+		wait = !chain->first->next || rounds > IOASID_PARK_ROUNDS;
+		ioasid_park_some(chain, &done, wait);
 	}
-	/* Has a barrier: a detach that sleeps has not seen the above */
-	if (wq_has_sleeper(&ioasid_blocked_wq))
-		wake_up_all(&ioasid_blocked_wq);
 
-	llist_for_each_entry_safe(ioasid, next, chain->first, recycle_node) {
+	llist_for_each_entry_safe(ioasid, next, done.first, recycle_node) {
 		/* This is process context: no need for the worker */
 		if (ioasid_drop(ioasid)) {
 			ioasid->recycle_node.next = unused;
@@ -1486,8 +1576,8 @@ void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 
 	mutex_lock(&ioasid->lock);
 	/*
-	 * Between the two halves of park, @dev is about to be flushed: it must
-	 * not go away, and the domain ID must not be used again.
+	 * Until the last pass of park, @dev is about to be flushed: it must not
+	 * go away, and the domain ID must not be used again.
 	 */
 	while (!ioasid_is_active(ioasid) && !ioasid_is_blocked(ioasid)) {
 		mutex_unlock(&ioasid->lock);

@@ -263,6 +263,16 @@ static inline struct ioasid *ioasid_chain_pop(struct ioasid_chain *chain)
 	return llist_entry(first, struct ioasid, recycle_node);
 }
 
+/* Append all of @from, which is not to be used any more, to @to */
+static inline void ioasid_chain_move(struct ioasid_chain *to,
+				     struct ioasid_chain *from)
+{
+	if (!from->first)
+		return;
+	*to->end = from->first;
+	to->end = from->end;
+}
+
 #define ioasid_chain_for_each(_ioasid, _chain) \
 	llist_for_each_entry(_ioasid, (_chain)->first, recycle_node)
 

@@ -1611,6 +1611,206 @@ static void free_waits_for_an_attach_under_way(struct kunit *test)
 	ioasid_put(a);
 }
 
+/* An owner that frees several at once */
+struct side_owner {
+	struct work_struct work;
+	struct completion done;
+	struct ioasid_chain chain;
+};
+
+static void free_chain_fn(struct work_struct *work)
+{
+	struct side_owner *owner = container_of(work, struct side_owner, work);
+
+	ioasid_free_chain(&owner->chain);
+	complete(&owner->done);
+}
+
+static void side_free(struct side_owner *owner, struct ioasid **ioasids,
+		      unsigned int count)
+{
+	unsigned int i;
+
+	ioasid_chain_init(&owner->chain);
+	for (i = 0; i < count; i++)
+		ioasid_chain_add(&owner->chain, ioasids[i]);
+	init_completion(&owner->done);
+	INIT_WORK_ONSTACK(&owner->work, free_chain_fn);
+	queue_work(system_unbound_wq, &owner->work);
+}
+
+static void side_owner_finish(struct side_owner *owner)
+{
+	flush_work(&owner->work);
+	destroy_work_on_stack(&owner->work);
+}
+
+static bool is_flushed_soon(struct device *dev, u32 pasid)
+{
+	int tries;
+
+	for (tries = 0; tries < 250; tries++) {
+		if (mock_entry(dev, pasid) == MOCK_PARKED)
+			return true;
+		msleep(20);
+	}
+	return false;
+}
+
+/*
+ * Invariant 10: a slow attach of one delays the park of that one only. It may be
+ * the first, the second or the last of those that are freed.
+ */
+static void slow_attach_delays_no_other_park(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	DECLARE_COMPLETION_ONSTACK(in_set);
+	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct side_work attach, detach;
+	struct side_owner owner;
+	struct ioasid *ids[3];
+	unsigned int i, slow;
+	bool good = true;
+
+	for (slow = 0; slow < ARRAY_SIZE(ids) && good; slow++) {
+		for (i = 0; i < ARRAY_SIZE(ids); i++) {
+			ids[i] = ioasid_test_alloc(test, 9 + i, 9 + i);
+			ioasid_get(ids[i]);
+			if (i != slow)
+				ioasid_test_attach(test, ids[i], fix->dev[0]);
+		}
+		mock.go_on = &go_on;
+		mock.in_set = &in_set;
+		side_start(&attach, attach_fn, ids[slow], fix->dev[1]);
+		wait_for_completion(&in_set);
+
+		side_free(&owner, ids, ARRAY_SIZE(ids));
+		for (i = 0; i < ARRAY_SIZE(ids); i++) {
+			good = good && (i == slow ||
+					is_flushed_soon(fix->dev[0], 9 + i));
+		}
+		KUNIT_EXPECT_TRUE(test, good);
+		KUNIT_EXPECT_FALSE(test, ioasid_is_active(ids[slow]));
+		/* Those that are through can be detached, too */
+		i = (slow + 1) % ARRAY_SIZE(ids);
+		side_start(&detach, detach_fn, ids[i], fix->dev[0]);
+		good = good && wait_for_completion_timeout(&detach.done,
+							   5 * HZ);
+		KUNIT_EXPECT_TRUE(test, good);
+		KUNIT_EXPECT_FALSE(test, completion_done(&owner.done));
+
+		complete(&go_on);
+		side_finish(&attach);
+		side_owner_finish(&owner);
+		side_finish(&detach);
+		mock.in_set = NULL;
+		KUNIT_EXPECT_EQ(test, attach.ret, 0);
+		KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9 + slow),
+				MOCK_PARKED);
+		i = (slow + 2) % ARRAY_SIZE(ids);
+		ioasid_detach_device(ids[i], &mock_domain, fix->dev[0]);
+		ioasid_detach_device(ids[slow], &mock_domain, fix->dev[1]);
+		for (i = 0; i < ARRAY_SIZE(ids); i++)
+			ioasid_put(ids[i]);
+		ioasid_recycle_flush();
+	}
+}
+
+/* Nor do those wait for one another that are busy at first */
+static void busy_one_waits_for_no_other(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *ids[] = {
+		ioasid_test_alloc(test, 9, 9),
+		ioasid_test_alloc(test, 10, 10),
+	};
+	DECLARE_COMPLETION_ONSTACK(in_set);
+	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct side_owner owner;
+	struct side_work attach;
+
+	ioasid_get(ids[0]);
+	ioasid_get(ids[1]);
+	ioasid_test_attach(test, ids[1], fix->dev[0]);
+	mock.go_on = &go_on;
+	mock.in_set = &in_set;
+	side_start(&attach, attach_fn, ids[0], fix->dev[1]);
+	wait_for_completion(&in_set);
+
+	mutex_lock(&ids[1]->lock);
+	side_free(&owner, ids, ARRAY_SIZE(ids));
+	/* Longer than what is waited for those who are about to let go */
+	msleep(200);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 10), MOCK_PRESENT);
+	mutex_unlock(&ids[1]->lock);
+	KUNIT_EXPECT_TRUE(test, is_flushed_soon(fix->dev[0], 10));
+	KUNIT_EXPECT_FALSE(test, completion_done(&owner.done));
+
+	complete(&go_on);
+	side_finish(&attach);
+	side_owner_finish(&owner);
+	mock.in_set = NULL;
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9), MOCK_PARKED);
+	ioasid_detach_device(ids[0], &mock_domain, fix->dev[1]);
+	ioasid_detach_device(ids[1], &mock_domain, fix->dev[0]);
+	ioasid_put(ids[0]);
+	ioasid_put(ids[1]);
+}
+
+/* So does whoever keeps the group of a device: here to attach a stranger's PASID */
+static void busy_group_delays_no_other_park(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *stranger = ioasid_test_alloc(test, 20, 20);
+	struct ioasid *ids[] = {
+		ioasid_test_alloc(test, 9, 9),
+		ioasid_test_alloc(test, 10, 10),
+		ioasid_test_alloc(test, 11, 11),
+	};
+	DECLARE_COMPLETION_ONSTACK(in_set);
+	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct side_owner owner;
+	struct side_work attach;
+	unsigned int i;
+
+	ioasid_get(stranger);
+	for (i = 0; i < ARRAY_SIZE(ids); i++)
+		ioasid_get(ids[i]);
+	ioasid_test_attach(test, ids[0], fix->dev[1]);
+	/* On both, and only one is busy */
+	ioasid_test_attach(test, ids[1], fix->dev[0]);
+	ioasid_test_attach(test, ids[1], fix->dev[1]);
+	ioasid_test_attach(test, ids[2], fix->dev[0]);
+	mock.go_on = &go_on;
+	mock.in_set = &in_set;
+	side_start(&attach, attach_fn, stranger, fix->dev[1]);
+	wait_for_completion(&in_set);
+
+	side_free(&owner, ids, ARRAY_SIZE(ids));
+	KUNIT_EXPECT_TRUE(test, is_flushed_soon(fix->dev[0], 10));
+	KUNIT_EXPECT_TRUE(test, is_flushed_soon(fix->dev[0], 11));
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9), MOCK_PRESENT);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 10), MOCK_PRESENT);
+	KUNIT_EXPECT_FALSE(test, completion_done(&owner.done));
+
+	complete(&go_on);
+	side_finish(&attach);
+	side_owner_finish(&owner);
+	mock.in_set = NULL;
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9), MOCK_PARKED);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 10), MOCK_PARKED);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 20), MOCK_PRESENT);
+	ioasid_detach_device(ids[0], &mock_domain, fix->dev[1]);
+	ioasid_detach_device(ids[1], &mock_domain, fix->dev[0]);
+	ioasid_detach_device(ids[1], &mock_domain, fix->dev[1]);
+	ioasid_detach_device(ids[2], &mock_domain, fix->dev[0]);
+	for (i = 0; i < ARRAY_SIZE(ids); i++)
+		ioasid_put(ids[i]);
+	ioasid_detach_device(stranger, &mock_domain, fix->dev[1]);
+	ioasid_free(stranger);
+	ioasid_put(stranger);
+}
+
 /*
  * Invariant 9: a lock that is held here and belongs to nobody below the IOMMU
  * core would be one that others can deadlock on. Users are never called: there
@@ -2084,6 +2284,9 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(failed_attach_leaves_nothing),
 	KUNIT_CASE(detach_waits_for_a_park_under_way),
 	KUNIT_CASE(free_waits_for_an_attach_under_way),
+	KUNIT_CASE(slow_attach_delays_no_other_park),
+	KUNIT_CASE(busy_one_waits_for_no_other),
+	KUNIT_CASE(busy_group_delays_no_other_park),
 	KUNIT_CASE(park_holds_no_lock_of_others),
 	KUNIT_CASE(many_share_a_flush),
 	KUNIT_CASE(group_of_two_is_flushed_under_its_mutex),

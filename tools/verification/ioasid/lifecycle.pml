@@ -339,7 +339,7 @@ number: skip;
 	d_step { obj[x].refs = 1; obj[x].holders = 1 };
 	obj[x].state = ACTIVE;
 
-	/* ioasid_free(): the first half of park */
+	/* ioasid_free(): park, up to the flush */
 	d_step { assert(obj[x].state == ACTIVE); obj[x].state = PARKED };
 	x_lock(obj[x].lock);
 	d = 0;
@@ -384,7 +384,7 @@ number: skip;
 		d++
 	:: else -> break
 	od;
-	/* The second half: from here on DMA reaches nothing, invariant 2 */
+	/* The last pass: from here on DMA reaches nothing, invariant 2 */
 	atomic { obj[x].blocked = 1; obj[x].freed = 1 };
 
 	/* The reference of the owner */
