@@ -1023,9 +1023,9 @@ static void ioasid_park_some(struct ioasid_chain *chain,
 }
 
 /*
- * So often several that are busy are tried, so that none of them waits for
- * another. Then somebody never lets go of a lock for longer than it takes to
- * hand it on: queue up for one after the other.
+ * How often several that are busy are tried, so that none of them waits for
+ * another. After that, a lock may be handed from one holder to the next without
+ * ever being free: queue up for one lock after the other.
  */
 #define IOASID_PARK_ROUNDS	100
 
@@ -1063,7 +1063,7 @@ void ioasid_free_chain(struct ioasid_chain *chain)
 	spin_unlock(&account->lock);
 	atomic_add(count, &account->set->parked);
 
-	/* Mostly it is only tried */
+	/* lockdep learns nothing from a trylock */
 	might_lock(&llist_entry(chain->first, struct ioasid, recycle_node)->lock);
 	ioasid_chain_init(&done);
 	ioasid_park_some(chain, &done, false);

@@ -1510,6 +1510,7 @@ struct side_work {
 	struct completion done;
 	struct ioasid *ioasid;
 	struct device *dev;
+	struct ioasid_chain chain;
 	int ret;
 };
 
@@ -1611,38 +1612,37 @@ static void free_waits_for_an_attach_under_way(struct kunit *test)
 	ioasid_put(a);
 }
 
-/* An owner that frees several at once */
-struct side_owner {
-	struct work_struct work;
-	struct completion done;
-	struct ioasid_chain chain;
-};
-
 static void free_chain_fn(struct work_struct *work)
 {
-	struct side_owner *owner = container_of(work, struct side_owner, work);
+	struct side_work *w = container_of(work, struct side_work, work);
 
-	ioasid_free_chain(&owner->chain);
-	complete(&owner->done);
+	ioasid_free_chain(&w->chain);
+	complete(&w->done);
 }
 
-static void side_free(struct side_owner *owner, struct ioasid **ioasids,
+/* An owner that frees several at once */
+static void side_free(struct side_work *w, struct ioasid **ioasids,
 		      unsigned int count)
 {
 	unsigned int i;
 
-	ioasid_chain_init(&owner->chain);
+	ioasid_chain_init(&w->chain);
 	for (i = 0; i < count; i++)
-		ioasid_chain_add(&owner->chain, ioasids[i]);
-	init_completion(&owner->done);
-	INIT_WORK_ONSTACK(&owner->work, free_chain_fn);
-	queue_work(system_unbound_wq, &owner->work);
+		ioasid_chain_add(&w->chain, ioasids[i]);
+	side_start(w, free_chain_fn, NULL, NULL);
 }
 
-static void side_owner_finish(struct side_owner *owner)
+/* Start an attach that does not end before @go_on is complete */
+static void side_attach_slowly(struct side_work *w, struct ioasid *ioasid,
+			       struct device *dev, struct completion *go_on)
 {
-	flush_work(&owner->work);
-	destroy_work_on_stack(&owner->work);
+	DECLARE_COMPLETION_ONSTACK(in_set);
+
+	mock.go_on = go_on;
+	mock.in_set = &in_set;
+	side_start(w, attach_fn, ioasid, dev);
+	wait_for_completion(&in_set);
+	mock.in_set = NULL;
 }
 
 static bool is_flushed_soon(struct device *dev, u32 pasid)
@@ -1664,10 +1664,8 @@ static bool is_flushed_soon(struct device *dev, u32 pasid)
 static void slow_attach_delays_no_other_park(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
-	DECLARE_COMPLETION_ONSTACK(in_set);
 	DECLARE_COMPLETION_ONSTACK(go_on);
-	struct side_work attach, detach;
-	struct side_owner owner;
+	struct side_work attach, detach, owner;
 	struct ioasid *ids[3];
 	unsigned int i, slow;
 	bool good = true;
@@ -1679,10 +1677,7 @@ static void slow_attach_delays_no_other_park(struct kunit *test)
 			if (i != slow)
 				ioasid_test_attach(test, ids[i], fix->dev[0]);
 		}
-		mock.go_on = &go_on;
-		mock.in_set = &in_set;
-		side_start(&attach, attach_fn, ids[slow], fix->dev[1]);
-		wait_for_completion(&in_set);
+		side_attach_slowly(&attach, ids[slow], fix->dev[1], &go_on);
 
 		side_free(&owner, ids, ARRAY_SIZE(ids));
 		for (i = 0; i < ARRAY_SIZE(ids); i++) {
@@ -1701,9 +1696,8 @@ static void slow_attach_delays_no_other_park(struct kunit *test)
 
 		complete(&go_on);
 		side_finish(&attach);
-		side_owner_finish(&owner);
+		side_finish(&owner);
 		side_finish(&detach);
-		mock.in_set = NULL;
 		KUNIT_EXPECT_EQ(test, attach.ret, 0);
 		KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9 + slow),
 				MOCK_PARKED);
@@ -1724,18 +1718,13 @@ static void busy_one_waits_for_no_other(struct kunit *test)
 		ioasid_test_alloc(test, 9, 9),
 		ioasid_test_alloc(test, 10, 10),
 	};
-	DECLARE_COMPLETION_ONSTACK(in_set);
 	DECLARE_COMPLETION_ONSTACK(go_on);
-	struct side_owner owner;
-	struct side_work attach;
+	struct side_work attach, owner;
 
 	ioasid_get(ids[0]);
 	ioasid_get(ids[1]);
 	ioasid_test_attach(test, ids[1], fix->dev[0]);
-	mock.go_on = &go_on;
-	mock.in_set = &in_set;
-	side_start(&attach, attach_fn, ids[0], fix->dev[1]);
-	wait_for_completion(&in_set);
+	side_attach_slowly(&attach, ids[0], fix->dev[1], &go_on);
 
 	mutex_lock(&ids[1]->lock);
 	side_free(&owner, ids, ARRAY_SIZE(ids));
@@ -1748,8 +1737,7 @@ static void busy_one_waits_for_no_other(struct kunit *test)
 
 	complete(&go_on);
 	side_finish(&attach);
-	side_owner_finish(&owner);
-	mock.in_set = NULL;
+	side_finish(&owner);
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9), MOCK_PARKED);
 	ioasid_detach_device(ids[0], &mock_domain, fix->dev[1]);
 	ioasid_detach_device(ids[1], &mock_domain, fix->dev[0]);
@@ -1767,10 +1755,8 @@ static void busy_group_delays_no_other_park(struct kunit *test)
 		ioasid_test_alloc(test, 10, 10),
 		ioasid_test_alloc(test, 11, 11),
 	};
-	DECLARE_COMPLETION_ONSTACK(in_set);
 	DECLARE_COMPLETION_ONSTACK(go_on);
-	struct side_owner owner;
-	struct side_work attach;
+	struct side_work attach, owner;
 	unsigned int i;
 
 	ioasid_get(stranger);
@@ -1781,10 +1767,7 @@ static void busy_group_delays_no_other_park(struct kunit *test)
 	ioasid_test_attach(test, ids[1], fix->dev[0]);
 	ioasid_test_attach(test, ids[1], fix->dev[1]);
 	ioasid_test_attach(test, ids[2], fix->dev[0]);
-	mock.go_on = &go_on;
-	mock.in_set = &in_set;
-	side_start(&attach, attach_fn, stranger, fix->dev[1]);
-	wait_for_completion(&in_set);
+	side_attach_slowly(&attach, stranger, fix->dev[1], &go_on);
 
 	side_free(&owner, ids, ARRAY_SIZE(ids));
 	KUNIT_EXPECT_TRUE(test, is_flushed_soon(fix->dev[0], 10));
@@ -1795,8 +1778,7 @@ static void busy_group_delays_no_other_park(struct kunit *test)
 
 	complete(&go_on);
 	side_finish(&attach);
-	side_owner_finish(&owner);
-	mock.in_set = NULL;
+	side_finish(&owner);
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9), MOCK_PARKED);
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 10), MOCK_PARKED);
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 20), MOCK_PRESENT);
