@@ -420,7 +420,7 @@ TEST_F(pci, bar_says_what_of_it_can_be_mapped)
 }
 
 /* Whoever could start a command here could DMA to pages that are not pinned */
-TEST_F(pci, mapped_registers_show_and_control_nothing)
+TEST_F(pci, mapped_registers_control_nothing)
 {
 	volatile __u32 *regs;
 	__u64 before;

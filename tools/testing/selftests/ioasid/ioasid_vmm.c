@@ -329,9 +329,8 @@ static bool reset_of_the_function_stops_it(struct machines *m)
 }
 
 /* Execute a virtual command by writes of @len bytes; returns the response */
-static long long vcmd(struct machines *m, unsigned long long cmd, int len)
+static long long vcmd(struct vmm *vm, unsigned long long cmd, int len)
 {
-	struct vmm *vm = &m->vm[0];
 	long long ret;
 
 	if (len == 8) {
@@ -376,8 +375,8 @@ static bool bad_virtual_commands_change_nothing(struct machines *m)
 	CHECK_EQ(1, pair.pasid);
 	n = debugfs_ids(ids);
 	for (i = 0; i < ARRAY_SIZE(bad); i++) {
-		CHECK_EQ(bad[i].status << 1, vcmd(m, bad[i].cmd, 8));
-		CHECK_EQ(bad[i].status << 1, vcmd(m, bad[i].cmd, 4));
+		CHECK_EQ(bad[i].status << 1, vcmd(vm, bad[i].cmd, 8));
+		CHECK_EQ(bad[i].status << 1, vcmd(vm, bad[i].cmd, 4));
 	}
 	/* Read-only registers */
 	CHECK_EQ(0, vmm_ask(vm, "vtd-write %u 8 %llu", VCRSP, ~0ULL));
@@ -397,18 +396,19 @@ static bool virtual_commands_by_halves(struct machines *m)
 {
 	__u32 ids[VMM_MAX_IDS], id;
 	int n = debugfs_ids(ids), len;
+	struct vmm *vm = &m->vm[0];
 	long long ret;
 
 	for (len = 4; len <= 8; len += 4) {
-		ret = vcmd(m, VCMD_ALLOC, len);
+		ret = vcmd(vm, VCMD_ALLOC, len);
 		CHECK_EQ(0, VCRSP_STATUS(ret));
 		CHECK(VCRSP_RESULT(ret) > 0);
 		CHECK_EQ(1, debugfs_others(ids, n, &id));
 		CHECK(vmm_row_is(id, "active", "kvm=1"));
-		CHECK_EQ(0, vcmd(m, VCMD_FREE(VCRSP_RESULT(ret)), len));
+		CHECK_EQ(0, vcmd(vm, VCMD_FREE(VCRSP_RESULT(ret)), len));
 		CHECK(vmm_wait_recycled(id));
 		CHECK_EQ(VC_NO_PASID << 1,
-			 vcmd(m, VCMD_FREE(VCRSP_RESULT(ret)), len));
+			 vcmd(vm, VCMD_FREE(VCRSP_RESULT(ret)), len));
 	}
 	return true;
 }
@@ -468,20 +468,16 @@ static bool device_is_not_migrated(struct machines *m)
 	return true;
 }
 
-/* The result of a virtual command, which must succeed, or -1 */
-static long long vcmd_of(struct vmm *vm, unsigned long long cmd)
+/* The result of a virtual command, or -1 if it fails */
+static long long vcmd_result(struct vmm *vm, unsigned long long cmd)
 {
-	long long ret = vmm_ask(vm, "vtd-write %u 8 %llu", VCMD, cmd);
+	long long ret = vcmd(vm, cmd, 8);
 
-	if (ret)
-		return -1;
-	ret = wait_until(!(vmm_ask(vm, "vtd-read %u 8", VCRSP) & VCRSP_IP)) ?
-	      vmm_ask(vm, "vtd-read %u 8", VCRSP) : -1;
 	return ret < 0 || VCRSP_STATUS(ret) ? -1 : VCRSP_RESULT(ret);
 }
 
-/* IOASIDs of @fd, or -errno */
-static int active(int fd)
+/* How many IOASIDs the file has, PARKED ones included, or -errno */
+static int count_ioasids(int fd)
 {
 	struct ioasid_info info;
 	int ret = ioasid_get_info(fd, &info);
@@ -526,15 +522,15 @@ static bool move_guest(struct vmm *from, struct vmm *to)
 /* Two numbers, of which the first is freed and given out again elsewhere */
 static bool goes_on(struct vmm *vm, int fd, const long long pasid[2])
 {
-	CHECK_EQ(2, active(fd));
+	CHECK_EQ(2, count_ioasids(fd));
 	CHECK_EQ(0, vmm_qmp(vm, "query-ioasid", ""));
-	CHECK_EQ(0, vcmd_of(vm, VCMD_FREE(pasid[0])));
-	CHECK_EQ(-1, vcmd_of(vm, VCMD_FREE(pasid[0])));
-	CHECK(wait_until(active(fd) == 1));
-	CHECK(vcmd_of(vm, VCMD_ALLOC) > 0);
-	CHECK_EQ(2, active(fd));
-	CHECK_EQ(0, vcmd_of(vm, VCMD_FREE(pasid[1])));
-	CHECK(wait_until(active(fd) == 1));
+	CHECK_EQ(0, vcmd_result(vm, VCMD_FREE(pasid[0])));
+	CHECK_EQ(-1, vcmd_result(vm, VCMD_FREE(pasid[0])));
+	CHECK(wait_until(count_ioasids(fd) == 1));
+	CHECK(vcmd_result(vm, VCMD_ALLOC) > 0);
+	CHECK_EQ(2, count_ioasids(fd));
+	CHECK_EQ(0, vcmd_result(vm, VCMD_FREE(pasid[1])));
+	CHECK(wait_until(count_ioasids(fd) == 1));
 	return true;
 }
 
@@ -551,11 +547,11 @@ static bool migrate_between(struct machines *m, struct vmm *from,
 	if (ret)
 		vmm_show(from);
 	CHECK_EQ(0, ret);
-	pasid[0] = vcmd_of(from, VCMD_ALLOC);
-	pasid[1] = vcmd_of(from, VCMD_ALLOC);
+	pasid[0] = vcmd_result(from, VCMD_ALLOC);
+	pasid[1] = vcmd_result(from, VCMD_ALLOC);
 	CHECK(pasid[0] > 0 && pasid[1] > 0 && pasid[0] != pasid[1]);
-	CHECK_EQ(2, active(fd[0]));
-	CHECK_EQ(0, active(fd[1]));
+	CHECK_EQ(2, count_ioasids(fd[0]));
+	CHECK_EQ(0, count_ioasids(fd[1]));
 
 	if (!move_guest(from, to)) {
 		vmm_show(from);
@@ -637,22 +633,20 @@ static bool snapshot(struct machines *m, struct vmm *vm, int fd,
 		vmm_show(vm);
 	CHECK_EQ(0, ret);
 	CHECK(add_disk(vm, path));
-	pasid[0] = vcmd_of(vm, VCMD_ALLOC);
-	pasid[1] = vcmd_of(vm, VCMD_ALLOC);
+	pasid[0] = vcmd_result(vm, VCMD_ALLOC);
+	pasid[1] = vcmd_result(vm, VCMD_ALLOC);
 	CHECK(pasid[0] > 0 && pasid[1] > 0);
 	CHECK_EQ(0, vmm_qmp(vm, "snapshot-save", job));
 	CHECK(job_done(vm, "state"));
 
 	/* Neither this free nor this allocation has happened when it is back */
-	CHECK_EQ(0, vcmd_of(vm, VCMD_FREE(pasid[0])));
-	CHECK(vcmd_of(vm, VCMD_ALLOC) > 0);
-	CHECK(vcmd_of(vm, VCMD_ALLOC) > 0);
-	CHECK_EQ(3, active(fd));
+	CHECK_EQ(0, vcmd_result(vm, VCMD_FREE(pasid[0])));
+	CHECK(vcmd_result(vm, VCMD_ALLOC) > 0);
+	CHECK(vcmd_result(vm, VCMD_ALLOC) > 0);
+	CHECK_EQ(3, count_ioasids(fd));
 	CHECK_EQ(0, vmm_qmp(vm, "snapshot-load", job));
 	CHECK(job_done(vm, "state"));
-	/* Stopped as it was saved: not at all, since it ran then */
-	vmm_qmp(vm, "cont", "");
-	CHECK(wait_until(active(fd) == 2));
+	CHECK(wait_until(count_ioasids(fd) == 2));
 	CHECK(goes_on(vm, fd, pasid));
 	return true;
 }
