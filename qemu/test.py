@@ -11,9 +11,11 @@ one of the NAMEs, or all. Writes TAP, exits with 1 if a test failed.
 A test that finds a rule broken says so by an exception of check().
 """
 import argparse
+import json
 import os
 import re
 import select
+import socket
 import struct
 import subprocess
 import sys
@@ -36,20 +38,25 @@ MMIO_STEP = 0x100000
 # VT-d registers
 DMAR = 0xfed90000
 CAP, ECAP, GCMD, GSTS, RTADDR = 0x08, 0x10, 0x18, 0x1c, 0x20
-FSTS, IQT, IQA = 0x34, 0x88, 0x90
+FSTS, IQH, IQT, IQA, IQERCD = 0x34, 0x80, 0x88, 0x90, 0xb0
 FRCD_LO, FRCD_HI = 0x220, 0x228
 VCMD, VCRSP, VCCAP, ECAP_VCS = 0xe00, 0xe10, 0xe30, 1 << 44
 GCMD_TE, GCMD_SRTP, GCMD_QIE = 1 << 31, 1 << 30, 1 << 26
-FSTS_PFO, FSTS_PPF, FSTS_IQE = 1 << 0, 1 << 1, 1 << 4
+FSTS_PFO, FSTS_PPF = 1 << 0, 1 << 1
+FSTS_IQE, FSTS_ICE, FSTS_ITE = 1 << 4, 1 << 5, 1 << 6
 QUEUE_SLOTS = 128
 
 # Fault reasons
 ROOT_P, CONTEXT_P, WRITE_DENIED = 0x01, 0x02, 0x05
+NO_SCALABLE_MODE, NO_ATS = 0x31, 0x44
 PASID_DIR_P, PASID_P, PASID_INV = 0x51, 0x59, 0x5b
 FS_ENTRY_P, FS_USER, FS_WRITE, INTERRUPT_ADDR = 0x71, 0x81, 0x85, 0x87
 
 # First-stage entries
 ACCESSED, DIRTY = 1 << 5, 1 << 6
+
+# Context entries
+DTE = 1 << 2
 
 # PASID entries
 P, FPD = 1, 2
@@ -58,6 +65,7 @@ FIRST, SECOND, PASS_THROUGH = 1, 2, 4
 # Granularities
 CC_GLOBAL, CC_DOMAIN, CC_DEVICE = 1, 2, 3
 IOTLB_GLOBAL, IOTLB_DOMAIN, IOTLB_PAGE = 1, 2, 3
+DRAIN_READS, DRAIN_WRITES = 1 << 7, 1 << 6
 PIOTLB_PASID, PIOTLB_PAGE = 2, 3
 PC_DOMAIN, PC_PASID, PC_GLOBAL = 0, 1, 3
 
@@ -107,15 +115,25 @@ class QTest:
     """One emulator without a guest, driven over its standard input."""
 
     def __init__(self, args):
+        ours, monitor = socket.socketpair()
+        args = args + ["-chardev", f"socket,id=monitor,fd={monitor.fileno()}",
+                       "-mon", "chardev=monitor,mode=control"]
         # Freed memory becomes garbage, so that a use of it is noticed
         self.process = subprocess.Popen(
             args, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env=dict(os.environ, MALLOC_PERTURB_="165"))
+            stderr=subprocess.PIPE, pass_fds=(monitor.fileno(),),
+            env=dict(os.environ, MALLOC_PERTURB_="165"))
+        monitor.close()
+        ours.settimeout(ANSWER_TIMEOUT)
+        self.monitor = ours.makefile("rw")
+        ours.close()
+        self.asked = False
         self.buffer = b""
         self.errors = ""
 
     def close(self):
         """End the emulator, and return what it wrote to its standard error."""
+        self.monitor.close()
         self.process.kill()     # It may be stuck, and has nothing to save
         _, errors = self.process.communicate()
         return self.errors or errors.decode(errors="replace")
@@ -147,6 +165,22 @@ class QTest:
         if not answer.startswith("OK"):
             raise Broken(f"{text}: {answer}")
         return answer[2:].strip()
+
+
+    def qmp(self, command, **arguments):
+        """Ask the monitor, return its answer."""
+        if not self.asked:
+            self.asked = True
+            self.monitor.readline()     # The greeting
+            self.qmp("qmp_capabilities")
+        self.monitor.write(json.dumps({"execute": command,
+                                       "arguments": arguments}))
+        self.monitor.flush()
+        answer = {"event": ""}
+        while "event" in answer:
+            answer = json.loads(self.monitor.readline())
+        check("return" in answer, f"{command}: {answer}")
+        return answer["return"]
 
 
 class Function:
@@ -222,6 +256,16 @@ class Pdma(Function):
 
     def ctl(self, ch):
         return self.bar + CTL + CTL_STEP * ch
+
+    def set_flight(self, us):
+        self.machine.write("l", self.bar + R.FLIGHT_US, us)
+
+    def set_atc_mode(self, mode, us=0):
+        self.machine.write("l", self.bar + R.ATC_LATE_US, us)
+        self.machine.write("l", self.bar + R.ATC_MODE, mode)
+
+    def set_inv_error(self, nr):
+        self.machine.write("l", self.bar + R.INV_ERROR, nr)
 
     def set_pasid(self, ch, pasid):
         self.machine.write("l", self.ctl(ch) + R.CTL_PASID,
@@ -489,6 +533,20 @@ class Machine:
         check(not self.reg(FSTS) & FSTS_IQE, "the queue has stopped")
         check_equal(self.read("l", self.status), self.submitted, "wait status")
 
+    def settle(self, *descriptors, limit=10000):
+        """Submit, and let time pass until a wait behind them is reached."""
+        self.submitted += 1
+        self.submit(*descriptors, wait_status(self.status, self.submitted))
+        for _ in range(limit):
+            if self.read("l", self.status) == self.submitted:
+                return
+            self.step(US)
+        raise Broken("a wait descriptor is not reached")
+
+    def qom_set(self, device, name, value):
+        """Set a property of the device with this id while it is running."""
+        self.qtest.qmp("qom-set", path=device, property=name, value=value)
+
     # Faults
     def fault(self):
         """Take the recorded fault: (reason, sid, address, pasid), or None."""
@@ -552,8 +610,8 @@ class Space:
 
 # Descriptors of the invalidation queue
 
-def wait_status(addr, value):
-    return (value << 32 | 1 << 5 | 5, addr)
+def wait_status(addr, value, fence=0):
+    return (value << 32 | fence << 6 | 1 << 5 | 5, addr)
 
 
 def wait_fence():
@@ -564,8 +622,8 @@ def context_cache(granularity, sid=0, domain=0):
     return (sid << 32 | domain << 16 | granularity << 4 | 1,)
 
 
-def iotlb(granularity, domain=0, addr=0, order=0):
-    return (domain << 16 | granularity << 4 | 2, addr | order)
+def iotlb(granularity, domain=0, addr=0, order=0, drain=0):
+    return (domain << 16 | drain | granularity << 4 | 2, addr | order)
 
 
 def piotlb(granularity, domain, pasid, addr=0, order=0):
@@ -580,8 +638,9 @@ def device_tlb(sid, addr=0, size=0):
     return (sid << 32 | 3, addr | size)
 
 
-def device_ptlb(sid, pasid, addr=0, size=0, every_pasid=0):
-    return (pasid << 32 | sid << 16 | 8, addr | size << 11 | every_pasid)
+def device_ptlb(sid, pasid, addr=0, size=0, every_pasid=0, depth=0):
+    return (pasid << 32 | sid << 16 | depth << 4 | 8,
+            addr | size << 11 | every_pasid)
 
 
 def device_ptlb_range(sid, pasid, addr, order):
@@ -1065,12 +1124,16 @@ iotlb_test("iotlb_is_dropped_by_page_range", True,
 iotlb_test("iotlb_of_other_pages_stays", False,
            iotlb(IOTLB_PAGE, DOMAIN, IOVA + PAGE),
            iotlb(IOTLB_PAGE, DOMAIN, IOVA + 0x10000, 4))
+# VT-d spec 6.5.2.4, table 24: the PASID is a tag of second-stage entries, too, but
+# the page is not, although software has to invalidate by domain (6.5.3.3, table 28)
 for stage_name, stage_rig in (("second", Rig), ("first", FirstStageRig)):
     iotlb_test(f"iotlb_of_{stage_name}_stage_is_dropped_by_pasid", True,
                piotlb(PIOTLB_PASID, DOMAIN, PASID), rig=stage_rig)
     iotlb_test(f"iotlb_of_{stage_name}_stage_stays_for_other_pasids", False,
                piotlb(PIOTLB_PASID, DOMAIN, PASID + 1),
                piotlb(PIOTLB_PASID, DOMAIN + 1, PASID), rig=stage_rig)
+iotlb_test("iotlb_of_second_stage_stays_for_a_page_of_a_pasid", False,
+           piotlb(PIOTLB_PAGE, DOMAIN, PASID, IOVA))
 iotlb_test("iotlb_of_first_stage_is_dropped_by_page_of_a_pasid", True,
            piotlb(PIOTLB_PAGE, DOMAIN, PASID, IOVA), rig=FirstStageRig)
 iotlb_test("iotlb_of_first_stage_stays_for_other_pages", False,
@@ -1259,6 +1322,644 @@ def thousands_of_pasids_can_be_used(m):
     for pasid in range(1, 2048, 100):
         m.dev.set_pasid(0, pasid)
         check(not m.dev.poke(0, IOVA), f"PASID {pasid}")
+
+
+# ------------------------------------- VT-d: invalidations that take their time
+
+ROUNDS = 10
+FLIGHT = 30
+
+
+class SlowRig(AtsRig):
+    """Invalidations overlap, with each other and with DMA."""
+
+    options = (DEVICE_IOTLB, "id=iommu,x-inv-delay-us=100,x-inv-seed=1")
+
+    def __init__(self, *options, devices=("pdma,id=dev,ats=on",), **others):
+        super().__init__(*options, devices=devices, **others)
+        for device in self.devices:
+            device.set_flight(FLIGHT)
+
+    def pasid_step(self):
+        return pasid_cache(PC_PASID, DOMAIN, PASID)
+
+    def iotlb_step(self):
+        return iotlb(IOTLB_DOMAIN, DOMAIN, drain=DRAIN_READS | DRAIN_WRITES)
+
+    def device_step(self):
+        return device_ptlb_all(self.dev.sid, PASID)
+
+    def full_flush(self):
+        """VT-d spec 6.5.3.3, with a wait behind each step."""
+        return [[self.pasid_step()], [self.iotlb_step()], [self.device_step()]]
+
+    def writes_late(self, flush, wait=True):
+        """Park while a stream is running: is memory written afterwards?"""
+        self.set_entry(self.dev, PASID, self.space)
+        self.dev.start_stream(0, IOVA, 8)
+        self.step(120 * US)
+        check(self.read("q", self.phys[0]), "the stream is running")
+        self.park(self.dev, PASID)
+        for step in flush:
+            if wait:
+                self.settle(*step)
+            else:
+                self.submit(*step)
+        self.write("q", self.phys[0], 0)
+        self.step(500 * US)
+        late = self.read("q", self.phys[0])
+        self.dev.reset_channel(0)
+        for step in SlowRig.full_flush(self):
+            self.settle(*step)
+        self.step(500 * US)
+        return late != 0
+
+    def late_writes(self, flush, wait=True):
+        return sum(self.writes_late(flush, wait) for _ in range(ROUNDS))
+
+
+class SlowSecondStageRig(SlowRig):
+    """The same, with a function that has no ATC."""
+
+    def __init__(self, *options, **others):
+        super().__init__(*options, devices=("pdma",), **others)
+
+    def full_flush(self):
+        return [[self.pasid_step()], [self.iotlb_step()]]
+
+
+class SlowFirstStageRig(SlowSecondStageRig):
+    stage = FIRST
+    options = (*SlowRig.options, FIRST_STAGE)
+
+    def iotlb_step(self):
+        return piotlb(PIOTLB_PASID, DOMAIN, PASID)
+
+
+def flush_test(name, sees, change, *options, rig=SlowRig, wait=True):
+    """One test: is DMA late when the flush is changed like this?"""
+    def run(m):
+        late = m.late_writes(change(m, m.full_flush()), wait)
+        check(late if sees else not late, f"{late} late writes")
+    run.__name__ = name
+    test(rig, *options)(run)
+
+
+def in_one(flush):
+    """All steps in one submission, with no wait between them."""
+    return [[descriptor for step in flush for descriptor in step]]
+
+
+for flush_name, flush_rig in (("ats", SlowRig),
+                              ("second_stage", SlowSecondStageRig),
+                              ("first_stage", SlowFirstStageRig)):
+    flush_test(f"no_write_is_late_after_a_full_flush_{flush_name}", False,
+               lambda m, flush: flush, rig=flush_rig)
+    flush_test(f"write_is_late_without_the_last_wait_{flush_name}", True,
+               lambda m, flush: flush, rig=flush_rig, wait=False)
+    flush_test(f"write_is_late_without_pasid_cache_{flush_name}", True,
+               lambda m, flush: flush[1:], rig=flush_rig)
+    flush_test(f"write_is_late_without_iotlb_{flush_name}", True,
+               lambda m, flush: flush[:1] + flush[2:], rig=flush_rig)
+    # VT-d spec 6.5.2.12: a PASID-cache invalidation goes ahead of an IOTLB
+    # invalidation behind it, and that of one of the device TLB
+    flush_test(f"order_needs_no_wait_between_the_steps_{flush_name}", False,
+               lambda m, flush: in_one(flush), rig=flush_rig)
+    flush_test(f"write_is_late_in_the_wrong_order_{flush_name}", True,
+               lambda m, flush: flush[1:] + flush[:1], rig=flush_rig)
+    flush_test(f"write_is_late_in_one_submission_and_the_wrong_order_"
+               f"{flush_name}", True,
+               lambda m, flush: in_one(flush[::-1]), rig=flush_rig)
+    # Hardware that ignores 6.5.2.12 shows where a driver relies on it
+    flush_test(f"waits_order_the_steps_as_well_{flush_name}", False,
+               lambda m, flush: flush, "x-inv-order=off", rig=flush_rig)
+    flush_test(f"write_is_late_without_order_and_waits_{flush_name}", True,
+               lambda m, flush: in_one(flush), "x-inv-order=off",
+               rig=flush_rig)
+flush_test("write_is_late_without_device_tlb", True,
+           lambda m, flush: flush[:-1])
+flush_test("write_is_late_without_order_and_a_wait_before_device_tlb", True,
+           lambda m, flush: [flush[0], flush[1] + flush[2]], "x-inv-order=off")
+
+
+def without_drain(m, flush):
+    return [flush[0], [iotlb(IOTLB_DOMAIN, DOMAIN, drain=DRAIN_READS)],
+            *flush[2:]]
+
+
+flush_test("write_is_late_without_write_draining", True, without_drain,
+           rig=SlowSecondStageRig)
+# The answer of a function pushes all that it has written (VT-d spec 6.5.4)
+flush_test("device_tlb_invalidation_drains_writes", False, without_drain)
+
+
+@test(SlowSecondStageRig)
+def draining_ends_at_the_domain_and_the_page(m):
+    for drains, step in (
+            (True, iotlb(IOTLB_GLOBAL, drain=DRAIN_WRITES)),
+            (True, iotlb(IOTLB_DOMAIN, DOMAIN, drain=DRAIN_WRITES)),
+            (True, iotlb(IOTLB_PAGE, DOMAIN, IOVA, drain=DRAIN_WRITES)),
+            (True, iotlb(IOTLB_PAGE, DOMAIN, IOVA & ~0xffff, 4, DRAIN_WRITES)),
+            (False, iotlb(IOTLB_DOMAIN, DOMAIN, drain=DRAIN_READS)),
+            (False, iotlb(IOTLB_DOMAIN, DOMAIN + 1, drain=DRAIN_WRITES)),
+            (False, iotlb(IOTLB_PAGE, DOMAIN, IOVA + PAGE,
+                          drain=DRAIN_WRITES))):
+        m.write("q", m.phys[0], 0)
+        m.dev.set_flight(1000)
+        m.dev.start_stream(0, IOVA, 8)
+        m.step(10 * US)
+        m.dev.stop(0)
+        check_equal(m.read("q", m.phys[0]), 0, "in flight")
+        m.settle(step)
+        check_equal(m.read("q", m.phys[0]), drains, f"drained by {step}")
+        m.step(1000 * US)
+        check_equal(m.read("q", m.phys[0]), 1, "arrived at last")
+
+
+@test(SlowSecondStageRig)
+def reads_are_drained_as_told(m):
+    for flag, seen in ((DRAIN_READS, 1), (DRAIN_WRITES, 2)):
+        m.dev.set_flight(1000)
+        m.write("q", m.phys[0], 1)
+        m.dev.start_copy(0, IOVA, IOVA + PAGE, 8)
+        m.step(US)
+        m.settle(iotlb(IOTLB_DOMAIN, DOMAIN, drain=flag))
+        m.write("q", m.phys[0], 2)
+        m.step(3000 * US)
+        check_equal(m.dev.status(0), DONE, "status")
+        check_equal(m.read("q", m.phys[1]), seen, "what was read")
+
+
+@test(SlowRig)
+def translated_requests_are_drained_by_their_function_only(m):
+    # Fence the function, as a driver does when it answers no invalidation
+    for flush, late in (([], True), ([m.device_step()], False)):
+        m.dev.set_flight(1000)
+        m.set_context(m.dev)
+        m.write("q", m.phys[0], 0)
+        m.dev.start_stream(0, IOVA, 8, period=2000)
+        m.step(3500 * US)
+        m.dev.stop(0)
+        m.set_context(m.dev, present=FPD)
+        m.settle(context_cache(CC_DEVICE, m.dev.sid))
+        m.settle(pasid_cache(PC_GLOBAL))
+        m.settle(iotlb(IOTLB_GLOBAL, drain=DRAIN_READS | DRAIN_WRITES), *flush)
+        arrived = m.read("q", m.phys[0])
+        m.step(2000 * US)
+        check_equal(m.read("q", m.phys[0]), 1, "it arrives")
+        check(arrived == (not late), f"with {len(flush)} more")
+        m.settle(m.device_step())
+
+
+@test(SlowRig)
+def answer_pushes_all_writes_of_its_function(m):
+    space, phys = m.bind(m.dev, 1, 6, 11)
+    m.dev.set_flight(1000)
+    m.dev.start_stream(1, IOVA, 8, period=2000)
+    m.step(3500 * US)
+    m.dev.stop(1)
+    check_equal(m.read("q", phys[0]), 0, "in flight")
+    m.settle(m.device_step())
+    check_equal(m.read("q", phys[0]), 1, "pushed")
+
+
+@test(SlowSecondStageRig)
+def register_reads_push_writes(m):
+    m.dev.set_flight(1000)
+    m.dev.start_stream(0, IOVA, 8)
+    m.step(10 * US)
+    m.dev.stop(0)
+    m.dev.read(0)
+    check_equal(m.read("q", m.phys[0]), 0, "in flight")
+    m.dev.status(0)
+    check_equal(m.read("q", m.phys[0]), 1, "pushed")
+
+
+@test(SlowRig)
+def copies_fly_in_both_directions(m):
+    m.write_bytes(m.phys[0], pattern(PAGE))
+    m.dev.start_copy(0, IOVA, IOVA + 2 * PAGE, 2 * PAGE)
+    m.step(1000 * US)
+    check_equal(m.dev.status(0), DONE, "status")
+    check(m.dev.counts(0) == (4, 0), f"requests {m.dev.counts(0)}")
+    check(m.read_bytes(m.phys[2], PAGE) == pattern(PAGE), "what arrived")
+
+
+@test(SlowRig)
+def translation_in_flight_is_dropped_by_an_invalidation(m):
+    m.dev.set_flight(1000)
+    m.dev.start_stream(0, IOVA, 8)
+    m.step(50 * US)
+    m.park(m.dev, PASID)
+    for step in m.full_flush():
+        m.settle(*step)
+    m.step(5000 * US)
+    check_equal(m.read("q", m.phys[0]), 0, "memory")
+
+
+@test(SlowRig)
+def wait_comes_behind_its_own_descriptors(m):
+    other = m.allocate()
+    overtaken = 0
+    for value in range(1, ROUNDS + 1):
+        m.submit(iotlb(IOTLB_GLOBAL), iotlb(IOTLB_DOMAIN, 1),
+                 wait_status(m.status, value), iotlb(IOTLB_DOMAIN, 2),
+                 wait_status(other, value))
+        check(m.read("l", m.status) != value, "not at once")
+        while m.read("l", other) != value:
+            m.step(US)
+        overtaken += m.read("l", m.status) != value
+        m.step(200 * US)
+        check_equal(m.read("l", m.status), value, "the first wait")
+    # VT-d spec 6.5.2.12: it is not ordered behind the wait ahead of it
+    check(overtaken, "no wait overtakes another one")
+
+
+@test(SlowRig)
+def fence_holds_back_what_follows(m):
+    other = m.allocate()
+    for value in range(1, ROUNDS + 1):
+        m.submit(iotlb(IOTLB_GLOBAL), iotlb(IOTLB_DOMAIN, 1),
+                 wait_status(m.status, value, fence=1),
+                 wait_status(other, value))
+        while m.read("l", other) != value:
+            check(m.read("l", m.status) != value, "the fence")
+            m.step(US)
+        check_equal(m.read("l", m.status), value, "the fence")
+
+
+@test(SlowRig)
+def queue_stays_enabled_while_it_is_busy(m):
+    m.submit(iotlb(IOTLB_GLOBAL), wait_status(m.status, 1))
+    m.set_reg(GCMD, GCMD_TE)
+    check(m.reg(GSTS) & GCMD_QIE, "busy")
+    m.step(200 * US)
+    m.set_reg(GCMD, GCMD_TE)
+    check(not m.reg(GSTS) & GCMD_QIE, "idle")
+
+
+# ----------------------------------------- VT-d: invalidations that go wrong
+
+class TimeoutRig(AtsRig):
+    """The IOMMU waits for the answers of functions, but not forever."""
+
+    options = (DEVICE_IOTLB, "id=iommu,x-inv-timeout-us=1000")
+
+    def __init__(self, *options, devices=("pdma,id=dev,ats=on", "pdma,ats=on"),
+                 **others):
+        super().__init__(*options, devices=devices, **others)
+        self.other = self.devices[-1]
+
+    def wait(self):
+        self.submitted += 1
+        return wait_status(self.status, self.submitted)
+
+    def waits(self):
+        return self.read("l", self.status) != self.submitted
+
+    def clear(self, error):
+        """Check that there is no other error, and clear it."""
+        check_equal(self.reg(FSTS) & (FSTS_IQE | FSTS_ICE | FSTS_ITE), error,
+                    "fault status")
+        self.set_reg(FSTS, error)
+
+
+@test(TimeoutRig)
+def function_answers_at_once(m):
+    m.invalidate(device_ptlb_all(m.dev.sid, PASID))
+    check_equal(m.dev.control(R.ATC_COUNT, "q"), 1, "invalidations")
+    check_equal(m.other.control(R.ATC_COUNT, "q"), 0, "of the other one")
+
+
+@test(TimeoutRig)
+def mute_function_goes_on_and_times_out(m):
+    fill_atc(m)
+    m.dev.set_atc_mode(R.ATC_MUTE)
+    m.submit(device_ptlb_all(m.dev.sid, PASID), m.wait())
+    m.step(999 * US)
+    check(m.waits() and not m.reg(FSTS) & FSTS_ITE, "not yet")
+    check(m.arrives(), "the translation is in use")
+    check_equal(m.reg(IQERCD, "q"), m.dev.sid << 32, "ITESID")
+    m.step(1000 * US)
+    check(m.waits(), "the wait is aborted")
+    head, tail = m.reg(IQH), m.tail << 5
+    check_equal(head, tail, "head, behind the wait")
+    m.submit(m.wait())
+    m.step(1000 * US)
+    check_equal(m.reg(IQH), head, "nothing is fetched")
+    m.clear(FSTS_ITE)
+    check(not m.waits(), "the next wait")
+
+
+@test(TimeoutRig, "x-itesid=off")
+def mute_function_need_not_be_named(m):
+    m.dev.set_atc_mode(R.ATC_MUTE)
+    m.submit(device_ptlb_all(m.dev.sid, PASID), m.wait())
+    m.step(1000 * US)
+    check_equal(m.reg(IQERCD, "q"), 0, "ITESID")
+    m.clear(FSTS_ITE)
+
+
+@test(TimeoutRig)
+def function_that_is_not_there_times_out(m):
+    m.submit(device_ptlb_all(m.dev.sid + 7, PASID), m.wait())
+    m.step(1000 * US)
+    check_equal(m.reg(IQERCD, "q"), m.dev.sid + 7 << 32, "ITESID")
+    m.clear(FSTS_ITE)
+
+
+@test(TimeoutRig, devices=("pdma,id=dev,ats=off", "pdma,ats=on"))
+def function_without_ats_times_out(m):
+    m.submit(device_ptlb_all(m.dev.sid, PASID), m.wait())
+    m.step(1000 * US)
+    m.clear(FSTS_ITE)
+
+
+@test(TimeoutRig)
+def late_function_is_waited_for(m):
+    fill_atc(m)
+    m.dev.set_atc_mode(R.ATC_LATE, 500)
+    m.submit(device_ptlb_all(m.dev.sid, PASID), m.wait())
+    m.step(480 * US)
+    check(m.arrives(), "the translation is in use")
+    check(m.waits(), "the wait")
+    m.step(10 * US)
+    check(not m.waits(), "the wait")
+    check(not m.arrives(), "the translation is dropped")
+    m.clear(0)
+
+
+@test(TimeoutRig)
+def answer_that_is_too_late_is_an_error(m):
+    fill_atc(m)
+    m.dev.set_atc_mode(R.ATC_LATE, 1500)
+    m.submit(device_ptlb_all(m.dev.sid, PASID), m.wait())
+    m.step(1000 * US)
+    m.clear(FSTS_ITE)
+    m.step(480 * US)
+    check(m.arrives(), "the translation is in use")
+    m.step(10 * US)
+    check(m.waits(), "the wait is aborted")
+    check_equal(m.reg(IQERCD, "q") >> 48, m.dev.sid, "ICESID")
+    m.clear(FSTS_ICE)
+    check(not m.arrives(), "the translation is dropped")
+
+
+@test(TimeoutRig)
+def mute_function_answers_again_after_a_reset(m):
+    for mode, again in ((R.ATC_MUTE_UNTIL_RESET, True), (R.ATC_MUTE, False)):
+        m.dev.set_atc_mode(mode)
+        m.dev.flr()
+        m.dev.enable()
+        m.submit(device_ptlb_all(m.dev.sid, PASID), m.wait())
+        check(m.waits() != again, f"mode {mode}")
+        m.step(1000 * US)
+        m.clear(0 if again else FSTS_ITE)
+
+
+@test(TimeoutRig)
+def reset_forgets_invalidations(m):
+    m.dev.set_atc_mode(R.ATC_LATE, 500)
+    m.submit(device_ptlb_all(m.dev.sid, PASID), m.wait())
+    m.dev.flr()
+    m.step(1000 * US)
+    check(m.waits(), "the wait is aborted")
+    m.clear(FSTS_ITE)
+
+
+@test(TimeoutRig)
+def timeout_takes_others_with_it(m):
+    m.dev.ats_control(0)
+    fill_iotlb(m)
+    second, third = m.allocate(), m.allocate()
+    m.dev.set_atc_mode(R.ATC_MUTE)
+    m.submit(device_ptlb_all(m.dev.sid, PASID), m.wait())
+    # Of somebody else, and slower than the timeout
+    m.qom_set("/machine/peripheral/iommu", "x-inv-delay-us", 10 ** 9)
+    m.submit(iotlb(IOTLB_GLOBAL), wait_status(second, 1), iotlb(IOTLB_GLOBAL))
+    m.step(1000 * US)
+    m.qom_set("/machine/peripheral/iommu", "x-inv-delay-us", 0)
+    m.clear(FSTS_ITE)
+    m.submit(wait_status(third, 1))
+    m.step(10 ** 9 * US)
+    check(m.waits(), "its own wait is aborted")
+    check(not m.read("l", second), "a wait of somebody else, too")
+    # VT-d spec 6.5.2.11: the last wait promises nothing for what is ahead
+    check(m.read("l", third), "a wait of afterwards")
+    check(m.arrives(), "what was pending is not executed")
+
+
+@test(TimeoutRig)
+def other_functions_answer_during_a_timeout(m):
+    m.dev.set_atc_mode(R.ATC_MUTE)
+    m.other.set_atc_mode(R.ATC_LATE, 1500)
+    m.submit(device_ptlb_all(m.dev.sid, PASID))
+    m.step(600 * US)
+    m.submit(device_ptlb_all(m.other.sid, PASID))
+    m.step(400 * US)
+    m.clear(FSTS_ITE)
+    m.other.set_atc_mode(R.ATC_ANSWER)
+    m.step(600 * US)
+    check_equal(m.reg(IQERCD, "q") >> 32, m.other.sid, "ITESID")
+    m.clear(FSTS_ITE)
+
+
+@test(TimeoutRig)
+def functions_are_asked_as_often_as_they_can_take(m):
+    for depth, taken in ((4, 4), (1, 1), (0, 32)):
+        before = m.dev.control(R.ATC_COUNT, "q")
+        m.dev.set_atc_mode(R.ATC_LATE, 100)
+        m.submit(*[device_ptlb(m.dev.sid, PASID, IOVA, depth=depth)] * 40)
+        # Nobody gets past the descriptor that there is no room for
+        m.submit(device_ptlb_all(m.other.sid, PASID), m.wait())
+        check_equal(m.dev.control(R.ATC_COUNT, "q") - before, taken, "pending")
+        check_equal((m.tail - (m.reg(IQH) >> 5)) % QUEUE_SLOTS, 42 - taken,
+                    "not fetched")
+        m.step(100 * 40 * US)
+        check(not m.waits(), "the wait")
+        check_equal(m.dev.control(R.ATC_COUNT, "q") - before, 40, "all")
+    m.clear(0)
+
+
+@test(AtsRig, devices=("pdma,ats=on,ats-depth=5",))
+def function_tells_how_many_it_can_take(m):
+    check_equal(m.dev.read(m.dev.ats_cap + 4, "w") & 0x1f, 5, "depth")
+
+
+@test(TimeoutRig)
+def descriptor_can_be_refused(m):
+    m.dev.ats_control(0)
+    fill_iotlb(m)
+    m.dev.set_inv_error(3)
+    m.submit(iotlb(IOTLB_DOMAIN, 1), m.wait(), iotlb(IOTLB_GLOBAL), m.wait())
+    check_equal(m.read("l", m.status), m.submitted - 1, "the first wait")
+    check_equal(m.reg(IQH), (m.tail - 2) % QUEUE_SLOTS << 5, "head")
+    check(m.arrives(), "not executed")
+    m.submit(m.wait())
+    m.step(100 * US)
+    check_equal(m.reg(IQH), (m.tail - 3) % QUEUE_SLOTS << 5, "head")
+    m.clear(FSTS_IQE)
+    check(not m.waits(), "the last wait")
+    check(not m.arrives(), "executed after all")
+    m.qom_set("/machine/peripheral/iommu", "x-inv-error", 1)
+    m.submit(m.wait())
+    m.clear(FSTS_IQE)
+    check(not m.waits(), "the last wait")
+
+
+@test(TimeoutRig, "x-inv-delay-us=100")
+def refused_descriptor_does_not_stop_what_is_ahead_of_it(m):
+    m.dev.set_inv_error(3)
+    m.submit(iotlb(IOTLB_DOMAIN, 1), m.wait(), iotlb(IOTLB_GLOBAL))
+    check(m.waits() and m.reg(FSTS) & FSTS_IQE, "the error comes first")
+    m.step(100 * US)
+    check(not m.waits(), "the wait")
+    m.clear(FSTS_IQE)
+
+
+SLOT = ("pcie-root-port,id=root,chassis=1", "pdma,id=dev,ats=on,bus=root")
+
+
+def vanish_test(name, vanish):
+    def run(m):
+        m.dev.set_flight(100)
+        m.dev.start_stream(0, IOVA, 8)
+        m.step(25 * US)
+        m.dev.set_atc_mode(R.ATC_LATE, 500)
+        vanish(m)
+        m.submit(device_ptlb_all(m.dev.sid, PASID), m.wait())
+        m.step(400 * US)
+        check_equal(m.dev.read(0), 0xffffffff, "the device has gone")
+        m.write("q", m.phys[0], 0)
+        m.step(599 * US)
+        check(m.waits() and not m.reg(FSTS) & FSTS_ITE, "not yet")
+        m.step(US)
+        m.clear(FSTS_ITE)
+        check_equal(m.read("q", m.phys[0]), 0, "memory")
+    run.__name__ = name
+    test(TimeoutRig, devices=SLOT)(run)
+
+
+vanish_test("device_can_vanish_while_it_is_waited_for", lambda m: m.write(
+    "l", m.dev.bar + R.VANISH_US, 300))
+vanish_test("device_can_be_made_to_vanish_by_the_monitor", lambda m: m.qom_set(
+    "/machine/peripheral/dev", "vanish-us", 300))
+
+
+@test(devices=("pdma",))
+def device_without_a_slot_does_not_vanish(m):
+    m.write("l", m.dev.bar + R.VANISH_US, 1)
+    m.step(10 * US)
+    check(m.arrives(), "still there")
+
+
+# --------------------------------------------------------------- VT-d: ATS
+
+@test(AtsRig)
+def translated_requests_pass_the_context_entry(m):
+    for present, reason in ((FPD, None), (0, CONTEXT_P), (P, None)):
+        check(m.arrives(), "cached")
+        m.set_context(m.dev, present=present)
+        check(m.arrives(), "until the context cache is invalidated")
+        m.invalidate(context_cache(CC_DEVICE, m.dev.sid))
+        check(m.arrives() == (present == P), f"refused with {present}")
+        check_equal((m.fault() or [0])[0], reason or 0, "reason")
+        m.set_context(m.dev)
+        m.invalidate(context_cache(CC_DEVICE, m.dev.sid))
+
+
+@test(AtsRig)
+def translated_requests_have_no_pasid(m):
+    check(m.arrives(), "cached")
+    m.write("q", m.root, 0)
+    m.invalidate(context_cache(CC_GLOBAL))
+    check(not m.arrives(), "refused")
+    check(m.fault() == (ROOT_P, m.dev.sid, m.phys[0], None), "fault")
+
+
+@test(AtsRig)
+def context_entry_can_forbid_ats(m):
+    check(m.arrives(), "cached")
+    entry = m.context_addr(m.dev)
+    m.write("q", entry, m.read("q", entry) & ~DTE)
+    m.invalidate(context_cache(CC_DEVICE, m.dev.sid))
+    check(not m.arrives(0), "a translated request")
+    check_equal(m.fault()[0], NO_ATS, "reason")
+    check(not m.arrives(1), "a translation request")
+    check_equal(m.fault()[0], NO_ATS, "reason")
+    check_equal(m.dev.control(R.UR_COUNT, "q"), 1, "UR, not for a write")
+    # The function has learnt that there is no ATS for it
+    check(m.arrives(1), "an untranslated request")
+    m.dev.ats_control(ATS_ENABLE)
+    check(not m.arrives(2), "a translation request")
+    check_equal(m.dev.control(R.UR_COUNT, "q"), 2, "UR")
+
+
+@test(AtsRig)
+def translation_requests_end_as_their_fault_wants(m):
+    def completions():
+        return [m.dev.control(reg, "q") for reg in (R.UR_COUNT, R.CA_COUNT)]
+
+    # Software may make these possible: an untranslated request is reported
+    for reason, change in ((WRITE_DENIED, lambda: m.space.unmap(IOVA)),
+                           (PASID_P, lambda: m.set_word0(m.dev, PASID, 0)),
+                           (PASID_DIR_P,
+                            lambda: m.write("q", m.dev.directory, 0))):
+        before = m.dev.faults()[0]
+        change()
+        m.invalidate(pasid_cache(PC_GLOBAL), iotlb(IOTLB_GLOBAL))
+        check(not m.arrives(), "refused")
+        check_equal(m.fault()[0], reason, "reason")
+        check_equal(m.dev.faults()[0] - before, 1, "reported once")
+        check(completions() == [0, 0], f"{completions()}")
+
+
+@test(AtsRig)
+def translation_requests_of_broken_tables_are_aborted(m):
+    m.set_word0(m.dev, PASID, 7 << 6 | P)
+    check(not m.arrives(), "refused")
+    check_equal(m.fault()[0], PASID_INV, "reason")
+    check_equal(m.dev.faults()[0], 1, "reported once")
+    check_equal(m.dev.control(R.CA_COUNT, "q"), 1, "CA")
+    check_equal(m.dev.control(R.UR_COUNT, "q"), 0, "UR")
+
+
+@test(AtsRig)
+def translated_requests_do_not_reach_the_interrupt_range(m):
+    m.set_entry(m.dev, 6, Space(m, 12, PASS_THROUGH))
+    m.dev.set_pasid(1, 6)
+    check(not m.dev.poke(1, 0xfee00000), "pass-through")
+    check_equal(m.fault()[0], INTERRUPT_ADDR, "reason")
+    check_equal(m.dev.control(R.CA_COUNT, "q"), 1, "CA")
+
+
+@test()
+def refused_reads_are_completed_and_writes_are_not(m):
+    check(not m.dev.poke(0, 0x100000), "write")
+    check_equal(m.dev.control(R.UR_COUNT, "q"), 0, "UR")
+    check_equal(m.dev.copy(0, 0x100000, IOVA, 8), REFUSED, "read")
+    check_equal(m.dev.control(R.UR_COUNT, "q"), 1, "UR")
+    check_equal(m.dev.control(R.CA_COUNT, "q"), 0, "CA")
+
+
+@test(AtsRig, start=False)
+def without_translation_pasids_are_ignored(m):
+    # VT-d spec 3.1 and 4.2.1
+    phys = m.allocate()
+    check(not m.dev.arrives(0, phys, phys), "a translation request")
+    check_equal(m.dev.control(R.UR_COUNT, "q"), 1, "UR")
+    check(m.dev.arrives(0, phys, phys), "an untranslated request")
+    check_equal(m.dev.faults()[0], 0, "faults")
+    m.enable_translation()
+    check(not m.dev.arrives(0, phys, phys), "translated")
+
+
+@test()
+def there_are_no_pasids_in_legacy_mode(m):
+    m.set_reg(RTADDR, m.root, "q")
+    m.global_command(GCMD_SRTP)
+    check(not m.arrives(), "refused")
+    check(m.fault() == (NO_SCALABLE_MODE, m.dev.sid, IOVA, PASID), "fault")
 
 
 # ------------------------------------------------------- VT-d: virtual commands

@@ -46,6 +46,41 @@
  */
 #define PDMA_FAULTS_RECORDED		0x010	/* RO, 64 bits */
 #define PDMA_FAULTS_SUPPRESSED		0x018	/* RO, 64 bits */
+/*
+ * Registers that make hardware misbehave, for the test rig. A reset of the device
+ * leaves them alone, except that it ends PDMA_ATC_MUTE_UNTIL_RESET.
+ *
+ * UR_COUNT, CA_COUNT: translation requests and reads that were completed with
+ * "unsupported request" or "completer abort". A write is posted: no completion
+ * tells the device that it was refused. ATC_COUNT: device-TLB invalidations
+ * received.
+ *
+ * ATC_MODE: how device-TLB invalidations are answered. The device keeps using its
+ * translations until it answers. Without x-inv-timeout-us, the IOMMU does not wait
+ * for an answer.
+ *
+ * FLIGHT_US: how long a request stays in flight behind the IOMMU, and a translation
+ * on its way to the device. A request counts as arrived when it has passed the
+ * IOMMU. Reading any register in BAR 0 flushes the posted writes of the device.
+ *
+ * INV_ERROR: n makes the IOMMU refuse the n-th descriptor that it fetches from now
+ * on, by any submitter, as an invalid one. Counts down to 0.
+ *
+ * VANISH_US: remove the device from its slot after this time, without involving
+ * the guest. A device on the root bus ignores it.
+ */
+#define PDMA_UR_COUNT			0x020	/* RO, 64 bits */
+#define PDMA_CA_COUNT			0x028	/* RO, 64 bits */
+#define PDMA_ATC_COUNT			0x030	/* RO, 64 bits */
+#define PDMA_ATC_MODE			0x038	/* RW */
+#define  PDMA_ATC_ANSWER		0	/* at once */
+#define  PDMA_ATC_LATE			1	/* after ATC_LATE_US */
+#define  PDMA_ATC_MUTE			2	/* never */
+#define  PDMA_ATC_MUTE_UNTIL_RESET	3
+#define PDMA_ATC_LATE_US		0x03c	/* RW */
+#define PDMA_FLIGHT_US			0x040	/* RW */
+#define PDMA_INV_ERROR			0x044	/* RW */
+#define PDMA_VANISH_US			0x048	/* WO */
 #define PDMA_CTL(ch)			(0x100 + 0x10 * (ch))
 /* Offsets from PDMA_CTL(ch) */
 #define PDMA_CTL_PASID			0x0	/* RW */

@@ -5,9 +5,18 @@
  *
  * pdma.h describes the registers. Each channel DMAs with a PASID of its own,
  * through the emulated Intel IOMMU. With ats=on, and once software has enabled
- * both sides, the function keeps translations in an address translation cache
- * (ATC) and uses them without asking the IOMMU again, until a device-TLB
- * invalidation drops them.
+ * both sides, the function caches translations in an address translation cache
+ * (ATC) and sends translated requests, until a device-TLB invalidation drops the
+ * translation. If a translation request is answered without access, the
+ * function sends the untranslated request, which the IOMMU reports as a fault.
+ *
+ * With flight-us, requests stay in flight for that time between the IOMMU and
+ * memory, and translations between the IOMMU and the ATC. The IOMMU asks the
+ * function to drain them. Register reads push posted writes. Configuration reads
+ * would, too, but do not here: they must not make up for a missing drain.
+ *
+ * Not modelled: delays on the way to the IOMMU, relaxed ordering, zero-length
+ * reads, and requests that are still in flight when the function is gone.
  *
  * Registers, timers and invalidations are all served under the big QEMU lock:
  * there is no other locking, and stopping a channel is stopping its timer.
@@ -19,10 +28,14 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
+#include "qapi/visitor.h"
 #include "exec/memory.h"
 #include "hw/i386/intel_iommu.h"
+#include "hw/pci/pci_bridge.h"
+#include "hw/pci/pci_bus.h"
 #include "hw/pci/pci_device.h"
 #include "hw/pci/pcie.h"
+#include "hw/pci/pcie_port.h"
 #include "hw/qdev-properties.h"
 #include "qom/object.h"
 #include "pdma.h"
@@ -45,22 +58,49 @@ OBJECT_DECLARE_SIMPLE_TYPE(PDMAState, PDMA)
 
 /* More cached pages than this are not worth the memory */
 #define PDMA_MAX_ATC_PAGES      4096
+/* Invalidate queue depth of the ATS capability, 0 stands for 32 */
+#define PDMA_MAX_ATS_DEPTH      31
 
 typedef struct PDMAPage {
     uint64_t iova;              /* The key in PDMAAtc.pages */
     uint64_t addr;
-    AddressSpace *as;
-    IOMMUAccessFlags perm;
+    bool is_write;
+    int64_t ready;              /* The translation has arrived by then */
 } PDMAPage;
 
 /* The part of the ATC that belongs to one PASID */
 typedef struct PDMAAtc {
-    PDMAState *s;
     uint32_t pasid;
-    IOMMUMemoryRegion *iommu;
-    IOMMUNotifier notifier;
     GHashTable *pages;
 } PDMAAtc;
+
+/* A device-TLB invalidation that is answered later */
+typedef struct PDMALateInv {
+    VTDDeviceTLBInv inv;
+    int64_t due;
+    QTAILQ_ENTRY(PDMALateInv) next;
+} PDMALateInv;
+
+typedef struct PDMAChannel PDMAChannel;
+
+/* A request that has passed the IOMMU, on its way to memory */
+typedef struct PDMAFlight {
+    VTDRequest req;
+    uint64_t iova;              /* Of a translated request, too */
+    uint32_t pasid;
+    PDMAChannel *reader;        /* Of a read */
+    uint32_t generation;
+    int64_t due;
+    QTAILQ_ENTRY(PDMAFlight) next;
+    uint32_t len;
+    uint8_t data[];
+} PDMAFlight;
+
+typedef enum PDMAOutcome {
+    PDMA_PASSED,
+    PDMA_REFUSED,
+    PDMA_LATER,                 /* The translation is not there yet */
+} PDMAOutcome;
 
 /* What a command works with: the registers at the time it was written */
 typedef struct PDMACommand {
@@ -72,7 +112,7 @@ typedef struct PDMACommand {
     uint32_t burst;
 } PDMACommand;
 
-typedef struct PDMAChannel {
+struct PDMAChannel {
     PDMAState *s;
     uint32_t nr;
     QEMUTimer timer;
@@ -86,20 +126,40 @@ typedef struct PDMAChannel {
     uint64_t refused_count;
 
     PDMACommand run;
+    uint32_t left;              /* Requests of this period */
+    bool have_data;             /* The read of a copy has arrived */
+    uint8_t data[PDMA_PAGE_SIZE];
     /* Counts starts and stops: a request may be a write to these registers */
     uint32_t generation;
-} PDMAChannel;
+};
 
 struct PDMAState {
     PCIDevice parent_obj;
 
     uint32_t num_channels;
     bool ats;
+    uint8_t ats_depth;
 
     MemoryRegion bar;
     IntelIOMMUState *iommu;
+    VTDFunction function;
     PDMAChannel channels[PDMA_MAX_CHANNELS];
     GHashTable *atcs;           /* PDMAAtc by PASID */
+    bool ats_unsupported;       /* The IOMMU has said so */
+
+    uint32_t flight_us;
+    QTAILQ_HEAD(, PDMAFlight) flights;      /* In the order of their due */
+    QEMUTimer flight_timer;
+
+    uint32_t atc_mode;
+    uint32_t atc_late_us;
+    QTAILQ_HEAD(, PDMALateInv) late;        /* In the order of their due */
+    QEMUTimer late_timer;
+    QEMUTimer vanish_timer;
+
+    uint64_t ur_count;
+    uint64_t ca_count;
+    uint64_t atc_count;
 
     /* The high half of the 64-bit register that was read last */
     hwaddr latched_addr;
@@ -129,50 +189,243 @@ static bool pdma_ats_enabled(PDMAState *s)
 {
     uint8_t *config = PCI_DEVICE(s)->config;
 
-    return s->ats && X86_IOMMU_DEVICE(s->iommu)->dt_supported &&
+    return s->ats && !s->ats_unsupported &&
+           X86_IOMMU_DEVICE(s->iommu)->dt_supported &&
            (pci_get_word(config + PDMA_ATS_CAP_OFFSET + PCI_ATS_CTRL) &
             PCI_ATS_CTRL_ENABLE);
 }
 
-static IOMMUMemoryRegion *pdma_iommu_region(PDMAState *s, uint32_t pasid)
+static int64_t pdma_after(uint32_t us)
 {
-    PCIDevice *pdev = PCI_DEVICE(s);
+    return qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL) + (int64_t)us * SCALE_US;
+}
 
-    return &vtd_find_add_as(s->iommu, pci_get_bus(pdev), pdev->devfn,
-                            pasid)->iommu;
+/*
+ * Requests in flight
+ */
+
+static void pdma_land(PDMAState *s, PDMAFlight *flight)
+{
+    PDMAChannel *ch = flight->reader;
+
+    /* Removed first, because it may be a write to our registers */
+    QTAILQ_REMOVE(&s->flights, flight, next);
+    if (!ch) {
+        address_space_write(&address_space_memory, flight->req.addr,
+                            MEMTXATTRS_UNSPECIFIED, flight->data, flight->len);
+    } else if (flight->generation == ch->generation) {
+        address_space_read(&address_space_memory, flight->req.addr,
+                           MEMTXATTRS_UNSPECIFIED, ch->data, flight->len);
+        ch->have_data = true;
+        timer_mod(&ch->timer, pdma_after(0));
+    }
+    trace_pdma_landed(pdma_sid(s), flight->pasid, flight->req.is_write,
+                      flight->iova, flight->req.addr);
+    g_free(flight);
+}
+
+static void pdma_flight_timer(void *opaque)
+{
+    PDMAState *s = opaque;
+    PDMAFlight *flight;
+
+    while ((flight = QTAILQ_FIRST(&s->flights))) {
+        if (flight->due > qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL)) {
+            timer_mod(&s->flight_timer, flight->due);
+            break;
+        }
+        pdma_land(s, flight);
+    }
+}
+
+static void pdma_take_off(PDMAChannel *ch, VTDRequest *req, uint64_t iova,
+                          const void *data, uint32_t len)
+{
+    PDMAState *s = ch->s;
+    PDMAFlight *last = QTAILQ_LAST(&s->flights);
+    PDMAFlight *flight;
+
+    flight = g_malloc(sizeof(*flight) + (req->is_write ? len : 0));
+    flight->req = *req;
+    flight->iova = iova;
+    flight->pasid = ch->pasid & PDMA_PASID_MASK;
+    flight->reader = req->is_write ? NULL : ch;
+    flight->generation = ch->generation;
+    flight->due = pdma_after(s->flight_us);
+    flight->len = len;
+    if (req->is_write) {
+        memcpy(flight->data, data, len);
+    }
+
+    if (last && last->due > flight->due) {
+        flight->due = last->due;
+    }
+    QTAILQ_INSERT_TAIL(&s->flights, flight, next);
+    if (!last) {
+        timer_mod(&s->flight_timer, flight->due);
+    }
+}
+
+/* PCI Express 2.4.1: a completion does not pass posted writes */
+static void pdma_push_writes(PDMAState *s)
+{
+    PDMAFlight *flight;
+
+again:
+    QTAILQ_FOREACH(flight, &s->flights, next) {
+        if (flight->req.is_write) {
+            pdma_land(s, flight);
+            goto again;
+        }
+    }
+}
+
+static bool pdma_is_drained(PDMAFlight *flight, const VTDDrain *drain)
+{
+    VTDRequest *req = &flight->req;
+
+    if (req->type == VTD_TRANSLATED_REQUEST ||
+        !(req->is_write ? drain->writes : drain->reads)) {
+        return false;
+    }
+
+    return drain->all || (req->domain_id == drain->domain_id &&
+                          (drain->pasid == PCI_NO_PASID ||
+                           drain->pasid == flight->pasid) &&
+                          !((flight->iova ^ drain->addr) & ~drain->mask));
+}
+
+static void pdma_drain(VTDFunction *fn, const VTDDrain *drain)
+{
+    PDMAState *s = container_of(fn, PDMAState, function);
+    PDMAFlight *flight;
+
+again:
+    QTAILQ_FOREACH(flight, &s->flights, next) {
+        if (pdma_is_drained(flight, drain)) {
+            pdma_land(s, flight);
+            goto again;
+        }
+    }
 }
 
 /*
  * Address translation cache
  */
 
+static bool pdma_in_range(uint64_t iova, const VTDDeviceTLBInv *inv)
+{
+    return iova - inv->addr <= inv->mask;
+}
+
 static gboolean pdma_atc_page_in_range(gpointer key, gpointer value,
                                        gpointer user_data)
 {
-    const IOMMUTLBEntry *range = user_data;
     PDMAPage *page = value;
 
-    return page->iova - range->iova <= range->addr_mask;
+    return pdma_in_range(page->iova, user_data);
 }
 
-/* A device-TLB invalidation for this function and PASID has arrived */
-static void pdma_atc_invalidate(IOMMUNotifier *n, IOMMUTLBEntry *range)
+static void pdma_atc_drop(PDMAState *s, PDMAAtc *atc,
+                          const VTDDeviceTLBInv *inv)
 {
-    PDMAAtc *atc = container_of(n, PDMAAtc, notifier);
     unsigned int dropped;
 
     dropped = g_hash_table_foreach_remove(atc->pages, pdma_atc_page_in_range,
-                                          range);
-    trace_pdma_atc_invalidate(pdma_sid(atc->s), atc->pasid, range->iova,
-                              range->addr_mask, dropped);
+                                          (gpointer)inv);
+    trace_pdma_atc_invalidate(pdma_sid(s), atc->pasid, inv->addr, inv->mask,
+                              dropped);
+}
+
+/*
+ * Drop translations, including those in flight, and answer. The answer pushes
+ * all posted writes, and waits for reads that use the dropped translations
+ * (VT-d spec 6.5.4).
+ */
+static void pdma_answer(PDMAState *s, const VTDDeviceTLBInv *inv)
+{
+    PDMAAtc *atc;
+    PDMAFlight *flight;
+    GHashTableIter iter;
+
+    if (inv->global) {
+        g_hash_table_iter_init(&iter, s->atcs);
+        while (g_hash_table_iter_next(&iter, NULL, (void **)&atc)) {
+            pdma_atc_drop(s, atc, inv);
+        }
+    } else if (inv->pasid != PCI_NO_PASID) {
+        /* All translations have a PASID (PCI Express 10.3.8) */
+        atc = g_hash_table_lookup(s->atcs, GUINT_TO_POINTER(inv->pasid));
+        if (atc) {
+            pdma_atc_drop(s, atc, inv);
+        }
+    }
+
+    pdma_push_writes(s);
+again:
+    QTAILQ_FOREACH(flight, &s->flights, next) {
+        if (flight->req.type == VTD_TRANSLATED_REQUEST &&
+            (inv->global || inv->pasid == flight->pasid) &&
+            pdma_in_range(flight->iova, inv)) {
+            pdma_land(s, flight);
+            goto again;
+        }
+    }
+
+    vtd_device_tlb_answer(&s->function, inv->itag);
+}
+
+static void pdma_late_timer(void *opaque)
+{
+    PDMAState *s = opaque;
+    PDMALateInv *late;
+
+    while ((late = QTAILQ_FIRST(&s->late))) {
+        if (late->due > qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL)) {
+            timer_mod(&s->late_timer, late->due);
+            break;
+        }
+        QTAILQ_REMOVE(&s->late, late, next);
+        pdma_answer(s, &late->inv);
+        g_free(late);
+    }
+}
+
+/* A device-TLB invalidation for this function has arrived */
+static void pdma_invalidate(VTDFunction *fn, const VTDDeviceTLBInv *inv)
+{
+    PDMAState *s = container_of(fn, PDMAState, function);
+    PDMALateInv *last = QTAILQ_LAST(&s->late);
+    PDMALateInv *late;
+
+    /* Without the capability, it is an unsupported request */
+    if (!s->ats) {
+        return;
+    }
+
+    s->atc_count++;
+    switch (s->atc_mode) {
+    case PDMA_ATC_MUTE:
+    case PDMA_ATC_MUTE_UNTIL_RESET:
+        break;
+    case PDMA_ATC_LATE:
+        late = g_new(PDMALateInv, 1);
+        late->inv = *inv;
+        late->due = MAX(pdma_after(s->atc_late_us), last ? last->due : 0);
+        QTAILQ_INSERT_TAIL(&s->late, late, next);
+        if (!last) {
+            timer_mod(&s->late_timer, late->due);
+        }
+        break;
+    default:
+        pdma_answer(s, inv);
+    }
 }
 
 static void pdma_atc_free(gpointer data)
 {
     PDMAAtc *atc = data;
 
-    memory_region_unregister_iommu_notifier(MEMORY_REGION(atc->iommu),
-                                            &atc->notifier);
     g_hash_table_destroy(atc->pages);
     g_free(atc);
 }
@@ -183,94 +436,133 @@ static PDMAAtc *pdma_find_add_atc(PDMAState *s, uint32_t pasid)
 
     if (!atc) {
         atc = g_new0(PDMAAtc, 1);
-        atc->s = s;
         atc->pasid = pasid;
         atc->pages = g_hash_table_new_full(g_int64_hash, g_int64_equal,
                                            NULL, g_free);
-        atc->iommu = pdma_iommu_region(s, pasid);
-        iommu_notifier_init(&atc->notifier, pdma_atc_invalidate,
-                            IOMMU_NOTIFIER_DEVIOTLB_UNMAP, 0, HWADDR_MAX, 0);
-        memory_region_register_iommu_notifier(MEMORY_REGION(atc->iommu),
-                                              &atc->notifier, &error_fatal);
         g_hash_table_insert(s->atcs, GUINT_TO_POINTER(pasid), atc);
     }
 
     return atc;
 }
 
-/*
- * Fill in where a request that stays within one page goes to. The IOMMU is
- * asked once for each request, so that it reports each refused one once.
- */
-static bool pdma_translate(PDMAState *s, uint32_t pasid, uint64_t iova,
-                           bool is_write, AddressSpace **as, uint64_t *addr)
+/* The IOMMU has refused a request that needs a completion */
+static void pdma_count_completion(PDMAState *s, VTDRequest *req)
 {
-    IOMMUAccessFlags access = is_write ? IOMMU_WO : IOMMU_RO;
-    uint64_t iova_page = iova & ~(uint64_t)(PDMA_PAGE_SIZE - 1);
-    IOMMUMemoryRegion *iommu = pdma_iommu_region(s, pasid);
-    PDMAAtc *atc = NULL;
+    if (req->completion == VTD_COMPLETION_UR) {
+        s->ur_count++;
+    } else if (req->completion == VTD_COMPLETION_CA) {
+        s->ca_count++;
+    }
+}
+
+/* Ask the IOMMU for a translation. Returns NULL if it grants no access. */
+static PDMAPage *pdma_ask(PDMAState *s, PDMAAtc *atc, VTDRequest *ask)
+{
     PDMAPage *page;
-    IOMMUTLBEntry entry;
+
+    ask->type = VTD_TRANSLATION_REQUEST;
+    if (!vtd_request(&s->function, ask)) {
+        pdma_count_completion(s, ask);
+        /* PCI Express 10.2.3.3: no more of these until ATS is enabled again */
+        if (ask->completion == VTD_COMPLETION_UR) {
+            s->ats_unsupported = true;
+            g_hash_table_remove_all(s->atcs);
+        }
+        return NULL;
+    }
+
+    if (g_hash_table_size(atc->pages) >= PDMA_MAX_ATC_PAGES) {
+        g_hash_table_remove_all(atc->pages);
+    }
+    /* The answer is good for this kind of access: ask for the other one */
+    page = g_new(PDMAPage, 1);
+    page->iova = ask->iova & ~(uint64_t)(PDMA_PAGE_SIZE - 1);
+    page->addr = ask->addr - (ask->iova - page->iova);
+    page->is_write = ask->is_write;
+    page->ready = pdma_after(s->flight_us);
+    g_hash_table_replace(atc->pages, &page->iova, page);
+    return page;
+}
+
+/*
+ * Send a request that does not cross a page to the IOMMU, which reports each
+ * refused request once. For PDMA_LATER, *@ready is when to try again.
+ */
+static PDMAOutcome pdma_translate(PDMAState *s, VTDRequest *req, int64_t *ready)
+{
+    uint64_t iova_page = req->iova & ~(uint64_t)(PDMA_PAGE_SIZE - 1);
+    VTDRequest ask = *req;
+    PDMAAtc *atc;
+    PDMAPage *page;
 
     if (pdma_ats_enabled(s)) {
-        atc = pdma_find_add_atc(s, pasid);
+        atc = pdma_find_add_atc(s, req->pasid);
         page = g_hash_table_lookup(atc->pages, &iova_page);
-        if (page && (page->perm & access)) {
-            trace_pdma_atc_hit(pdma_sid(s), pasid, iova_page, page->addr);
-            *as = page->as;
-            *addr = page->addr + (iova - iova_page);
-            return true;
+        if (page && page->is_write == req->is_write) {
+            trace_pdma_atc_hit(pdma_sid(s), req->pasid, iova_page, page->addr);
+        } else {
+            page = pdma_ask(s, atc, &ask);
+            if (!page && ask.completion != VTD_COMPLETION_SUCCESS) {
+                return PDMA_REFUSED;
+            }
+        }
+        if (page) {
+            if (page->ready > qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL)) {
+                *ready = page->ready;
+                return PDMA_LATER;
+            }
+            req->type = VTD_TRANSLATED_REQUEST;
+            req->iova = page->addr + (req->iova - iova_page);
         }
     }
 
-    WITH_RCU_READ_LOCK_GUARD() {
-        entry = memory_region_get_iommu_class_nocheck(iommu)->translate(
-            iommu, iova, access, 0);
+    if (vtd_request(&s->function, req)) {
+        return PDMA_PASSED;
     }
-    if (!(entry.perm & access)) {
-        return false;
+    if (!req->is_write) {
+        pdma_count_completion(s, req);
     }
-    *as = entry.target_as;
-    *addr = entry.translated_addr + (iova & entry.addr_mask);
-
-    if (atc) {
-        if (g_hash_table_size(atc->pages) >= PDMA_MAX_ATC_PAGES) {
-            g_hash_table_remove_all(atc->pages);
-        }
-        /* The answer is good for this kind of access: ask for the other one */
-        page = g_new(PDMAPage, 1);
-        page->iova = iova_page;
-        page->addr = *addr - (iova - iova_page);
-        page->as = *as;
-        page->perm = access;
-        g_hash_table_replace(atc->pages, &page->iova, page);
-    }
-
-    return true;
+    return PDMA_REFUSED;
 }
 
 /*
  * Channels
  */
 
-/* Issue one request, which does not cross a page. Returns true if it arrived */
-static bool pdma_request(PDMAChannel *ch, bool is_write, uint64_t iova,
-                         void *buf, uint32_t len)
+/*
+ * Issue one request that does not cross a page. It counts as arrived when it has
+ * passed the IOMMU, even if it is still in flight.
+ */
+static PDMAOutcome pdma_request(PDMAChannel *ch, bool is_write, uint64_t iova,
+                                void *buf, uint32_t len)
 {
     PDMAState *s = ch->s;
     uint32_t pasid = ch->pasid & PDMA_PASID_MASK;
     uint32_t generation = ch->generation;
-    AddressSpace *as;
-    uint64_t addr;
-    bool ok;
+    VTDRequest req = { .pasid = pasid, .iova = iova, .is_write = is_write };
+    PDMAOutcome outcome = PDMA_REFUSED;
+    int64_t ready;
 
-    ok = (ch->pasid & PDMA_PASID_VALID) &&
-         pdma_pasid_enabled(s) && pdma_bus_master(s) &&
-         pdma_translate(s, pasid, iova, is_write, &as, &addr) &&
-         address_space_rw(as, addr, MEMTXATTRS_UNSPECIFIED, buf, len,
-                          is_write) == MEMTX_OK;
+    if ((ch->pasid & PDMA_PASID_VALID) &&
+        pdma_pasid_enabled(s) && pdma_bus_master(s)) {
+        outcome = pdma_translate(s, &req, &ready);
+    }
 
-    if (ok) {
+    if (outcome == PDMA_LATER) {
+        timer_mod(&ch->timer, ready);
+        return outcome;
+    }
+
+    if (outcome == PDMA_PASSED && s->flight_us) {
+        pdma_take_off(ch, &req, iova, buf, len);
+    } else if (outcome == PDMA_PASSED &&
+               address_space_rw(&address_space_memory, req.addr,
+                                MEMTXATTRS_UNSPECIFIED, buf, len,
+                                is_write) != MEMTX_OK) {
+        outcome = PDMA_REFUSED;
+    }
+
+    if (outcome == PDMA_PASSED) {
         trace_pdma_done(pdma_sid(s), ch->nr, pasid, is_write, iova, len);
     } else {
         trace_pdma_refused(pdma_sid(s), ch->nr, pasid, is_write, iova, len);
@@ -278,7 +570,7 @@ static bool pdma_request(PDMAChannel *ch, bool is_write, uint64_t iova,
 
     /* The request may have reset its own channel */
     if (generation == ch->generation) {
-        if (ok) {
+        if (outcome == PDMA_PASSED) {
             ch->done_count++;
             ch->status &= ~PDMA_STATUS_REFUSED;
         } else {
@@ -287,18 +579,19 @@ static bool pdma_request(PDMAChannel *ch, bool is_write, uint64_t iova,
         }
     }
 
-    return ok;
+    return outcome;
 }
 
 static void pdma_schedule(PDMAChannel *ch, uint32_t us)
 {
-    timer_mod(&ch->timer, qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL) +
-                          (int64_t)us * SCALE_US);
+    timer_mod(&ch->timer, pdma_after(us));
 }
 
 static void pdma_stop(PDMAChannel *ch)
 {
     ch->generation++;
+    ch->left = 0;
+    ch->have_data = false;
     timer_del(&ch->timer);
     ch->status &= ~PDMA_STATUS_BUSY;
 }
@@ -308,25 +601,37 @@ static void pdma_copy(PDMAChannel *ch)
 {
     PDMACommand *run = &ch->run;
     uint32_t generation = ch->generation;
-    uint8_t buf[PDMA_PAGE_SIZE];
     uint32_t len = run->len;
-    bool ok;
+    PDMAOutcome outcome;
 
     len = MIN(len, PDMA_PAGE_SIZE - run->src % PDMA_PAGE_SIZE);
     len = MIN(len, PDMA_PAGE_SIZE - run->dst % PDMA_PAGE_SIZE);
 
-    ok = pdma_request(ch, false, run->src, buf, len);
-    if (ok && generation == ch->generation) {
-        ok = pdma_request(ch, true, run->dst, buf, len);
+    if (!ch->have_data) {
+        outcome = pdma_request(ch, false, run->src, ch->data, len);
+        if (generation != ch->generation || outcome == PDMA_LATER) {
+            return;
+        }
+        if (outcome == PDMA_REFUSED) {
+            pdma_stop(ch);
+            return;
+        }
+        if (ch->s->flight_us) {
+            return;             /* pdma_land() goes on */
+        }
+        ch->have_data = true;
     }
-    if (generation != ch->generation) {
+
+    outcome = pdma_request(ch, true, run->dst, ch->data, len);
+    if (generation != ch->generation || outcome == PDMA_LATER) {
         return;
     }
 
+    ch->have_data = false;
     run->src += len;
     run->dst += len;
     run->len -= len;
-    if (!ok) {
+    if (outcome == PDMA_REFUSED) {
         pdma_stop(ch);
     } else if (!run->len) {
         pdma_stop(ch);
@@ -340,18 +645,21 @@ static void pdma_stream(PDMAChannel *ch)
 {
     PDMACommand *run = &ch->run;
     uint32_t generation = ch->generation;
-    uint32_t i;
 
-    for (i = 0; i < run->burst; i++) {
+    if (!ch->left) {
+        ch->left = run->burst;
+    }
+    for (; ch->left; ch->left--) {
         uint64_t value = ch->counter + 1;
         uint64_t le_value = cpu_to_le64(value);
-        bool ok = pdma_request(ch, true, run->dst + value * 8 % run->len,
-                               &le_value, sizeof(le_value));
+        PDMAOutcome outcome;
 
-        if (generation != ch->generation) {
+        outcome = pdma_request(ch, true, run->dst + value * 8 % run->len,
+                               &le_value, sizeof(le_value));
+        if (generation != ch->generation || outcome == PDMA_LATER) {
             return;
         }
-        if (ok) {
+        if (outcome == PDMA_PASSED) {
             ch->counter = value;
         }
     }
@@ -436,6 +744,32 @@ static void pdma_channel_reset(PDMAChannel *ch)
 }
 
 /*
+ * Surprise removal
+ */
+
+static PCIDevice *pdma_slot(PDMAState *s)
+{
+    PCIDevice *port = pci_bridge_get_device(pci_get_bus(PCI_DEVICE(s)));
+
+    return port && object_dynamic_cast(OBJECT(port), TYPE_PCIE_SLOT) ?
+           port : NULL;
+}
+
+static void pdma_vanish_timer(void *opaque)
+{
+    PDMAState *s = opaque;
+
+    pcie_cap_slot_surprise_removal(pdma_slot(s));
+}
+
+static void pdma_vanish(PDMAState *s, uint32_t us)
+{
+    if (pdma_slot(s)) {
+        timer_mod(&s->vanish_timer, pdma_after(us));
+    }
+}
+
+/*
  * Registers. An 8-byte access arrives here as two, low half first.
  */
 
@@ -468,6 +802,16 @@ static uint64_t pdma_read_control(PDMAState *s, hwaddr addr)
     hwaddr ctl = addr - PDMA_CTL(0);
 
     switch (addr & ~(hwaddr)7) {
+    case PDMA_UR_COUNT:
+        return s->ur_count;
+    case PDMA_CA_COUNT:
+        return s->ca_count;
+    case PDMA_ATC_COUNT:
+        return s->atc_count;
+    case PDMA_ATC_MODE:
+        return s->atc_mode | (uint64_t)s->atc_late_us << 32;
+    case PDMA_FLIGHT_US:
+        return s->flight_us | (uint64_t)vtd_get_inv_error(s->iommu) << 32;
     case PDMA_ID:
         return PDMA_ID_VALUE | (uint64_t)s->num_channels << 32;
     case PDMA_FAULTS_RECORDED:
@@ -491,6 +835,8 @@ static uint64_t pdma_mmio_read(void *opaque, hwaddr addr, unsigned size)
     hwaddr reg = addr % PDMA_PAGE_SIZE;
     uint64_t val = 0;
     unsigned nr;
+
+    pdma_push_writes(s);
 
     if ((addr & 4) && s->latched_addr == (addr & ~(hwaddr)4)) {
         s->latched_addr = HWADDR_MAX;
@@ -521,6 +867,24 @@ static void pdma_write_control(PDMAState *s, hwaddr addr, uint32_t val)
 {
     hwaddr ctl = addr - PDMA_CTL(0);
     PDMAChannel *ch;
+
+    switch (addr) {
+    case PDMA_ATC_MODE:
+        s->atc_mode = val;
+        return;
+    case PDMA_ATC_LATE_US:
+        s->atc_late_us = val;
+        return;
+    case PDMA_FLIGHT_US:
+        s->flight_us = val;
+        return;
+    case PDMA_INV_ERROR:
+        vtd_set_inv_error(s->iommu, val);
+        return;
+    case PDMA_VANISH_US:
+        pdma_vanish(s, val);
+        return;
+    }
 
     if (addr < PDMA_CTL(0) || addr >= PDMA_CTL(s->num_channels)) {
         return;
@@ -610,10 +974,35 @@ static void pdma_config_write(PCIDevice *pdev, uint32_t addr, uint32_t val,
     pci_default_write_config(pdev, addr, val, len);
     pcie_cap_flr_write_config(pdev, addr, val, len);
 
+    if (s->ats && ranges_overlap(addr, len, PDMA_ATS_CAP_OFFSET + PCI_ATS_CTRL,
+                                 2)) {
+        s->ats_unsupported = false;
+    }
     /* A function that leaves ATS loses its cached translations */
     if (!pdma_ats_enabled(s)) {
         g_hash_table_remove_all(s->atcs);
     }
+}
+
+/* Complete the requests in flight, and forget about late invalidations */
+static void pdma_quiesce(PDMAState *s)
+{
+    PDMAFlight *flight;
+    PDMALateInv *late;
+    uint32_t i;
+
+    for (i = 0; i < s->num_channels; i++) {
+        pdma_stop(&s->channels[i]);
+    }
+    while ((flight = QTAILQ_FIRST(&s->flights))) {
+        pdma_land(s, flight);
+    }
+    timer_del(&s->flight_timer);
+    while ((late = QTAILQ_FIRST(&s->late))) {
+        QTAILQ_REMOVE(&s->late, late, next);
+        g_free(late);
+    }
+    timer_del(&s->late_timer);
 }
 
 static void pdma_reset_hold(Object *obj, ResetType type)
@@ -622,11 +1011,16 @@ static void pdma_reset_hold(Object *obj, ResetType type)
     uint8_t *config = PCI_DEVICE(s)->config;
     uint32_t i;
 
+    pdma_quiesce(s);
     for (i = 0; i < s->num_channels; i++) {
         pdma_channel_reset(&s->channels[i]);
         s->channels[i].pasid = 0;
     }
     s->latched_addr = HWADDR_MAX;
+    s->ats_unsupported = false;
+    if (s->atc_mode == PDMA_ATC_MUTE_UNTIL_RESET) {
+        s->atc_mode = PDMA_ATC_ANSWER;
+    }
 
     pci_set_word(config + PDMA_PASID_CAP_OFFSET + PCI_PASID_CTRL, 0);
     if (s->ats) {
@@ -652,6 +1046,10 @@ static void pdma_realize(PCIDevice *pdev, Error **errp)
         error_setg(errp, "channels must be from 1 to %d", PDMA_MAX_CHANNELS);
         return;
     }
+    if (s->ats_depth > PDMA_MAX_ATS_DEPTH) {
+        error_setg(errp, "ats-depth must be from 0 to %d", PDMA_MAX_ATS_DEPTH);
+        return;
+    }
     if (pcie_endpoint_cap_init(pdev, 0) < 0) {
         error_setg(errp, "no room for the PCI Express capability");
         return;
@@ -666,9 +1064,23 @@ static void pdma_realize(PCIDevice *pdev, Error **errp)
                  PCI_PASID_CTRL_ENABLE);
     if (s->ats) {
         pcie_ats_init(pdev, PDMA_ATS_CAP_OFFSET, true);
+        pci_set_word(pdev->config + PDMA_ATS_CAP_OFFSET + PCI_ATS_CAP,
+                     PCI_ATS_CAP_PAGE_ALIGNED | s->ats_depth);
     }
 
     s->atcs = g_hash_table_new_full(NULL, NULL, NULL, pdma_atc_free);
+    QTAILQ_INIT(&s->flights);
+    QTAILQ_INIT(&s->late);
+    timer_init_ns(&s->flight_timer, QEMU_CLOCK_VIRTUAL, pdma_flight_timer, s);
+    timer_init_ns(&s->late_timer, QEMU_CLOCK_VIRTUAL, pdma_late_timer, s);
+    timer_init_ns(&s->vanish_timer, QEMU_CLOCK_VIRTUAL, pdma_vanish_timer, s);
+    s->function = (VTDFunction) {
+        .pdev = pdev,
+        .iommu = s->iommu,
+        .drain = pdma_drain,
+        .invalidate = pdma_invalidate,
+    };
+    vtd_add_function(&s->function);
     for (i = 0; i < s->num_channels; i++) {
         s->channels[i].s = s;
         s->channels[i].nr = i;
@@ -684,11 +1096,10 @@ static void pdma_realize(PCIDevice *pdev, Error **errp)
 static void pdma_exit(PCIDevice *pdev)
 {
     PDMAState *s = PDMA(pdev);
-    uint32_t i;
 
-    for (i = 0; i < s->num_channels; i++) {
-        pdma_stop(&s->channels[i]);
-    }
+    pdma_quiesce(s);
+    timer_del(&s->vanish_timer);
+    vtd_remove_function(&s->function);
     g_hash_table_destroy(s->atcs);
     pcie_cap_exit(pdev);
 }
@@ -696,7 +1107,33 @@ static void pdma_exit(PCIDevice *pdev)
 static const Property pdma_properties[] = {
     DEFINE_PROP_UINT32("channels", PDMAState, num_channels, 16),
     DEFINE_PROP_BOOL("ats", PDMAState, ats, false),
+    DEFINE_PROP_UINT8("ats-depth", PDMAState, ats_depth, 0),
 };
+
+static void pdma_set_vanish_us(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
+{
+    uint32_t us;
+
+    if (visit_type_uint32(v, name, &us, errp)) {
+        pdma_vanish(PDMA(obj), us);
+    }
+}
+
+/* Properties that tests can change at run time; see also the registers */
+static void pdma_instance_init(Object *obj)
+{
+    PDMAState *s = PDMA(obj);
+
+    object_property_add_uint32_ptr(obj, "flight-us", &s->flight_us,
+                                   OBJ_PROP_FLAG_READWRITE);
+    object_property_add_uint32_ptr(obj, "atc-mode", &s->atc_mode,
+                                   OBJ_PROP_FLAG_READWRITE);
+    object_property_add_uint32_ptr(obj, "atc-late-us", &s->atc_late_us,
+                                   OBJ_PROP_FLAG_READWRITE);
+    object_property_add(obj, "vanish-us", "uint32", NULL, pdma_set_vanish_us,
+                        NULL, NULL);
+}
 
 static void pdma_class_init(ObjectClass *klass, void *data)
 {
@@ -721,6 +1158,7 @@ static const TypeInfo pdma_info = {
     .name = TYPE_PDMA,
     .parent = TYPE_PCI_DEVICE,
     .instance_size = sizeof(PDMAState),
+    .instance_init = pdma_instance_init,
     .class_init = pdma_class_init,
     .interfaces = (InterfaceInfo[]) {
         { INTERFACE_PCIE_DEVICE },
