@@ -1091,6 +1091,55 @@ def pasid_cache_has_no_reserved_granularity(m):
     check(m.reg(FSTS) & FSTS_IQE, "the queue stops")
 
 
+@test(Rig, "caching-mode=on")
+def caching_mode_caches_faults(m):
+    def settled(what, *descriptors):
+        check(not m.arrives(), f"{what}: the fault is cached")
+        m.invalidate(*descriptors)
+        check(m.arrives(), f"{what}: dropped")
+
+    # Without any domain-id
+    m.write_bytes(m.entry_addr(m.dev, PASID), bytes(64))
+    check(not m.arrives(), "PASID entry")
+    m.set_entry(m.dev, PASID, m.space)
+    settled("PASID entry", pasid_cache(PC_PASID, DOMAIN, PASID))
+
+    m.space.unmap(IOVA)
+    m.invalidate(iotlb(IOTLB_GLOBAL))
+    check(not m.arrives(), "page")
+    m.space.map(IOVA, m.phys[0])
+    settled("page", iotlb(IOTLB_PAGE, DOMAIN, IOVA))
+
+    m.set_context(m.dev, present=0)
+    m.invalidate(context_cache(CC_GLOBAL), pasid_cache(PC_GLOBAL),
+                 iotlb(IOTLB_GLOBAL))
+    check(not m.arrives(), "context entry")
+    m.set_context(m.dev)
+    settled("context entry", context_cache(CC_DEVICE, m.dev.sid))
+
+
+@test(FirstStageRig, "caching-mode=on")
+def caching_mode_caches_no_first_stage_faults(m):
+    m.space.unmap(IOVA)
+    check(not m.arrives(), "not mapped")
+    m.space.map(IOVA, m.phys[0])
+    check(m.arrives(), "mapped")
+
+
+@test()
+def faults_are_not_cached_without_caching_mode(m):
+    m.space.unmap(IOVA)
+    check(not m.arrives(), "not mapped")
+    m.space.map(IOVA, m.phys[0])
+    check(m.arrives(), "mapped")
+    m.set_context(m.dev, present=0)
+    m.invalidate(context_cache(CC_GLOBAL), pasid_cache(PC_GLOBAL),
+                 iotlb(IOTLB_GLOBAL))
+    check(not m.arrives(), "no context entry")
+    m.set_context(m.dev)
+    check(m.arrives(), "a context entry")
+
+
 # ---------------------------------------------- VT-d: IOTLB and the wait queue
 
 def fill_iotlb(m):
