@@ -186,9 +186,12 @@ static inline void start_stream(struct __test_metadata *_metadata,
 static inline bool late_write(struct __test_metadata *_metadata,
 			      struct channel *ch)
 {
-	__u64 arrived = done(ch), tried = refused(ch);
+	__u64 arrived, tried;
 
+	/* First: reading a register of the engine flushes its writes */
 	poison(ch);
+	arrived = done(ch);
+	tried = refused(ch);
 	ASSERT_TRUE(wait_until(refused(ch) >= tried + 3 ||
 			       done(ch) != arrived));
 	return done(ch) != arrived || !is_poison(ch);
