@@ -186,6 +186,22 @@ def kunit(lines):
     return flatten(read_tap(lines[start:]), "kunit")
 
 
+# ---- what the emulator reported (CONSOLE.emulator)
+
+# Faults of DMA, which tests cause, and the kernel log is searched for
+DMA_FAULT = re.compile("|".join([
+    r"detected translation failure", r"detected slpte permission error", r"detected IOVA overflow",
+    r"detected non canonical IOVA", r"xlat address is in interrupt range", r"New fault is not recorded",
+    r"Next Fault Recording Reg is used", r"There are pending faults already",
+    r"There are previous interrupt conditions", r"Interrupt Mask set, irq is not generated"]))
+
+
+def emulator_log(lines):
+    """A failed test if there is anything else"""
+    found = [line for line in lines if line.strip() and not DMA_FAULT.search(line)]
+    return [Result(FAIL, "emulator_reports_nothing", found[0].strip(), found[:DETAILS])] if found else []
+
+
 # ---- what the guest's test job wrote (rig/guest/test)
 
 def guest(lines, programs, died, reader=program):
