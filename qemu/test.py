@@ -19,7 +19,9 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import traceback
+from collections import namedtuple
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 HEADER = os.path.join(HERE, "..", "samples", "vfio-mdev", "pdma.h")
@@ -39,24 +41,30 @@ MMIO_STEP = 0x100000
 DMAR = 0xfed90000
 CAP, ECAP, GCMD, GSTS, RTADDR = 0x08, 0x10, 0x18, 0x1c, 0x20
 FSTS, IQH, IQT, IQA, IQERCD = 0x34, 0x80, 0x88, 0x90, 0xb0
+PQH, PQT, PQA, PRS = 0xc0, 0xc8, 0xd0, 0xdc
+PECTL, PEDATA, PEADDR, PEUADDR = 0xe0, 0xe4, 0xe8, 0xec
 FRCD_LO, FRCD_HI = 0x220, 0x228
 VCMD, VCRSP, VCCAP, ECAP_VCS = 0xe00, 0xe10, 0xe30, 1 << 44
 GCMD_TE, GCMD_SRTP, GCMD_QIE = 1 << 31, 1 << 30, 1 << 26
 FSTS_PFO, FSTS_PPF = 1 << 0, 1 << 1
 FSTS_IQE, FSTS_ICE, FSTS_ITE = 1 << 4, 1 << 5, 1 << 6
+ECAP_PRS, ECAP_PDS = 1 << 29, 1 << 42
+PRS_PPR, PRS_PRO = 1 << 0, 1 << 1
+PECTL_IM, PECTL_IP = 1 << 31, 1 << 30
 QUEUE_SLOTS = 128
 
 # Fault reasons
 ROOT_P, CONTEXT_P, WRITE_DENIED = 0x01, 0x02, 0x05
 NO_SCALABLE_MODE, NO_ATS = 0x31, 0x44
+RT_PAGE_REQUEST, SM_CONTEXT_INV, SM_PASIDE, SM_PRE = 0x32, 0x43, 0x45, 0x47
 PASID_DIR_P, PASID_P, PASID_INV = 0x51, 0x59, 0x5b
 FS_ENTRY_P, FS_USER, FS_WRITE, INTERRUPT_ADDR = 0x71, 0x81, 0x85, 0x87
 
 # First-stage entries
 ACCESSED, DIRTY = 1 << 5, 1 << 6
 
-# Context entries
-DTE = 1 << 2
+# Context entries, and the fields that most tests want
+DTE, PASIDE, PRE = 1 << 2, 1 << 3, 1 << 4
 
 # PASID entries
 P, FPD = 1, 2
@@ -73,8 +81,12 @@ PC_DOMAIN, PC_PASID, PC_GLOBAL = 0, 1, 3
 PCI_COMMAND, PCI_BAR0 = 0x04, 0x10
 PCI_COMMAND_MEMORY, PCI_COMMAND_MASTER = 2, 4
 CAP_EXP, EXT_CAP_ATS, EXT_CAP_PASID = 0x10, 0x0f, 0x1b
+EXT_CAP_PRI = 0x13
 DEVCAP_FLR, DEVCTL_FLR = 1 << 28, 1 << 15
 ATS_ENABLE = 1 << 15
+PRI_CTRL, PRI_STATUS, PRI_CAPACITY, PRI_ALLOCATION = 0x4, 0x6, 0x8, 0xc
+PRI_ENABLE, PRI_RESET = 1, 2
+PRI_RF, PRI_UPRGI, PRI_STOPPED, PRI_PASID = 1, 2, 1 << 8, 1 << 15
 EDU_ID = 0x11e8 << 16 | 0x1234
 
 IOMMU = "intel-iommu,x-scalable-mode=on,x-pasid-mode=on,intremap=on"
@@ -96,6 +108,7 @@ CTL_STEP = 0x10
 BUSY, DONE = R.STATUS_BUSY, R.STATUS_DONE
 REFUSED, INVALID = R.STATUS_REFUSED, R.STATUS_INVALID
 STOP, COPY, STREAM = R.CMD_STOP, R.CMD_COPY, R.CMD_STREAM
+ASK, FAULT, WAITING = R.CMD_ASK, R.CMD_FAULT, R.STATUS_WAITING
 
 
 class Broken(Exception):
@@ -225,6 +238,7 @@ class Pdma(Function):
         self.bar = bar
         self.pasid_cap = self.extended_capability(EXT_CAP_PASID)
         self.ats_cap = self.extended_capability(EXT_CAP_ATS)
+        self.pri_cap = self.extended_capability(EXT_CAP_PRI)
         self.exp_cap = self.capability(CAP_EXP)
         self.directory = 0
         self.enable()
@@ -242,6 +256,16 @@ class Pdma(Function):
 
     def ats_control(self, value):
         self.write(self.ats_cap + 6, value, "w")
+
+    def pri_control(self, value):
+        self.write(self.pri_cap + PRI_CTRL, value, "w")
+
+    def pri_status(self):
+        return self.read(self.pri_cap + PRI_STATUS, "w")
+
+    def enable_pri(self, allocation=64):
+        self.write(self.pri_cap + PRI_ALLOCATION, allocation)
+        self.pri_control(PRI_ENABLE)
 
     def flr(self):
         self.write(self.exp_cap + 8, DEVCTL_FLR, "w")
@@ -297,11 +321,11 @@ class Pdma(Function):
         return (self.get(ch, R.DONE_COUNT, "q"),
                 self.get(ch, R.REFUSED_COUNT, "q"))
 
-    def start_copy(self, ch, src, dst, length):
+    def start_copy(self, ch, src, dst, length, flags=0):
         self.set(ch, R.SRC, src, "q")
         self.set(ch, R.DST, dst, "q")
         self.set(ch, R.LEN, length)
-        self.set(ch, R.CMD, COPY)
+        self.set(ch, R.CMD, COPY | flags)
 
     def copy(self, ch, src, dst, length):
         self.start_copy(ch, src, dst, length)
@@ -312,12 +336,12 @@ class Pdma(Function):
             self.machine.step(US)
         raise Broken("a copy does not end")
 
-    def start_stream(self, ch, dst, length, period=10, burst=1):
+    def start_stream(self, ch, dst, length, period=10, burst=1, flags=0):
         self.set(ch, R.DST, dst, "q")
         self.set(ch, R.LEN, length)
         self.set(ch, R.PERIOD, period)
         self.set(ch, R.BURST, burst)
-        self.set(ch, R.CMD, STREAM)
+        self.set(ch, R.CMD, STREAM | flags)
 
     def stop(self, ch):
         self.set(ch, R.CMD, STOP)
@@ -369,11 +393,14 @@ class Machine:
     qemu = None
     data_dirs = ()
     verbose = False
+    context_flags = PASIDE | DTE
 
     def __init__(self, *iommu_options, devices=("pdma",), start=True):
+        self.log = tempfile.NamedTemporaryFile("r", encoding="ascii")
         args = [self.qemu, "-accel", "qtest", "-qtest", "stdio",
                 "-qtest-log", "none", "-display", "none", "-nodefaults",
                 "-M", "q35,kernel-irqchip=split", "-m", str(RAM_MB),
+                "-D", self.log.name, "-trace", "vtd_irq_generate",
                 "-device", ",".join((IOMMU,) + iommu_options)]
         for folder in self.data_dirs:
             args += ["-L", folder]
@@ -400,6 +427,7 @@ class Machine:
 
     def close(self):
         self.errors = self.qtest.close().splitlines()
+        self.log.close()
         if self.verbose:
             for line in self.errors:
                 print("#", line)
@@ -463,6 +491,12 @@ class Machine:
         self.set_reg(GCMD, self.reg(GSTS) & ~GCMD_SRTP | command)
         check(self.reg(GSTS) & command, "a global command took effect")
 
+    def interrupts(self):
+        """The (address, data) of those that VT-d has sent since the last call."""
+        return [(int(addr, 16), int(data, 16)) for addr, data in
+                re.findall(r"vtd_irq_generate addr 0x(\w+) data 0x(\w+)",
+                           self.log.read())]
+
     def set_up_iommu(self):
         self.root = self.allocate()
         self.contexts = {}
@@ -493,8 +527,8 @@ class Machine:
         return table + (device.devfn & 0x7f) * 32
 
     def set_context(self, device, present=P):
-        # 2^14 entries in the directory, PASIDs and device TLB allowed
-        value = device.directory | 7 << 9 | 1 << 3 | 1 << 2 | present
+        # 2^14 entries in the directory
+        value = device.directory | 7 << 9 | self.context_flags | present
         self.write("q", self.context_addr(device), value)
 
     def entry_addr(self, device, pasid):
@@ -618,6 +652,14 @@ def wait_fence():
     return (1 << 6 | 5, 0)
 
 
+def wait_drain():
+    return (1 << 7 | 1 << 6 | 5, 0)
+
+
+def page_response(sid, pasid, index, code=R.PAGE_SUCCESS):
+    return (pasid << 32 | sid << 16 | code << 12 | 1 << 4 | 9, index << 3)
+
+
 def context_cache(granularity, sid=0, domain=0):
     return (sid << 32 | domain << 16 | granularity << 4 | 1,)
 
@@ -709,6 +751,75 @@ class AtsRig(Rig):
         super().__init__(*options, devices=devices, **others)
         for device in self.devices:
             device.ats_control(ATS_ENABLE)
+
+
+PageRequest = namedtuple("PageRequest", "sid pasid addr access index last")
+
+
+class PriRig(AtsRig):
+    """A rig whose devices ask for pages. Nothing is mapped at MISSING."""
+
+    options = (DEVICE_IOTLB, "x-prs=on")
+    context_flags = AtsRig.context_flags | PRE
+    MISSING = 0x500000
+    EVENT = (0xfee00000, 0x41)
+
+    def __init__(self, *options, devices=("pdma,ats=on,pri=on",), **others):
+        super().__init__(*options, devices=devices, **others)
+        self.page_queue = self.allocate()
+        self.set_reg(PQA, self.page_queue, "q")
+        self.set_reg(PEADDR, self.EVENT[0])
+        self.set_reg(PEDATA, self.EVENT[1])
+        self.set_reg(PECTL, 0)
+        for device in self.devices:
+            device.enable_pri()
+
+    def requests(self):
+        """Take all page requests from the queue."""
+        self.set_reg(PRS, PRS_PPR)
+        head, tail = self.reg(PQH, "q"), self.reg(PQT, "q")
+        found = []
+        while head != tail:
+            low, high, *rest = struct.unpack("<4Q", self.read_bytes(
+                self.page_queue + head, 32))
+            check_equal(low & 0xffc000000000ffff, 0x101, "type, PASID present")
+            check(rest == [0, 0], "the second half is reserved")
+            found.append(PageRequest(
+                low >> 16 & 0xffff, low >> 32 & 0xfffff, high & ~0xfff,
+                "rwx "[(high & 3) - 1 if not low >> 52 & 3 else 3],
+                high >> 3 & 0x1ff, high >> 2 & 1))
+            head = (head + 32) % PAGE
+        self.set_reg(PQH, head, "q")
+        return found
+
+    def request(self):
+        found = self.requests()
+        check(len(found) == 1, f"one page request: {found}")
+        return found[0]
+
+    def respond(self, request, code=R.PAGE_SUCCESS, **changes):
+        request = request._replace(**changes)
+        self.invalidate(page_response(request.sid, request.pasid,
+                                      request.index, code))
+
+    def ask(self, channel=0, device=None):
+        """Let a channel ask for MISSING, and wait."""
+        device = device or self.dev
+        device.start_stream(channel, self.MISSING, 8, flags=ASK)
+        self.step(20 * US)
+        check_equal(device.status(channel), BUSY | WAITING, "status")
+
+    def result(self, channel=0, device=None):
+        return (device or self.dev).get(channel, R.PAGE_RESULT)
+
+    def page_counts(self, channel=0):
+        return (self.dev.get(channel, R.PAGE_REQUESTS, "q"),
+                self.dev.get(channel, R.PAGE_RESPONSES, "q"))
+
+
+class FirstStagePriRig(PriRig):
+    stage = FIRST
+    options = PriRig.options + (FIRST_STAGE,)
 
 
 TESTS = []
@@ -2009,6 +2120,912 @@ def there_are_no_pasids_in_legacy_mode(m):
     m.global_command(GCMD_SRTP)
     check(not m.arrives(), "refused")
     check(m.fault() == (NO_SCALABLE_MODE, m.dev.sid, IOVA, PASID), "fault")
+
+
+# --------------------------------------------- VT-d: the queue of page requests
+
+@test(AtsRig)
+def page_requests_are_optional(m):
+    check(not m.reg(ECAP, "q") & (ECAP_PRS | ECAP_PDS), "capability")
+    check(not m.dev.pri_cap, "capability of the device")
+    for reg in range(PQH, PEUADDR + 4, 4):
+        m.set_reg(reg, 0xffffffff)
+        check_equal(m.reg(reg), 0, f"register {reg:#x}")
+    m.dev.start_stream(0, IOVA, 8, flags=ASK)
+    check_equal(m.dev.status(0), INVALID, "status of a command")
+    m.submit(page_response(m.dev.sid, PASID, 0))
+    check(m.reg(FSTS) & FSTS_IQE, "there are no responses")
+
+
+@test(AtsRig)
+def page_request_draining_is_optional(m):
+    m.submit(wait_drain())
+    check(m.reg(FSTS) & FSTS_IQE, "PD is reserved")
+
+
+@test(Machine, devices=(), start=False)
+def page_requests_need_pasids_and_device_iotlb(m):
+    for options in ("", ",device-iotlb=on,x-pasid-mode=off"):
+        check("x-prs" in refusal("-device", IOMMU + options + ",x-prs=on"),
+              f"with {options}")
+
+
+@test(PriRig)
+def page_request_registers_have_their_fields(m):
+    check(m.reg(ECAP, "q") & ECAP_PRS and m.reg(ECAP, "q") & ECAP_PDS,
+          "capability")
+    for reg, letter, fields in ((PQH, "q", 0x7ffe0), (PQT, "q", 0x7ffe0),
+                                (PQA, "q", 0xfffffffffffff007), (PRS, "l", 0),
+                                (PECTL, "l", PECTL_IM), (PEDATA, "l", 0xffff),
+                                (PEADDR, "l", 0xfffffffc)):
+        m.set_reg(reg, (1 << (64 if letter == "q" else 32)) - 1, letter)
+        check_equal(m.reg(reg, letter), fields, f"register {reg:#x}")
+    m.qtest.command("outb 0xcf9 0x06")
+    m.step(1000 * US)
+    for reg in range(PQH, PEUADDR + 4, 4):
+        check_equal(m.reg(reg), PECTL_IM if reg == PECTL else 0,
+                    f"register {reg:#x} after a reset")
+
+
+@test(PriRig)
+def page_request_tells_who_wants_what(m):
+    m.bind(m.dev, 3, 0xabcde, 11)
+    m.dev.start_copy(3, m.MISSING + 0x123000, IOVA, 8, flags=ASK)
+    m.step(20 * US)
+    check(m.request() == (m.dev.sid, 0xabcde, m.MISSING + 0x123000, "r", 0, 1),
+          "a read")
+    m.dev.start_copy(0, IOVA, m.MISSING + 8, 8, flags=ASK)
+    m.step(20 * US)
+    check(m.request() == (m.dev.sid, PASID, m.MISSING, "w", 1, 1), "a write")
+    check(m.dev.faults() == (0, 0) and m.fault() is None, "faults")
+
+
+@test(PriRig)
+def page_requests_of_a_group_have_one_index(m):
+    m.dev.start_copy(0, m.MISSING, IOVA + PAGE, 8, flags=FAULT)
+    m.step(20 * US)
+    check(m.requests() == [(m.dev.sid, PASID, m.MISSING, "r", 0, 0),
+                           (m.dev.sid, PASID, IOVA + PAGE, "w", 0, 1)],
+          "the group")
+    check(m.page_counts() == (2, 0), "counts")
+
+
+@test(PriRig)
+def page_queue_wraps_around(m):
+    m.set_reg(PQH, PAGE - 64, "q")
+    m.set_reg(PQT, PAGE - 64, "q")
+    for channel in range(3):
+        m.bind(m.dev, channel, 6 + channel, 11 + channel)
+        m.ask(channel)
+    check_equal(m.reg(PQT, "q"), 32, "tail")
+    check([r.pasid for r in m.requests()] == [6, 7, 8], "the requests")
+
+
+@test(PriRig)
+def page_queue_has_the_size_of_its_register(m):
+    m.page_queue = m.allocate(8 * PAGE, 8 * PAGE)
+    m.set_reg(PQA, m.page_queue | 3, "q")
+    for head in (PAGE, 8 * PAGE - 32):
+        m.set_reg(PQH, head, "q")
+        m.set_reg(PQT, head, "q")
+        m.ask()
+        check_equal(m.reg(PQT, "q"), (head + 32) % (8 * PAGE), "tail")
+        check_equal(m.read("q", m.page_queue + head + 8) & ~0xfff, m.MISSING,
+                    "address in the queue")
+        m.dev.stop(0)
+
+
+# -------------------------------------------- VT-d: the event of page requests
+
+@test(PriRig)
+def page_request_event_is_sent_once_until_it_is_serviced(m):
+    m.ask(0)
+    check(m.interrupts() == [m.EVENT], "first")
+    check_equal(m.reg(PRS), PRS_PPR, "status")
+    check_equal(m.reg(PECTL), 0, "control")
+    m.bind(m.dev, 1, 6, 11)
+    m.ask(1)
+    check(m.interrupts() == [], "not serviced")
+    m.set_reg(PRS, PRS_PPR)
+    check_equal(m.reg(PRS), 0, "status")
+    m.bind(m.dev, 2, 7, 12)
+    m.ask(2)
+    check(m.interrupts() == [m.EVENT], "serviced")
+
+
+@test(PriRig)
+def page_request_event_is_pending_while_it_is_masked(m):
+    m.set_reg(PECTL, PECTL_IM)
+    m.ask()
+    check(m.interrupts() == [], "masked")
+    check_equal(m.reg(PECTL), PECTL_IM | PECTL_IP, "control")
+    m.set_reg(PECTL, PECTL_IM)
+    check_equal(m.reg(PECTL), PECTL_IM | PECTL_IP, "still masked")
+    m.set_reg(PECTL, 0)
+    check(m.interrupts() == [m.EVENT], "unmasked")
+    check_equal(m.reg(PECTL), 0, "control")
+    m.set_reg(PECTL, 0)
+    check(m.interrupts() == [], "sent once")
+
+
+@test(PriRig)
+def page_request_event_is_not_sent_when_it_was_serviced_before(m):
+    m.set_reg(PECTL, PECTL_IM)
+    m.ask()
+    m.set_reg(PRS, PRS_PRO)
+    check_equal(m.reg(PECTL), PECTL_IM | PECTL_IP, "PPR is set")
+    m.set_reg(PRS, PRS_PPR)
+    check_equal(m.reg(PECTL), PECTL_IM, "serviced")
+    m.set_reg(PECTL, 0)
+    check(m.interrupts() == [], "unmasked")
+
+
+# ------------------------------------------- VT-d: overflow of the page requests
+
+def fill_page_queue(m):
+    """Room for one more request."""
+    m.set_reg(PQH, 64, "q")
+    m.ask(0)
+    check_equal(m.reg(PRS), PRS_PPR, "status of the last one that fits")
+    check(m.interrupts() == [m.EVENT], "event of the last one")
+
+
+@test(PriRig)
+def page_queue_overflows_when_one_entry_is_free(m):
+    m.bind(m.dev, 1, 6, 11)
+    fill_page_queue(m)
+    m.set_reg(PRS, PRS_PPR)
+    m.dev.start_stream(1, IOVA, 8, flags=FAULT)
+    m.step(20 * US)
+    check_equal(m.reg(PRS), PRS_PRO, "status")
+    check(m.interrupts() == [m.EVENT], "event")
+    check_equal(m.reg(PQT, "q"), 32, "tail")
+    check_equal(m.read("q", m.page_queue + 32), 0, "the entry that is free")
+    check_equal(m.result(1), R.PAGE_SUCCESS, "response of the IOMMU")
+    check_equal(m.result(0), R.PAGE_NONE, "of the one in the queue")
+    # The overflow lasts until it is cleared, even if there is room
+    m.set_reg(PQH, 32, "q")
+    m.step(30 * US)
+    check_equal(m.reg(PQT, "q"), 32, "tail")
+    check(m.dev.get(1, R.PAGE_RESPONSES, "q") > 2, "more responses")
+    check(m.interrupts() == [], "no other event")
+    m.set_reg(PRS, PRS_PRO)
+    m.step(30 * US)
+    check(m.request().pasid == 6, "cleared")
+
+
+@test(PriRig)
+def overflow_event_is_held_back_by_a_pending_request(m):
+    fill_page_queue(m)
+    m.bind(m.dev, 1, 6, 11)
+    m.dev.start_stream(1, IOVA, 8, flags=FAULT)
+    m.step(20 * US)
+    check_equal(m.reg(PRS), PRS_PPR | PRS_PRO, "status")
+    check(m.interrupts() == [], "event")
+
+
+@test(PriRig)
+def overflow_answers_only_the_last_of_a_group(m):
+    fill_page_queue(m)
+    m.bind(m.dev, 1, 6, 11)
+    m.dev.start_copy(1, IOVA, IOVA + PAGE, 8, flags=FAULT)
+    m.step(20 * US)
+    check_equal(m.dev.status(1), DONE, "status")
+    check(m.page_counts(1) == (2, 1), "requests and responses")
+    check_equal(m.dev.pri_status() & PRI_UPRGI, 0, "no second response")
+
+
+@test(PriRig)
+def request_that_overflowed_is_sent_again(m):
+    fill_page_queue(m)
+    m.bind(m.dev, 1, 6, 11)
+    m.dev.start_stream(1, m.MISSING, 8, flags=ASK)
+    m.step(20 * US)
+    check(m.dev.get(1, R.PAGE_REQUESTS, "q") > 2, "again and again")
+    check(m.dev.faults() == (0, 0), "faults")
+    m.set_reg(PQH, 32, "q")
+    m.set_reg(PRS, PRS_PRO)
+    m.step(20 * US)
+    check(m.request().pasid == 6, "in the queue at last")
+
+
+# --------------------------------------- VT-d: page requests that are not allowed
+
+def refused_page_request(name, reason, change):
+    """The IOMMU answers by itself, and records a fault that FPD can suppress."""
+    def run(m):
+        change(m)
+        m.invalidate(context_cache(CC_GLOBAL), pasid_cache(PC_GLOBAL))
+        m.dev.start_copy(0, IOVA, IOVA + PAGE, 8, flags=FAULT)
+        m.step(20 * US)
+        check_equal(m.dev.status(0), REFUSED, "status")
+        check_equal(m.result(), R.PAGE_INVALID, "response")
+        check(m.page_counts() == (2, 1), "requests and responses")
+        check(m.requests() == [] and m.reg(PRS) == 0, "the queue")
+        high = m.reg(FRCD_HI, "q")
+        check(high >> 28 & 1 and not high >> 62 & 1, "type: page request")
+        check(m.fault() == (reason, m.dev.sid, IOVA, PASID), "fault")
+        check(m.dev.faults() == (2, 0), "both are recorded")
+        context = m.context_addr(m.dev)
+        m.write("q", context, m.read("q", context) | FPD)
+        m.invalidate(context_cache(CC_GLOBAL))
+        m.dev.start_copy(0, IOVA, IOVA + PAGE, 8, flags=FAULT)
+        m.step(20 * US)
+        check_equal(m.result(), R.PAGE_INVALID, "response, with FPD")
+        check(m.dev.faults() == (2, 2), "faults with FPD")
+    run.__name__ = name
+    test(PriRig)(run)
+
+
+def without_context_flag(flag):
+    def change(m):
+        m.context_flags &= ~flag
+        m.set_context(m.dev)
+    return change
+
+
+refused_page_request("page_request_needs_pre", SM_PRE,
+                     without_context_flag(PRE))
+refused_page_request("page_request_needs_dte", SM_CONTEXT_INV,
+                     without_context_flag(DTE))
+refused_page_request("page_request_needs_paside", SM_PASIDE,
+                     without_context_flag(PASIDE))
+refused_page_request("page_request_needs_a_context_entry", CONTEXT_P,
+                     lambda m: m.set_context(m.dev, present=0))
+refused_page_request("page_request_needs_a_pasid_entry", PASID_P,
+                     lambda m: m.change_entry(m.dev, PASID, clear=P))
+
+
+@test(PriRig)
+def page_request_needs_scalable_mode(m):
+    m.set_reg(RTADDR, m.root, "q")
+    m.global_command(GCMD_SRTP)
+    m.dev.start_stream(0, IOVA, 8, flags=FAULT)
+    m.step(15 * US)
+    check_equal(m.result(), R.PAGE_INVALID, "response")
+    check_equal(m.fault()[0], RT_PAGE_REQUEST, "reason")
+
+
+@test(PriRig)
+def page_request_is_refused_while_translation_is_off(m):
+    m.set_reg(GCMD, m.reg(GSTS) & ~(GCMD_SRTP | GCMD_TE))
+    m.dev.start_stream(0, IOVA, 8, flags=FAULT)
+    m.step(15 * US)
+    check_equal(m.result(), R.PAGE_INVALID, "response")
+    check(m.requests() == [] and m.dev.faults() == (0, 0), "nothing else")
+
+
+@test(PriRig)
+def page_request_of_a_parked_pasid_is_refused_in_silence(m):
+    m.park(m.dev, PASID)
+    m.flush()
+    m.dev.start_stream(0, IOVA, 8, flags=FAULT)
+    m.step(100 * US)
+    check_equal(m.result(), R.PAGE_INVALID, "response")
+    check(m.requests() == [] and m.reg(PRS) == 0, "the queue")
+    check(m.fault() is None, "fault")
+    check(m.dev.faults()[0] == 0 and m.dev.faults()[1] > 2, "counts")
+
+
+@test(PriRig)
+def page_request_is_checked_with_what_is_cached(m):
+    check(m.arrives(), "cached")
+    m.park(m.dev, PASID)
+    m.set_context(m.dev, present=0)
+    m.ask()
+    check(m.request().pasid == PASID, "in the queue")
+    m.dev.stop(0)
+    m.flush()
+    m.dev.start_stream(0, m.MISSING, 8, flags=ASK)
+    m.step(20 * US)
+    check(m.requests() == [], "without the PASID entry")
+
+
+# ----------------------------------- VT-d: what a page request does to the IOTLB
+
+def page_request_invalidates(m):
+    dropped, kept = m.allocate(), m.allocate()
+    m.dev.ats_control(0)
+    for page in range(2):
+        check(m.arrives(page), "cached")
+    m.space.map(IOVA, dropped)
+    m.space.map(IOVA + PAGE, kept)
+    check(m.arrives(), "still cached")
+    m.dev.ats_control(ATS_ENABLE)
+    m.dev.start_copy(0, IOVA, IOVA, 8, flags=FAULT)
+    m.step(20 * US)
+    check(len(m.requests()) == 2, "requests")
+    m.dev.stop(0)
+    check(m.dev.arrives(0, IOVA, dropped), "the page")
+    check(m.arrives(1), "the page beside it")
+
+
+@test(PriRig)
+def page_request_drops_its_page_of_the_second_stage(m):
+    page_request_invalidates(m)
+
+
+@test(FirstStagePriRig)
+def page_request_drops_its_page_of_the_first_stage(m):
+    page_request_invalidates(m)
+
+
+# ------------------------------------------------ VT-d: draining of page requests
+
+DELAY = 1000
+
+
+def delayed_request(m, channel=0, device=None):
+    device = device or m.dev
+    device.set(channel, R.PAGE_DELAY, DELAY)
+    m.ask(channel, device)
+
+
+@test(PriRig)
+def page_request_takes_its_time(m):
+    delayed_request(m)
+    m.step((2 * DELAY - 30) * US)
+    check(m.requests() == [], "before")
+    m.step(20 * US)
+    check(m.request().addr == m.MISSING, "after")
+
+
+@test(PriRig)
+def drain_takes_an_invalidation_and_a_wait(m):
+    delayed_request(m)
+    m.invalidate(wait_drain())
+    check(m.requests() == [], "on its way: a wait with PD alone")
+    m.invalidate(device_ptlb_all(m.dev.sid, PASID))
+    check(m.requests() == [], "received: no wait with PD")
+    m.invalidate(wait_drain())
+    check(m.request().addr == m.MISSING, "accepted")
+    m.step(3 * DELAY * US)
+    check(m.requests() == [], "once")
+
+
+@test(PriRig)
+def drain_is_over_before_the_status_is_written(m):
+    delayed_request(m)
+    # The status has the place of the descriptor that is written before
+    check_equal(m.read("l", m.page_queue), 0, "before")
+    wait = wait_status(m.page_queue, 0x5afe)
+    m.submit(device_ptlb_all(m.dev.sid, PASID), (wait[0] | 1 << 7, wait[1]))
+    check_equal(m.read("l", m.page_queue), 0x5afe, "status")
+    check_equal(m.reg(PQT, "q"), 32, "tail")
+
+
+@test(PriRig)
+def drain_takes_what_has_arrived_in_time(m):
+    delayed_request(m)
+    m.step(DELAY * US)
+    m.invalidate(wait_drain())
+    check(m.request().addr == m.MISSING, "received by now")
+
+
+@test(PriRig)
+def drain_without_pasid_takes_all_pasids_of_the_function(m):
+    m.bind(m.dev, 1, 6, 11)
+    for channel in range(2):
+        delayed_request(m, channel)
+    m.invalidate(device_tlb(m.dev.sid, 0x7ffffffffffff000, 1), wait_drain())
+    check([r.pasid for r in m.requests()] == [PASID, 6], "requests")
+
+
+@test(PriRig, devices=("pdma,ats=on,pri=on", "pdma,ats=on,pri=on"))
+def drain_leaves_other_functions_alone(m):
+    other = m.devices[1]
+    m.bind(other, 0, PASID, 11)
+    delayed_request(m)
+    delayed_request(m, 0, other)
+    m.invalidate(device_ptlb_all(other.sid, PASID), wait_drain())
+    check(m.request().sid == other.sid, "the other function")
+    m.invalidate(device_ptlb_all(m.dev.sid, PASID), wait_drain())
+    check(m.request().sid == m.dev.sid, "this function")
+
+
+@test(PriRig)
+def page_requests_of_a_function_stay_in_order(m):
+    m.bind(m.dev, 1, 6, 11)
+    delayed_request(m)
+    m.ask(1)
+    check(m.requests() == [], "behind the first one")
+    m.step(2 * DELAY * US)
+    check([r.pasid for r in m.requests()] == [PASID, 6], "order")
+
+
+@test(PriRig, devices=("pdma,ats=on,pri=on", "pdma,ats=on,pri=on"))
+def page_requests_of_functions_overtake_each_other(m):
+    m.bind(m.devices[1], 0, 6, 11)
+    delayed_request(m)
+    m.ask(0, m.devices[1])
+    check(m.request().sid == m.devices[1].sid, "first")
+    m.step(2 * DELAY * US)
+    check(m.request().sid == m.dev.sid, "second")
+
+
+@test(PriRig)
+def drained_page_request_can_be_refused(m):
+    delayed_request(m)
+    m.park(m.dev, PASID)
+    m.flush()
+    m.invalidate(wait_drain())
+    m.step(US)
+    check_equal(m.result(), R.PAGE_INVALID, "response")
+    check(m.requests() == [] and m.dev.faults()[0] == 0, "nothing else")
+
+
+@test(PriRig, "x-inv-timeout-us=1000000")
+def drain_waits_for_the_answer_of_the_function(m):
+    delayed_request(m)
+    m.dev.set_atc_mode(R.ATC_LATE, 200)
+    wait = wait_status(m.status, 0x5afe)
+    m.submit(device_ptlb_all(m.dev.sid, PASID), (wait[0] | 1 << 7, wait[1]))
+    m.step(190 * US)
+    check(m.requests() == [] and m.read("l", m.status) == 0, "no answer yet")
+    m.step(20 * US)
+    check(m.request().addr == m.MISSING, "accepted")
+    check_equal(m.read("l", m.status), 0x5afe, "status")
+
+
+@test(PriRig, "x-inv-timeout-us=1000000", "x-inv-delay-us=50")
+def responses_and_device_tlb_invalidations_are_sent_in_order(m):
+    m.dev.set_atc_mode(R.ATC_MUTE)      # A response does not need the answer
+    before = m.dev.control(R.ATC_COUNT, "q")
+
+    def state():
+        """Have they arrived, response and invalidation?"""
+        return (bool(m.dev.pri_status() & PRI_UPRGI),
+                m.dev.control(R.ATC_COUNT, "q") > before)
+
+    response = page_response(m.dev.sid, PASID, 0)
+    invalidation = device_ptlb_all(m.dev.sid, PASID)
+    for order, wrong in (((response, invalidation), (False, True)),
+                         ((invalidation, response), (True, False))) * 10:
+        m.submit(*order)
+        for _ in range(150):
+            check(state() != wrong, "order")
+            m.step(US)
+        check(state() == (True, True), "both have arrived")
+        m.dev.write(m.dev.pri_cap + PRI_STATUS, PRI_UPRGI, "w")
+        before += 1
+
+
+@test(PriRig)
+def machine_reset_drops_page_requests(m):
+    delayed_request(m)
+    m.qtest.command("outb 0xcf9 0x06")
+    m.step(10 * US)
+    # The tables are still in memory, and would let the request pass
+    m.set_up_pci()
+    m.enable_translation()
+    m.set_reg(PQA, m.page_queue, "q")
+    m.step(3 * DELAY * US)
+    check_equal(m.reg(PQT, "q"), 0, "tail")
+    check_equal(m.reg(PRS), 0, "status")
+
+
+# ---------------------------------------------------- pdma: asking for pages
+
+@test(PriRig)
+def pri_capability_has_its_fields(m):
+    check_equal(m.dev.pri_status(), PRI_PASID, "status, enabled")
+    check_equal(m.dev.read(m.dev.pri_cap + PRI_CAPACITY), 64, "capacity")
+    check_equal(m.dev.read(m.dev.pri_cap + PRI_ALLOCATION), 64, "allocation")
+    m.dev.pri_control(0)
+    check_equal(m.dev.pri_status(), PRI_PASID | PRI_STOPPED, "status, disabled")
+
+
+@test(Machine, devices=(), start=False)
+def pri_needs_ats(m):
+    check("ats" in refusal("-device", IOMMU, "-device", "pdma,pri=on"),
+          "without ATS")
+
+
+@test(PriRig)
+def page_registers_keep_their_range(m):
+    for reg, reset, values in (
+            (R.PAGE_DELAY, 0, ((5, 5), (0xffffffff, 10000000))),
+            (R.PAGE_TIMEOUT, 1000000, ((20, 20), (0, 10),
+                                       (0xffffffff, 60000000)))):
+        check_equal(m.dev.get(0, reg), reset, "reset value")
+        for written, read in values:
+            m.dev.set(0, reg, written)
+            check_equal(m.dev.get(0, reg), read, f"register {reg:#x}")
+    check_equal(m.result(), R.PAGE_NONE, "result")
+    m.dev.reset_channel(0)
+    check_equal(m.dev.get(0, R.PAGE_DELAY), 0, "delay after a reset")
+    check_equal(m.dev.get(0, R.PAGE_TIMEOUT), 1000000, "time-out after a reset")
+
+
+@test(PriRig)
+def page_that_is_served_is_used(m):
+    m.write_bytes(m.phys[0], pattern(64))
+    m.dev.start_copy(0, IOVA, m.MISSING, 64, flags=ASK)
+    m.step(20 * US)
+    check_equal(m.dev.status(0), BUSY | WAITING, "status")
+    request = m.request()
+    m.step(1000 * US)
+    check(m.requests() == [], "one request")
+    phys = m.space.map(m.MISSING)
+    m.respond(request)
+    m.step(10 * US)
+    check_equal(m.dev.status(0), DONE, "status")
+    check_equal(m.result(), R.PAGE_SUCCESS, "result")
+    check(m.read_bytes(phys, 64) == pattern(64), "what arrived")
+    check(m.dev.counts(0) == (2, 0), f"requests {m.dev.counts(0)}")
+    check(m.page_counts() == (1, 1), "page requests and responses")
+    check(m.dev.faults() == (0, 0), "faults")
+
+
+@test(FirstStagePriRig)
+def page_of_the_first_stage_is_served(m):
+    m.dev.start_stream(0, IOVA, 8, flags=ASK)
+    m.space.map(IOVA, m.phys[0], writable=False)
+    m.step(20 * US)
+    check(m.request() == (m.dev.sid, PASID, IOVA, "w", 0, 1), "write denied")
+    m.space.map(IOVA, m.phys[0])
+    m.invalidate(page_response(m.dev.sid, PASID, 0))
+    m.step(2 * US)
+    check_equal(m.read("q", m.phys[0]), 1, "what arrived")
+    check(m.dev.faults() == (0, 0), "faults")
+
+
+@test(PriRig)
+def stream_goes_on_where_it_waited(m):
+    phys = m.space.map(m.MISSING)
+    m.dev.start_stream(0, m.MISSING, 8, flags=ASK)
+    m.step(30 * US)
+    m.space.unmap(m.MISSING)
+    m.flush()
+    m.step(100 * US)
+    check_equal(m.dev.get(0, R.COUNTER, "q"), 3, "counter")
+    m.space.map(m.MISSING, phys)
+    m.respond(m.request())
+    m.step(2 * US)
+    check_equal(m.read("q", phys), 4, "the value that waited")
+    check(m.dev.counts(0) == (4, 0), "requests")
+
+
+@test(PriRig)
+def page_that_is_there_can_be_asked_for(m):
+    m.dev.start_stream(0, IOVA, 16, burst=2, flags=FAULT)
+    m.step(20 * US)
+    for value in range(1, 4):
+        request = m.request()
+        check(request[2:4] == (IOVA, "w"), "request")
+        check_equal(m.dev.get(0, R.COUNTER, "q"), value - 1, "counter")
+        m.respond(request)
+        m.step(12 * US)
+
+
+@test(PriRig)
+def command_without_flag_asks_for_nothing(m):
+    check(not m.dev.poke(0, m.MISSING), "refused")
+    check_equal(m.fault()[0], WRITE_DENIED, "reason")
+    check(m.requests() == [] and m.page_counts() == (0, 0), "page requests")
+
+
+@test(PriRig)
+def command_cannot_ask_while_pri_or_ats_is_disabled(m):
+    for control, enable in ((m.dev.pri_control, PRI_ENABLE),
+                            (m.dev.ats_control, ATS_ENABLE)):
+        control(0)
+        for flag in (ASK, FAULT):
+            m.dev.start_stream(0, IOVA, 8, flags=flag)
+            check_equal(m.dev.status(0), INVALID, "status")
+        control(enable)
+        m.ask()
+        m.dev.stop(0)
+
+
+@test(PriRig)
+def page_requests_do_not_need_bus_mastering(m):
+    m.dev.command(PCI_COMMAND_MEMORY)
+    m.dev.start_stream(0, IOVA, 8, flags=FAULT)
+    m.step(20 * US)
+    m.respond(m.request())
+    m.step(5 * US)
+    check(m.dev.counts(0) == (0, 1), "the request itself does")
+
+
+@test(PriRig)
+def stopped_channel_asks_for_nothing(m):
+    m.ask()
+    request = m.request()
+    m.dev.stop(0)
+    m.step(2000000 * US)
+    check_equal(m.dev.status(0), 0, "status")
+    check_equal(m.result(), R.PAGE_NONE, "result")
+    # The response is expected, but not by the channel
+    m.respond(request)
+    m.step(10 * US)
+    check_equal(m.dev.pri_status() & PRI_UPRGI, 0, "unexpected index")
+    check_equal(m.dev.status(0), 0, "status")
+    check(m.page_counts() == (1, 0) and m.requests() == [], "counts")
+
+
+# --------------------------------------------------- pdma: responses for pages
+
+@test(PriRig, devices=("pdma,ats=on,pri=on", "pdma,ats=on,pri=on"))
+def response_goes_to_its_function(m):
+    other = m.devices[1]
+    m.bind(other, 0, PASID, 11)
+    m.ask()
+    m.ask(0, other)
+    first, second = m.requests()
+    check(first._replace(sid=0) == second._replace(sid=0), "only sid differs")
+    m.respond(second, R.PAGE_INVALID)
+    m.step(US)
+    check_equal(m.result(0, other), R.PAGE_INVALID, "the other function")
+    check_equal(m.result(), R.PAGE_NONE, "this function")
+    m.respond(first, R.PAGE_INVALID)
+    m.step(US)
+    check_equal(m.result(), R.PAGE_INVALID, "this function")
+    check_equal((m.dev.pri_status() | other.pri_status()) & PRI_UPRGI, 0,
+                "unexpected index")
+
+
+@test(PriRig)
+def response_goes_to_its_group(m):
+    for channel in range(4):
+        m.bind(m.dev, channel, 6 + channel, 11 + channel)
+        m.ask(channel)
+    requests = m.requests()
+    check([r.index for r in requests] == [0, 1, 2, 3], "indexes")
+    for channel in (2, 0, 3, 1):
+        m.respond(requests[channel], R.PAGE_INVALID)
+        m.step(US)
+        check_equal(m.result(channel), R.PAGE_INVALID, "result")
+        requests[channel] = None
+        for rest, request in enumerate(requests):
+            if request:
+                check_equal(m.result(rest), R.PAGE_NONE, "of another one")
+
+
+@test(PriRig)
+def response_with_another_index_or_pasid_is_unexpected(m):
+    m.ask()
+    request = m.request()
+    for change in ({"index": 1}, {"index": 511}, {"pasid": PASID + 1}):
+        m.respond(request, **change)
+        check_equal(m.dev.pri_status(), PRI_PASID | PRI_UPRGI, "status")
+        m.dev.write(m.dev.pri_cap + PRI_STATUS, PRI_UPRGI, "w")
+        check_equal(m.dev.pri_status(), PRI_PASID, "cleared")
+    # Without a PASID
+    m.invalidate((m.dev.sid << 16 | 9, request.index << 3))
+    check_equal(m.dev.pri_status(), PRI_PASID | PRI_UPRGI, "status")
+    check_equal(m.dev.status(0), BUSY | WAITING, "it waits")
+    m.respond(request)
+    check_equal(m.result(), R.PAGE_SUCCESS, "the right one")
+    m.dev.stop(0)
+    m.dev.write(m.dev.pri_cap + PRI_STATUS, PRI_UPRGI, "w")
+    m.respond(request)
+    check_equal(m.dev.pri_status(), PRI_PASID | PRI_UPRGI, "a second one")
+
+
+@test(PriRig)
+def response_needs_no_function(m):
+    m.invalidate(page_response(0xffff, PASID, 0))
+
+
+@test(PriRig)
+def reserved_fields_of_a_response_are_checked(m):
+    low, high = page_response(m.dev.sid, PASID, 0)
+    m.invalidate((low, high | 1 << 2))      # Was LPIG
+    for words in ((low | 1 << 5, high), (low | 1 << 52, high),
+                  (low, high | 1 << 12), (low, high | 1), (low, high, 1)):
+        m.submit(words)
+        check(m.reg(FSTS) & FSTS_IQE, f"{words}")
+        check_equal(m.reg(0x80, "q"), (m.tail - 1) % QUEUE_SLOTS << 5, "head")
+        m.write_bytes(m.queue + m.reg(0x80, "q"),
+                      struct.pack("<4Q", *wait_fence(), 0, 0))
+        m.set_reg(FSTS, FSTS_IQE)
+        m.submit()
+
+
+@test(PriRig)
+def copy_ends_when_its_page_is_invalid(m):
+    m.dev.start_copy(0, m.MISSING, IOVA, 8, flags=ASK)
+    m.step(20 * US)
+    m.respond(m.request(), R.PAGE_INVALID)
+    m.step(1000 * US)
+    check_equal(m.dev.status(0), REFUSED, "status")
+    check_equal(m.result(), R.PAGE_INVALID, "result")
+    check(m.dev.counts(0) == (0, 1), "requests")
+    check(m.requests() == [] and m.page_counts() == (1, 1), "page requests")
+    check(m.dev.faults() == (0, 0), "faults")
+
+
+@test(PriRig)
+def stream_goes_on_when_its_page_is_invalid(m):
+    m.dev.start_stream(0, m.MISSING, 8, period=100, flags=ASK)
+    m.step(110 * US)
+    m.respond(m.request(), R.PAGE_INVALID)
+    m.step(50 * US)
+    check_equal(m.dev.status(0), BUSY | REFUSED, "status")
+    check(m.dev.counts(0) == (0, 1), "requests")
+    check(m.requests() == [], "not before the next period")
+    m.step(60 * US)
+    check(m.request().addr == m.MISSING, "the next period")
+
+
+def failure_test(name, code):
+    def run(m):
+        m.bind(m.dev, 1, 6, 11)
+        m.ask(0)
+        m.ask(1)
+        first, second = m.requests()
+        m.respond(first, code)
+        m.step(500 * US)
+        check_equal(m.dev.pri_status(), PRI_PASID | PRI_RF, "status")
+        check_equal(m.result(0), R.PAGE_DISABLED, "result, by now")
+        check_equal(m.result(1), R.PAGE_DISABLED, "of the other channel")
+        check(m.requests() == [], "no more page requests")
+        check_equal(m.dev.status(0), BUSY | REFUSED, "status of the channel")
+        m.respond(second)
+        check_equal(m.dev.pri_status(), PRI_PASID | PRI_RF, "discarded")
+        for channel in range(2):
+            m.dev.stop(channel)
+        m.dev.start_stream(0, m.MISSING, 8, flags=ASK)
+        check(m.dev.status(0) & INVALID, "the next command")
+        m.dev.pri_control(0)
+        check_equal(m.dev.pri_status(), PRI_PASID | PRI_RF | PRI_STOPPED,
+                    "no request is outstanding")
+        m.dev.enable_pri()
+        check_equal(m.dev.pri_status(), PRI_PASID, "enabled again")
+        m.ask()
+        check(m.request().addr == m.MISSING, "it asks again")
+    run.__name__ = name
+    test(PriRig)(run)
+
+
+failure_test("response_failure_ends_all_page_requests", R.PAGE_FAILURE)
+failure_test("reserved_response_code_is_a_failure", 5)
+
+
+# ------------------------------------- pdma: time-outs and outstanding requests
+
+@test(PriRig)
+def channel_waits_for_its_timeout(m):
+    m.dev.set(0, R.PAGE_TIMEOUT, 500)
+    m.dev.start_copy(0, m.MISSING, IOVA, 8, flags=ASK)
+    m.step(490 * US)
+    check_equal(m.dev.status(0), BUSY | WAITING, "before")
+    request = m.request()
+    m.step(20 * US)
+    check_equal(m.dev.status(0), REFUSED, "after")
+    check_equal(m.result(), R.PAGE_TIMED_OUT, "result")
+    # The next command does not take the late response for its own
+    m.ask()
+    check(m.request().index != request.index, "the index is in use")
+    m.respond(request)
+    m.step(10 * US)
+    check_equal(m.dev.status(0), BUSY | WAITING, "the next command")
+    check_equal(m.dev.pri_status(), PRI_PASID, "status")
+    check(m.page_counts() == (2, 0), "page requests and responses")
+
+
+@test(PriRig)
+def page_requests_are_limited_to_the_allocation(m):
+    m.dev.pri_control(0)
+    m.dev.enable_pri(2)
+    for channel in range(3):
+        m.bind(m.dev, channel, 6 + channel, 11 + channel)
+        m.ask(channel)
+    requests = m.requests()
+    check([r.pasid for r in requests] == [6, 7], "two requests")
+    m.step(100 * US)
+    check(m.requests() == [], "no more")
+    # What a channel does not wait for is outstanding nevertheless
+    m.dev.stop(0)
+    m.step(100 * US)
+    check(m.requests() == [], "stopped")
+    m.respond(requests[0])
+    m.step(20 * US)
+    check(m.request().pasid == 8, "answered")
+
+
+@test(PriRig)
+def page_requests_are_limited_to_the_capacity(m):
+    m.dev.pri_control(0)
+    m.dev.enable_pri(0xffffffff)
+    for _ in range(40):
+        m.dev.start_copy(0, IOVA, IOVA + PAGE, 8, flags=FAULT)
+        m.step(2 * US)
+        m.dev.stop(0)
+    check(len(m.requests()) == 64, "requests")
+
+
+@test(PriRig)
+def group_needs_as_many_requests_as_it_has_pages(m):
+    m.dev.pri_control(0)
+    m.dev.enable_pri(1)
+    m.dev.set(0, R.PAGE_TIMEOUT, 200)
+    m.dev.start_copy(0, IOVA, IOVA + PAGE, 8, flags=FAULT)
+    m.step(100 * US)
+    check_equal(m.dev.status(0), BUSY | WAITING, "status")
+    m.step(110 * US)
+    check_equal(m.result(), R.PAGE_TIMED_OUT, "result")
+    check(m.requests() == [], "page requests")
+
+
+@test(PriRig)
+def pri_stops_when_all_requests_are_answered(m):
+    m.ask()
+    request = m.request()
+    m.dev.pri_control(0)
+    check_equal(m.dev.pri_status(), PRI_PASID, "outstanding")
+    m.respond(request)
+    check_equal(m.dev.pri_status(), PRI_PASID | PRI_STOPPED, "answered")
+    m.step(100 * US)
+    check(m.requests() == [], "disabled")
+    check_equal(m.result(), R.PAGE_DISABLED, "result")
+
+
+@test(PriRig)
+def pri_reset_forgets_what_is_outstanding(m):
+    m.ask()
+    request = m.request()
+    m.dev.pri_control(PRI_ENABLE | PRI_RESET)
+    m.dev.pri_control(0)
+    check_equal(m.dev.pri_status(), PRI_PASID, "no reset while it is enabled")
+    m.dev.pri_control(PRI_RESET)
+    check_equal(m.dev.read(m.dev.pri_cap + PRI_CTRL, "w"), 0, "control")
+    check_equal(m.dev.pri_status(), PRI_PASID | PRI_STOPPED, "status")
+    m.respond(request)
+    check_equal(m.dev.pri_status(), PRI_PASID | PRI_STOPPED | PRI_UPRGI,
+                "unexpected by now")
+    m.dev.enable_pri()
+    check_equal(m.dev.pri_status(), PRI_PASID, "enabled again")
+
+
+@test(PriRig)
+def channel_does_not_ask_without_a_pasid(m):
+    m.dev.start_stream(0, IOVA, 8, flags=FAULT)
+    m.dev.clear_pasid(0)
+    m.step(15 * US)
+    check_equal(m.result(), R.PAGE_DISABLED, "result")
+    check(m.requests() == [], "page requests")
+
+
+@test(PriRig)
+def flr_ends_page_requests_but_not_those_on_their_way(m):
+    m.bind(m.dev, 1, 6, 11)
+    m.ask(0)
+    first = m.request()
+    delayed_request(m, 1)
+    m.dev.flr()
+    check_equal(m.dev.read(m.dev.pri_cap + PRI_CTRL, "w"), 0, "control")
+    check_equal(m.dev.pri_status(), PRI_PASID | PRI_STOPPED, "status")
+    check_equal(m.dev.read(m.dev.pri_cap + PRI_ALLOCATION), 0, "allocation")
+    m.invalidate(device_ptlb_all(m.dev.sid, 6), wait_drain())
+    second = m.request()
+    check_equal(second.pasid, 6, "the one on its way")
+    m.step(2000000 * US)
+    check(m.requests() == [], "no more")
+    m.dev.enable()
+    m.dev.ats_control(ATS_ENABLE)
+    m.dev.enable_pri()
+    check(m.page_counts() == (0, 0), "counts")
+    m.dev.set_pasid(0, PASID)
+    m.dev.set(0, R.PAGE_DELAY, 0)
+    m.ask()
+    check_equal(m.request().index, first.index, "the index is free")
+    # The response for the past is taken for one for the present: drain first
+    m.respond(second)
+    check_equal(m.dev.pri_status(), PRI_PASID | PRI_UPRGI, "unexpected index")
+
+
+@test(PriRig, devices=("pcie-root-port,id=root,chassis=1",
+                       "pdma,ats=on,pri=on,bus=root"))
+def page_request_of_a_function_that_is_gone_arrives(m):
+    delayed_request(m)
+    switch_slot_off(m)
+    check_equal(m.dev.read(0), 0xffffffff, "the device has gone")
+    m.step(3 * DELAY * US)
+    request = m.request()
+    check_equal(request.sid, 0x100, "requester")
+    m.respond(request)
 
 
 # ------------------------------------------------------- VT-d: virtual commands

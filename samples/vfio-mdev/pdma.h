@@ -92,11 +92,12 @@
  * Channel page. A reset stops the channel and sets all of these registers to
  * zero but PDMA_PERIOD and PDMA_BURST, which become 100 and 1; it does not
  * touch the PASID. A function level reset resets all channels, takes away
- * their PASIDs, and disables the PASID and ATS capabilities.
+ * their PASIDs, and disables the PASID, ATS and PRI capabilities.
  *
  * When a write of PDMA_CMD_STOP or a reset has been completed (a read of any
- * register of the channel has returned), the channel issues no more DMA until
- * the next command.
+ * register of the channel has returned), the channel issues no more DMA and no
+ * more page requests until the next command. Page requests that it has issued
+ * before still arrive.
  */
 #define PDMA_SRC			0x00	/* RW, 64 bits: IOVA, PDMA_CMD_COPY */
 #define PDMA_DST			0x08	/* RW, 64 bits: IOVA */
@@ -106,22 +107,38 @@
 #define  PDMA_CMD_STOP			0	/* stop what is going on */
 #define  PDMA_CMD_COPY			1	/* copy LEN bytes from SRC to DST, once */
 #define  PDMA_CMD_STREAM		2	/* write a counter until stopped */
+#define  PDMA_CMD_ASK			0x100	/* flag: ask for pages */
+#define  PDMA_CMD_FAULT			0x200	/* flag: and also on purpose */
+#define  PDMA_CMD_FLAGS			0x300
 #define PDMA_STATUS			0x18	/* RO */
 #define  PDMA_STATUS_BUSY		0x1	/* a copy or a stream is going on */
 #define  PDMA_STATUS_DONE		0x2	/* the last copy arrived */
 #define  PDMA_STATUS_REFUSED		0x4	/* the IOMMU refused the last request */
 #define  PDMA_STATUS_INVALID		0x8	/* the last command was not accepted */
+#define  PDMA_STATUS_WAITING		0x10	/* for an answer to page requests */
 #define PDMA_PERIOD			0x1c	/* RW: stream period in us, 10 to 1000000 */
 #define PDMA_BURST			0x20	/* RW: requests a period, 1 to 4096 */
 #define PDMA_COUNTER			0x28	/* RO, 64 bits: last value that arrived */
 #define PDMA_DONE_COUNT			0x30	/* RO, 64 bits: requests that arrived */
 #define PDMA_REFUSED_COUNT		0x38	/* RO, 64 bits: requests that were refused */
+#define PDMA_PAGE_DELAY			0x40	/* RW: us, 0 to 10000000 */
+#define PDMA_PAGE_TIMEOUT		0x44	/* RW: us, 10 to 60000000 */
+#define PDMA_PAGE_RESULT		0x48	/* RO: of the last page requests */
+#define  PDMA_PAGE_SUCCESS		0x0	/* up to 0xf: the response code */
+#define  PDMA_PAGE_INVALID		0x1
+#define  PDMA_PAGE_FAILURE		0xf
+#define  PDMA_PAGE_NONE			0x100	/* there were none */
+#define  PDMA_PAGE_TIMED_OUT		0x101
+#define  PDMA_PAGE_DISABLED		0x102	/* the channel could not ask */
+#define PDMA_PAGE_REQUESTS		0x50	/* RO, 64 bits: page requests issued */
+#define PDMA_PAGE_RESPONSES		0x58	/* RO, 64 bits: responses waited for */
 
 /*
  * A command is not accepted (PDMA_STATUS_INVALID, nothing else changes) when
  * the PASID is not valid, when it is unknown, when LEN is 0 or larger than
  * PDMA_MAX_LEN, for PDMA_CMD_STREAM also when LEN or DST is not a multiple of
- * 8, and when the channel is busy (for any command but PDMA_CMD_STOP).
+ * 8, when the channel is busy (for any command but PDMA_CMD_STOP), and with one
+ * of PDMA_CMD_FLAGS when the function may not issue page requests.
  * PDMA_CMD_STOP is always accepted. A command works with the values that the
  * registers had when it was written; only the PASID is looked up for each
  * request. PERIOD and BURST take the nearest value that is in range.
@@ -137,6 +154,22 @@
  * A copy is cut into requests that do not cross a 4 KiB boundary of either
  * side; a read and its write count as one request each. The first refused
  * request ends it.
+ *
+ * With PDMA_CMD_ASK or PDMA_CMD_FAULT, a channel that gets no access rights to a
+ * page from the IOMMU asks for it by a page request, waits for the response, and
+ * tries again. The IOMMU records no fault then. With PDMA_CMD_FAULT it also asks
+ * before it tries: for both pages of each part of a copy, in one group, and for the
+ * page of each request of a stream. Only PDMA_PAGE_SUCCESS makes it try again.
+ * After any other result the request counts as refused: a copy ends, and a stream
+ * goes on a period later. The response PDMA_PAGE_FAILURE ends the page requests of
+ * all channels, until PRI is disabled and enabled again.
+ *
+ * A channel waits for PDMA_PAGE_TIMEOUT, initially 1 s. As long as the function has
+ * as many page requests outstanding as software has allocated, it waits before it
+ * asks. A page request counts as outstanding until its response arrives, even if
+ * the channel does not wait any more, or until a reset of the function or of
+ * PRI. PDMA_PAGE_DELAY is the time that a page request is on its way to the
+ * IOMMU, and the time after that until the IOMMU handles it.
  */
 
 /*

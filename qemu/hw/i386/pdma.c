@@ -9,6 +9,8 @@
  * (ATC) and sends translated requests, until a device-TLB invalidation drops the
  * translation. If a translation request is answered without access, the
  * function sends the untranslated request, which the IOMMU reports as a fault.
+ * With pri=on, a channel can ask software for the page instead. It sends no stop
+ * markers, as VT-d has another way to drain page requests (VT-d spec 7.10).
  *
  * With flight-us, requests stay in flight for that time between the IOMMU and
  * memory, and translations between the IOMMU and the ATC. The IOMMU asks the
@@ -47,6 +49,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(PDMAState, PDMA)
 #define PDMA_PASID_WIDTH        20
 #define PDMA_PASID_CAP_OFFSET   0x100
 #define PDMA_ATS_CAP_OFFSET     0x110
+#define PDMA_PRI_CAP_OFFSET     0x120
 
 #define PDMA_MIN_PERIOD         10
 #define PDMA_MAX_PERIOD         1000000
@@ -55,6 +58,14 @@ OBJECT_DECLARE_SIMPLE_TYPE(PDMAState, PDMA)
 #define PDMA_DEFAULT_BURST      1
 /* The time from one part of a copy to the next one */
 #define PDMA_COPY_PERIOD        1
+
+/* Outstanding Page Request Capacity */
+#define PDMA_PAGE_CAPACITY      64
+#define PDMA_MAX_GROUP_PAGES    2
+#define PDMA_MAX_PAGE_DELAY     10000000
+#define PDMA_MIN_PAGE_TIMEOUT   10
+#define PDMA_MAX_PAGE_TIMEOUT   60000000
+#define PDMA_DEFAULT_PAGE_TIMEOUT 1000000
 
 /* More cached pages than this are not worth the memory */
 #define PDMA_MAX_ATC_PAGES      4096
@@ -100,6 +111,7 @@ typedef enum PDMAOutcome {
     PDMA_PASSED,
     PDMA_REFUSED,
     PDMA_LATER,                 /* The translation is not there yet */
+    PDMA_NO_PAGE,               /* Nothing was sent: ask for the page first */
 } PDMAOutcome;
 
 /* What a command works with: the registers at the time it was written */
@@ -111,6 +123,22 @@ typedef struct PDMACommand {
     uint32_t period;
     uint32_t burst;
 } PDMACommand;
+
+/* A page that cannot be reached, or that a channel asks for nevertheless */
+typedef struct PDMAWanted {
+    uint64_t iova;
+    bool is_write;
+} PDMAWanted;
+
+/*
+ * A page request group that waits for its response, even if the channel
+ * does not any more. Its place in PDMAState.groups is its index.
+ */
+typedef struct PDMAGroup {
+    uint32_t num_pages;         /* 0: the index is free */
+    uint32_t pasid;
+    uint32_t channel;
+} PDMAGroup;
 
 struct PDMAChannel {
     PDMAState *s;
@@ -131,6 +159,18 @@ struct PDMAChannel {
     uint8_t data[PDMA_PAGE_SIZE];
     /* Counts starts and stops: a request may be a write to these registers */
     uint32_t generation;
+
+    uint32_t page_delay;
+    uint32_t page_timeout;
+    uint32_t page_result;
+    uint64_t page_requests;
+    uint64_t page_responses;
+
+    PDMAWanted wanted[PDMA_MAX_GROUP_PAGES];
+    uint32_t num_wanted;
+    PDMAGroup *group;           /* Whose response the channel waits for */
+    int64_t page_deadline;
+    bool asked;                 /* page_result is about the next request */
 };
 
 struct PDMAState {
@@ -139,6 +179,7 @@ struct PDMAState {
     uint32_t num_channels;
     bool ats;
     uint8_t ats_depth;
+    bool pri;
 
     MemoryRegion bar;
     IntelIOMMUState *iommu;
@@ -160,6 +201,9 @@ struct PDMAState {
     uint64_t ur_count;
     uint64_t ca_count;
     uint64_t atc_count;
+
+    PDMAGroup groups[PDMA_PAGE_CAPACITY];
+    uint32_t num_requests;      /* In all groups */
 
     /* The high half of the 64-bit register that was read last */
     hwaddr latched_addr;
@@ -193,6 +237,21 @@ static bool pdma_ats_enabled(PDMAState *s)
            X86_IOMMU_DEVICE(s->iommu)->dt_supported &&
            (pci_get_word(config + PDMA_ATS_CAP_OFFSET + PCI_ATS_CTRL) &
             PCI_ATS_CTRL_ENABLE);
+}
+
+static uint8_t *pdma_pri_cap(PDMAState *s)
+{
+    return PCI_DEVICE(s)->config + PDMA_PRI_CAP_OFFSET;
+}
+
+/* A failed function asks for nothing until software enables it again */
+static bool pdma_pri_enabled(PDMAState *s)
+{
+    return s->pri && pdma_ats_enabled(s) &&
+           (pci_get_word(pdma_pri_cap(s) + PCI_PRI_CTRL) &
+            PCI_PRI_CTRL_ENABLE) &&
+           !(pci_get_word(pdma_pri_cap(s) + PCI_PRI_STATUS) &
+             PCI_PRI_STATUS_RF);
 }
 
 static int64_t pdma_after(uint32_t us)
@@ -486,9 +545,11 @@ static PDMAPage *pdma_ask(PDMAState *s, PDMAAtc *atc, VTDRequest *ask)
 
 /*
  * Send a request that does not cross a page to the IOMMU, which reports each
- * refused request once. For PDMA_LATER, *@ready is when to try again.
+ * refused request once. For PDMA_LATER, *@ready is when to try again. If the IOMMU
+ * grants no access, a channel may @ask_for_pages.
  */
-static PDMAOutcome pdma_translate(PDMAState *s, VTDRequest *req, int64_t *ready)
+static PDMAOutcome pdma_translate(PDMAState *s, VTDRequest *req,
+                                  bool ask_for_pages, int64_t *ready)
 {
     uint64_t iova_page = req->iova & ~(uint64_t)(PDMA_PAGE_SIZE - 1);
     VTDRequest ask = *req;
@@ -504,6 +565,9 @@ static PDMAOutcome pdma_translate(PDMAState *s, VTDRequest *req, int64_t *ready)
             page = pdma_ask(s, atc, &ask);
             if (!page && ask.completion != VTD_COMPLETION_SUCCESS) {
                 return PDMA_REFUSED;
+            }
+            if (!page && ask_for_pages) {
+                return PDMA_NO_PAGE;
             }
         }
         if (page) {
@@ -526,8 +590,199 @@ static PDMAOutcome pdma_translate(PDMAState *s, VTDRequest *req, int64_t *ready)
 }
 
 /*
+ * Page requests. They are messages: bus mastering does not matter.
+ */
+
+/* Stopped has no meaning while page requests are enabled */
+static void pdma_update_stopped(PDMAState *s)
+{
+    uint16_t ctrl = pci_get_word(pdma_pri_cap(s) + PCI_PRI_CTRL);
+    uint8_t *status = pdma_pri_cap(s) + PCI_PRI_STATUS;
+
+    if ((ctrl & PCI_PRI_CTRL_ENABLE) || s->num_requests) {
+        pci_word_test_and_clear_mask(status, PCI_PRI_STATUS_STOPPED);
+    } else {
+        pci_word_test_and_set_mask(status, PCI_PRI_STATUS_STOPPED);
+    }
+}
+
+static void pdma_forget_groups(PDMAState *s)
+{
+    uint32_t i;
+
+    for (i = 0; i < s->num_channels; i++) {
+        s->channels[i].group = NULL;
+    }
+    memset(s->groups, 0, sizeof(s->groups));
+    s->num_requests = 0;
+}
+
+/* The index of a group that may be sent now, or PDMA_PAGE_CAPACITY */
+static uint32_t pdma_find_group(PDMAState *s, uint32_t num_pages)
+{
+    uint32_t allocated = pci_get_long(pdma_pri_cap(s) + PCI_PRI_ALLOC_REQ);
+    uint32_t i;
+
+    if (s->num_requests + num_pages > MIN(allocated, PDMA_PAGE_CAPACITY)) {
+        return PDMA_PAGE_CAPACITY;
+    }
+    for (i = 0; i < PDMA_PAGE_CAPACITY && s->groups[i].num_pages; i++) {
+    }
+    return i;
+}
+
+static void pdma_send_group(PDMAChannel *ch, uint32_t index)
+{
+    PDMAState *s = ch->s;
+    uint32_t i;
+
+    ch->group = &s->groups[index];
+    *ch->group = (PDMAGroup) {
+        .num_pages = ch->num_wanted,
+        .pasid = ch->pasid & PDMA_PASID_MASK,
+        .channel = ch->nr,
+    };
+    s->num_requests += ch->num_wanted;
+    for (i = 0; i < ch->num_wanted; i++) {
+        VTDPageRequest request = {
+            .pasid = ch->group->pasid,
+            .addr = ch->wanted[i].iova,
+            .index = index,
+            .last = i == ch->num_wanted - 1,
+            .read = !ch->wanted[i].is_write,
+            .write = ch->wanted[i].is_write,
+        };
+
+        ch->page_requests++;
+        vtd_send_page_request(&s->function, &request,
+                              (int64_t)ch->page_delay * SCALE_US);
+    }
+}
+
+static void pdma_schedule(PDMAChannel *ch, uint32_t us)
+{
+    timer_mod(&ch->timer, pdma_after(us));
+}
+
+static void pdma_page_result(PDMAChannel *ch, uint32_t result)
+{
+    ch->status &= ~PDMA_STATUS_WAITING;
+    ch->page_result = result;
+    ch->group = NULL;
+    ch->asked = true;
+}
+
+/*
+ * A channel waits for a response, or to be allowed to send its requests. Returns
+ * false if it can go on, with what came of it in page_result.
+ */
+static bool pdma_wait(PDMAChannel *ch)
+{
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
+    uint32_t index;
+
+    if (now >= ch->page_deadline) {
+        pdma_page_result(ch, PDMA_PAGE_TIMED_OUT);
+        return false;
+    }
+    if (!ch->group) {
+        if (!pdma_pri_enabled(ch->s) || !pdma_pasid_enabled(ch->s) ||
+            !(ch->pasid & PDMA_PASID_VALID)) {
+            pdma_page_result(ch, PDMA_PAGE_DISABLED);
+            return false;
+        }
+        index = pdma_find_group(ch->s, ch->num_wanted);
+        if (index == PDMA_PAGE_CAPACITY) {
+            timer_mod(&ch->timer, MIN(ch->page_deadline,
+                                      now + PDMA_MIN_PERIOD * SCALE_US));
+            return true;
+        }
+        pdma_send_group(ch, index);
+    }
+    timer_mod(&ch->timer, ch->page_deadline);
+    return true;
+}
+
+static void pdma_want(PDMAChannel *ch, uint32_t i, uint64_t iova,
+                      bool is_write)
+{
+    ch->wanted[i].iova = iova;
+    ch->wanted[i].is_write = is_write;
+    ch->num_wanted = i + 1;
+}
+
+/* Ask for what is wanted. The timer goes on when there is an answer. */
+static void pdma_ask_for_pages(PDMAChannel *ch)
+{
+    ch->status |= PDMA_STATUS_WAITING;
+    ch->page_deadline = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL) +
+                        (int64_t)ch->page_timeout * SCALE_US;
+    if (!pdma_wait(ch)) {
+        pdma_schedule(ch, PDMA_COPY_PERIOD);
+    }
+}
+
+static void pdma_fail(PDMAState *s)
+{
+    uint32_t i;
+
+    pci_word_test_and_set_mask(pdma_pri_cap(s) + PCI_PRI_STATUS,
+                               PCI_PRI_STATUS_RF);
+    for (i = 0; i < s->num_channels; i++) {
+        PDMAChannel *ch = &s->channels[i];
+
+        if (ch->status & PDMA_STATUS_WAITING) {
+            pdma_page_result(ch, PDMA_PAGE_FAILURE);
+            pdma_schedule(ch, PDMA_COPY_PERIOD);
+        }
+    }
+    pdma_forget_groups(s);
+}
+
+/* PCIe 10.4.2 */
+static void pdma_page_response(VTDFunction *fn, const VTDPageResponse *response)
+{
+    PDMAState *s = container_of(fn, PDMAState, function);
+    uint8_t *status = pdma_pri_cap(s) + PCI_PRI_STATUS;
+    PDMAGroup *group;
+    PDMAChannel *ch;
+
+    if (pci_get_word(status) & PCI_PRI_STATUS_RF) {
+        return;
+    }
+    if (response->index >= PDMA_PAGE_CAPACITY ||
+        !s->groups[response->index].num_pages ||
+        s->groups[response->index].pasid != response->pasid) {
+        pci_word_test_and_set_mask(status, PCI_PRI_STATUS_UPRGI);
+        return;
+    }
+
+    group = &s->groups[response->index];
+    ch = &s->channels[group->channel];
+    s->num_requests -= group->num_pages;
+    group->num_pages = 0;
+    if (ch->group == group) {
+        ch->page_responses++;
+        pdma_page_result(ch, response->code);
+        pdma_schedule(ch, PDMA_COPY_PERIOD);
+    }
+    /* Codes that are reserved count as a failure, too */
+    if (response->code != VTD_PAGE_SUCCESS &&
+        response->code != VTD_PAGE_INVALID) {
+        pdma_fail(s);
+    }
+    pdma_update_stopped(s);
+}
+
+/*
  * Channels
  */
+
+static void pdma_refuse(PDMAChannel *ch)
+{
+    ch->refused_count++;
+    ch->status |= PDMA_STATUS_REFUSED;
+}
 
 /*
  * Issue one request that does not cross a page. It counts as arrived when it has
@@ -545,11 +800,17 @@ static PDMAOutcome pdma_request(PDMAChannel *ch, bool is_write, uint64_t iova,
 
     if ((ch->pasid & PDMA_PASID_VALID) &&
         pdma_pasid_enabled(s) && pdma_bus_master(s)) {
-        outcome = pdma_translate(s, &req, &ready);
+        outcome = pdma_translate(s, &req, ch->run.cmd & PDMA_CMD_FLAGS,
+                                 &ready);
     }
 
     if (outcome == PDMA_LATER) {
         timer_mod(&ch->timer, ready);
+        return outcome;
+    }
+    if (outcome == PDMA_NO_PAGE) {
+        pdma_want(ch, 0, iova, is_write);
+        pdma_ask_for_pages(ch);
         return outcome;
     }
 
@@ -574,17 +835,11 @@ static PDMAOutcome pdma_request(PDMAChannel *ch, bool is_write, uint64_t iova,
             ch->done_count++;
             ch->status &= ~PDMA_STATUS_REFUSED;
         } else {
-            ch->refused_count++;
-            ch->status |= PDMA_STATUS_REFUSED;
+            pdma_refuse(ch);
         }
     }
 
     return outcome;
-}
-
-static void pdma_schedule(PDMAChannel *ch, uint32_t us)
-{
-    timer_mod(&ch->timer, pdma_after(us));
 }
 
 static void pdma_stop(PDMAChannel *ch)
@@ -593,7 +848,9 @@ static void pdma_stop(PDMAChannel *ch)
     ch->left = 0;
     ch->have_data = false;
     timer_del(&ch->timer);
-    ch->status &= ~PDMA_STATUS_BUSY;
+    ch->status &= ~(PDMA_STATUS_BUSY | PDMA_STATUS_WAITING);
+    ch->group = NULL;
+    ch->asked = false;
 }
 
 /* Copy what does not cross a page on either side */
@@ -607,9 +864,17 @@ static void pdma_copy(PDMAChannel *ch)
     len = MIN(len, PDMA_PAGE_SIZE - run->src % PDMA_PAGE_SIZE);
     len = MIN(len, PDMA_PAGE_SIZE - run->dst % PDMA_PAGE_SIZE);
 
+    if ((run->cmd & PDMA_CMD_FAULT) && !ch->asked) {
+        pdma_want(ch, 0, run->src, false);
+        pdma_want(ch, 1, run->dst, true);
+        pdma_ask_for_pages(ch);
+        return;
+    }
+
     if (!ch->have_data) {
         outcome = pdma_request(ch, false, run->src, ch->data, len);
-        if (generation != ch->generation || outcome == PDMA_LATER) {
+        if (generation != ch->generation || outcome == PDMA_LATER ||
+            outcome == PDMA_NO_PAGE) {
             return;
         }
         if (outcome == PDMA_REFUSED) {
@@ -623,10 +888,12 @@ static void pdma_copy(PDMAChannel *ch)
     }
 
     outcome = pdma_request(ch, true, run->dst, ch->data, len);
-    if (generation != ch->generation || outcome == PDMA_LATER) {
+    if (generation != ch->generation || outcome == PDMA_LATER ||
+        outcome == PDMA_NO_PAGE) {
         return;
     }
 
+    ch->asked = false;
     ch->have_data = false;
     run->src += len;
     run->dst += len;
@@ -652,13 +919,20 @@ static void pdma_stream(PDMAChannel *ch)
     for (; ch->left; ch->left--) {
         uint64_t value = ch->counter + 1;
         uint64_t le_value = cpu_to_le64(value);
+        uint64_t iova = run->dst + value * 8 % run->len;
         PDMAOutcome outcome;
 
-        outcome = pdma_request(ch, true, run->dst + value * 8 % run->len,
-                               &le_value, sizeof(le_value));
-        if (generation != ch->generation || outcome == PDMA_LATER) {
+        if ((run->cmd & PDMA_CMD_FAULT) && !ch->asked) {
+            pdma_want(ch, 0, iova, true);
+            pdma_ask_for_pages(ch);
             return;
         }
+        outcome = pdma_request(ch, true, iova, &le_value, sizeof(le_value));
+        if (generation != ch->generation || outcome == PDMA_LATER ||
+            outcome == PDMA_NO_PAGE) {
+            return;
+        }
+        ch->asked = false;
         if (outcome == PDMA_PASSED) {
             ch->counter = value;
         }
@@ -670,8 +944,22 @@ static void pdma_stream(PDMAChannel *ch)
 static void pdma_timer(void *opaque)
 {
     PDMAChannel *ch = opaque;
+    bool is_copy = (ch->run.cmd & ~PDMA_CMD_FLAGS) == PDMA_CMD_COPY;
 
-    if (ch->run.cmd == PDMA_CMD_COPY) {
+    if ((ch->status & PDMA_STATUS_WAITING) && pdma_wait(ch)) {
+        return;
+    }
+
+    if (ch->asked && ch->page_result != PDMA_PAGE_SUCCESS) {
+        ch->asked = false;
+        pdma_refuse(ch);
+        if (is_copy) {
+            pdma_stop(ch);
+        } else {
+            ch->left = 0;
+            pdma_schedule(ch, ch->run.period);
+        }
+    } else if (is_copy) {
         pdma_copy(ch);
     } else {
         pdma_stream(ch);
@@ -691,7 +979,11 @@ static bool pdma_command_valid(PDMAChannel *ch, uint32_t cmd)
         return false;
     }
 
-    switch (cmd) {
+    if ((cmd & PDMA_CMD_FLAGS) && !pdma_pri_enabled(ch->s)) {
+        return false;
+    }
+
+    switch (cmd & ~PDMA_CMD_FLAGS) {
     case PDMA_CMD_COPY:
         return true;
     case PDMA_CMD_STREAM:
@@ -722,7 +1014,7 @@ static void pdma_command(PDMAChannel *ch, uint32_t cmd)
     ch->run = ch->regs;
     ch->run.cmd = cmd;
     ch->status = PDMA_STATUS_BUSY;
-    if (cmd == PDMA_CMD_COPY) {
+    if ((cmd & ~PDMA_CMD_FLAGS) == PDMA_CMD_COPY) {
         pdma_schedule(ch, PDMA_COPY_PERIOD);
     } else {
         ch->counter = 0;
@@ -741,6 +1033,11 @@ static void pdma_channel_reset(PDMAChannel *ch)
     ch->counter = 0;
     ch->done_count = 0;
     ch->refused_count = 0;
+    ch->page_delay = 0;
+    ch->page_timeout = PDMA_DEFAULT_PAGE_TIMEOUT;
+    ch->page_result = PDMA_PAGE_NONE;
+    ch->page_requests = 0;
+    ch->page_responses = 0;
 }
 
 /*
@@ -792,6 +1089,14 @@ static uint64_t pdma_read_channel(PDMAChannel *ch, hwaddr reg)
         return ch->done_count;
     case PDMA_REFUSED_COUNT:
         return ch->refused_count;
+    case PDMA_PAGE_DELAY:
+        return ch->page_delay | (uint64_t)ch->page_timeout << 32;
+    case PDMA_PAGE_RESULT:
+        return ch->page_result;
+    case PDMA_PAGE_REQUESTS:
+        return ch->page_requests;
+    case PDMA_PAGE_RESPONSES:
+        return ch->page_responses;
     default:
         return 0;
     }
@@ -930,6 +1235,13 @@ static void pdma_write_channel(PDMAChannel *ch, hwaddr reg, uint32_t val)
     case PDMA_BURST:
         regs->burst = MIN(MAX(val, 1), PDMA_MAX_BURST);
         break;
+    case PDMA_PAGE_DELAY:
+        ch->page_delay = MIN(val, PDMA_MAX_PAGE_DELAY);
+        break;
+    case PDMA_PAGE_TIMEOUT:
+        ch->page_timeout = MIN(MAX(val, PDMA_MIN_PAGE_TIMEOUT),
+                               PDMA_MAX_PAGE_TIMEOUT);
+        break;
     }
 }
 
@@ -966,10 +1278,30 @@ static const MemoryRegionOps pdma_mmio_ops = {
  * PCI function
  */
 
+static void pdma_pri_write_config(PDMAState *s, uint16_t before)
+{
+    uint8_t *cap = pdma_pri_cap(s);
+    uint16_t ctrl = pci_get_word(cap + PCI_PRI_CTRL);
+
+    if (ctrl & ~before & PCI_PRI_CTRL_ENABLE) {
+        pci_word_test_and_clear_mask(cap + PCI_PRI_STATUS,
+                                     PCI_PRI_STATUS_RF |
+                                     PCI_PRI_STATUS_UPRGI);
+    }
+    if (ctrl & PCI_PRI_CTRL_RESET) {
+        if (!(ctrl & PCI_PRI_CTRL_ENABLE)) {
+            pdma_forget_groups(s);
+        }
+        pci_set_word(cap + PCI_PRI_CTRL, ctrl & ~PCI_PRI_CTRL_RESET);
+    }
+    pdma_update_stopped(s);
+}
+
 static void pdma_config_write(PCIDevice *pdev, uint32_t addr, uint32_t val,
                               int len)
 {
     PDMAState *s = PDMA(pdev);
+    uint16_t pri_ctrl = pci_get_word(pdma_pri_cap(s) + PCI_PRI_CTRL);
 
     pci_default_write_config(pdev, addr, val, len);
     pcie_cap_flr_write_config(pdev, addr, val, len);
@@ -981,6 +1313,9 @@ static void pdma_config_write(PCIDevice *pdev, uint32_t addr, uint32_t val,
     /* A function that leaves ATS loses its cached translations */
     if (!pdma_ats_enabled(s)) {
         g_hash_table_remove_all(s->atcs);
+    }
+    if (s->pri) {
+        pdma_pri_write_config(s, pri_ctrl);
     }
 }
 
@@ -1026,7 +1361,30 @@ static void pdma_reset_hold(Object *obj, ResetType type)
     if (s->ats) {
         pci_set_word(config + PDMA_ATS_CAP_OFFSET + PCI_ATS_CTRL, 0);
     }
+    if (s->pri) {
+        /* VT-d spec 7.9: what was sent arrives nevertheless */
+        pdma_forget_groups(s);
+        pci_set_word(pdma_pri_cap(s) + PCI_PRI_CTRL, 0);
+        pci_set_word(pdma_pri_cap(s) + PCI_PRI_STATUS,
+                     PCI_PRI_STATUS_PASID | PCI_PRI_STATUS_STOPPED);
+        pci_set_long(pdma_pri_cap(s) + PCI_PRI_ALLOC_REQ, 0);
+    }
     g_hash_table_remove_all(s->atcs);
+}
+
+static void pdma_pri_init(PDMAState *s)
+{
+    PCIDevice *pdev = PCI_DEVICE(s);
+
+    pcie_add_capability(pdev, PCI_EXT_CAP_ID_PRI, 1, PDMA_PRI_CAP_OFFSET,
+                        PCI_EXT_CAP_PRI_SIZEOF);
+    pci_set_long(pdma_pri_cap(s) + PCI_PRI_MAX_REQ, PDMA_PAGE_CAPACITY);
+    pci_set_word(pdev->wmask + PDMA_PRI_CAP_OFFSET + PCI_PRI_CTRL,
+                 PCI_PRI_CTRL_ENABLE | PCI_PRI_CTRL_RESET);
+    pci_set_word(pdev->w1cmask + PDMA_PRI_CAP_OFFSET + PCI_PRI_STATUS,
+                 PCI_PRI_STATUS_RF | PCI_PRI_STATUS_UPRGI);
+    pci_set_long(pdev->wmask + PDMA_PRI_CAP_OFFSET + PCI_PRI_ALLOC_REQ,
+                 UINT32_MAX);
 }
 
 static void pdma_realize(PCIDevice *pdev, Error **errp)
@@ -1050,6 +1408,10 @@ static void pdma_realize(PCIDevice *pdev, Error **errp)
         error_setg(errp, "ats-depth must be from 0 to %d", PDMA_MAX_ATS_DEPTH);
         return;
     }
+    if (s->pri && !s->ats) {
+        error_setg(errp, "pri=on needs ats=on");
+        return;
+    }
     if (pcie_endpoint_cap_init(pdev, 0) < 0) {
         error_setg(errp, "no room for the PCI Express capability");
         return;
@@ -1067,6 +1429,9 @@ static void pdma_realize(PCIDevice *pdev, Error **errp)
         pci_set_word(pdev->config + PDMA_ATS_CAP_OFFSET + PCI_ATS_CAP,
                      PCI_ATS_CAP_PAGE_ALIGNED | s->ats_depth);
     }
+    if (s->pri) {
+        pdma_pri_init(s);
+    }
 
     s->atcs = g_hash_table_new_full(NULL, NULL, NULL, pdma_atc_free);
     QTAILQ_INIT(&s->flights);
@@ -1079,6 +1444,7 @@ static void pdma_realize(PCIDevice *pdev, Error **errp)
         .iommu = s->iommu,
         .drain = pdma_drain,
         .invalidate = pdma_invalidate,
+        .respond = s->pri ? pdma_page_response : NULL,
     };
     vtd_add_function(&s->function);
     for (i = 0; i < s->num_channels; i++) {
@@ -1107,6 +1473,7 @@ static void pdma_exit(PCIDevice *pdev)
 static const Property pdma_properties[] = {
     DEFINE_PROP_UINT32("channels", PDMAState, num_channels, 16),
     DEFINE_PROP_BOOL("ats", PDMAState, ats, false),
+    DEFINE_PROP_BOOL("pri", PDMAState, pri, false),
     DEFINE_PROP_UINT8("ats-depth", PDMAState, ats_depth, 0),
 };
 
