@@ -12,6 +12,7 @@
 #include <linux/err.h>
 #include <linux/io.h>
 #include <linux/io-64-nonatomic-lo-hi.h>
+#include <linux/iommu.h>
 #include <linux/pci.h>
 #include <linux/spinlock.h>
 #include <linux/stddef.h>
@@ -259,6 +260,48 @@ static inline int pdma_engine_read(struct pdma_engine *engine, unsigned int nr,
 		reg->val64 = cpu_to_le64(readq(regs + offset));
 	return 0;
 }
+
+/* A register of the channel page that does not start anything */
+static inline int pdma_engine_write(struct pdma_engine *engine, unsigned int nr,
+				    u64 offset, u32 val)
+{
+	if (offset != PDMA_PAGE_DELAY && offset != PDMA_PAGE_TIMEOUT)
+		return -EINVAL;
+
+	guard(spinlock)(&engine->lock);
+	if (engine->down)
+		return -EAGAIN;
+	writel(val, pdma_engine_regs(engine, nr) + offset);
+	return 0;
+}
+
+/* Page requests */
+
+#ifdef PDMA_ENABLE_IOPF
+/* Without PRI in the function or in the IOMMU there are none */
+static inline int pdma_engine_enable_iopf(struct pdma_engine *engine)
+{
+	int ret = iommu_dev_enable_feature(&engine->pdev->dev,
+					   IOMMU_DEV_FEAT_IOPF);
+
+	return ret == -ENODEV ? 0 : ret;
+}
+
+static inline void pdma_engine_disable_iopf(struct pdma_engine *engine)
+{
+	iommu_dev_disable_feature(&engine->pdev->dev, IOMMU_DEV_FEAT_IOPF);
+}
+#else
+/* The IOMMU driver does it when it attaches a domain that handles them */
+static inline int pdma_engine_enable_iopf(struct pdma_engine *engine)
+{
+	return 0;
+}
+
+static inline void pdma_engine_disable_iopf(struct pdma_engine *engine)
+{
+}
+#endif
 
 /* Reset and suspend of the function */
 

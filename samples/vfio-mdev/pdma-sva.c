@@ -7,7 +7,8 @@
  *
  *  - binds it to the own address space. The channel DMAs with the PASID of the
  *    process, through the page tables that the CPU uses, too.
- *  - submits commands with virtual addresses. Nothing is pinned or mapped.
+ *  - submits commands with virtual addresses. Nothing is pinned or mapped. With
+ *    one of PDMA_CMD_FLAGS, the channel asks for pages that are not present.
  *
  * A process exits before its files are closed, and others may keep a file open
  * for much longer. The channel is not stopped then: from the exit to the unbind,
@@ -132,7 +133,7 @@ static int pdma_sva_may_bind(struct pdma_sva_channel *ch)
 
 /*
  * Takes PASIDs and ATS of device and bus, and first-stage translation of the
- * IOMMU. No page requests: the engine has no PRI.
+ * IOMMU. Page requests are optional.
  */
 static int pdma_sva_bind(struct pdma_sva_channel *ch)
 {
@@ -284,15 +285,36 @@ static int pdma_sva_may_start(struct pdma_sva_channel *ch)
 static int pdma_sva_start(struct pdma_sva_channel *ch,
 			  const struct pdma_cmd *cmd)
 {
+	u32 op = cmd->cmd & ~PDMA_CMD_FLAGS;
 	int ret;
 
-	if (cmd->cmd != PDMA_CMD_COPY && cmd->cmd != PDMA_CMD_STREAM)
+	if (op != PDMA_CMD_COPY && op != PDMA_CMD_STREAM)
 		return -EINVAL;
 
 	ret = pdma_sva_may_start(ch);
 	if (ret)
 		return ret;
 	return pdma_engine_start(pdma_sva_engine(ch), ch->nr, cmd);
+}
+
+static ssize_t pdma_sva_write_reg(struct pdma_sva_channel *ch,
+				  const char __user *buf, size_t count,
+				  loff_t offset)
+{
+	__le32 val;
+	int ret;
+
+	if (count != sizeof(val))
+		return -EINVAL;
+	if (copy_from_user(&val, buf, sizeof(val)))
+		return -EFAULT;
+
+	guard(mutex)(&ch->lock);
+	if (ch->gone)
+		return -ENODEV;
+	ret = pdma_engine_write(pdma_sva_engine(ch), ch->nr, offset,
+				le32_to_cpu(val));
+	return ret ?: count;
 }
 
 static ssize_t pdma_sva_write(struct file *file, const char __user *buf,
@@ -303,7 +325,9 @@ static ssize_t pdma_sva_write(struct file *file, const char __user *buf,
 	struct pdma_cmd cmd;
 	int ret = 0;
 
-	if (*ppos || count != sizeof(submit))
+	if (*ppos)
+		return pdma_sva_write_reg(ch, buf, count, *ppos);
+	if (count != sizeof(submit))
 		return -EINVAL;
 	if (copy_from_user(&submit, buf, sizeof(submit)))
 		return -EFAULT;
@@ -428,6 +452,9 @@ static int pdma_sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	ret = pdma_init_engine(&sva->engine, pdev);
 	if (ret)
 		goto err_put;
+	ret = pdma_engine_enable_iopf(&sva->engine);
+	if (ret)
+		goto err_put;
 
 	pci_set_master(pdev);
 	pci_set_drvdata(pdev, &sva->engine);
@@ -439,6 +466,7 @@ static int pdma_sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 
 err_master:
 	pci_clear_master(pdev);
+	pdma_engine_disable_iopf(&sva->engine);
 err_put:
 	pdma_sva_put(sva);
 	return ret;
@@ -458,6 +486,7 @@ static void pdma_sva_remove(struct pci_dev *pdev)
 		sva->channels[nr].gone = true;
 	}
 	pci_clear_master(pdev);
+	pdma_engine_disable_iopf(&sva->engine);
 	pdma_sva_put(sva);
 }
 

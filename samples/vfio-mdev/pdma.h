@@ -283,13 +283,14 @@
  * DMA and has no PASID. Errors: ENXIO it has none.
  *
  * pwrite() of one struct pdma_submit at offset 0 submits a command, with the
- * addresses of the process and without a PASID (0). The channel can only reach
- * what is present in its page tables: the engine cannot ask for a page. Errors:
- * EPERM the channel is bound to another process, else as above. pread() reads a
- * register of the channel page. All of these: ENODEV the engine has been taken
- * from the driver. A function level reset and a suspend do to the channel what
- * they do to a mediated device: afterwards it has its PASID again, whichever
- * kind it is.
+ * addresses of the process and without a PASID (0). Without one of PDMA_CMD_FLAGS,
+ * the channel can only reach what is present in its page tables. Errors: EPERM the
+ * channel is bound to another process, EINVAL also when the channel cannot ask for
+ * pages, else as above. pread() reads a register of the channel page, pwrite()
+ * writes PDMA_PAGE_DELAY or PDMA_PAGE_TIMEOUT. All of these: ENODEV the engine has
+ * been taken from the driver. A function level reset and a suspend do to the
+ * channel what they do to a mediated device: afterwards it has its PASID again,
+ * whichever kind it is.
  */
 #define PDMA_SVA_DRIVER			"pdma-sva"
 #define PDMA_SVA_BIND			_IO('P', 0)
