@@ -1029,6 +1029,12 @@ static void ioasid_park_some(struct ioasid_chain *chain,
  */
 #define IOASID_PARK_ROUNDS	100
 
+#ifdef CONFIG_LOCKDEP
+/* Held by those who park, for those who wait until an IOASID is blocked */
+static struct lockdep_map ioasid_park_map =
+	STATIC_LOCKDEP_MAP_INIT("ioasid_park", &ioasid_park_map);
+#endif
+
 /*
  * Park every IOASID of @chain, which are of one account, and drop the owner's
  * references. When this returns, no DMA with any of them reaches memory. Cannot
@@ -1051,6 +1057,7 @@ void ioasid_free_chain(struct ioasid_chain *chain)
 	if (!chain->first)
 		return;
 
+	lock_map_acquire_read(&ioasid_park_map);
 	ioasid_chain_for_each(ioasid, chain) {
 		ioasid_park(ioasid);
 		ioasid_cond_resched(++count);
@@ -1071,6 +1078,7 @@ void ioasid_free_chain(struct ioasid_chain *chain)
 		wait = !chain->first->next || rounds > IOASID_PARK_ROUNDS;
 		ioasid_park_some(chain, &done, wait);
 	}
+	lock_map_release(&ioasid_park_map);
 
 	llist_for_each_entry_safe(ioasid, next, done.first, recycle_node) {
 		/* This is process context: no need for the worker */
@@ -1093,8 +1101,7 @@ void ioasid_free_chain(struct ioasid_chain *chain)
  * ioasid_put(). To be called by the owner only, once.
  *
  * Context: Process context, may sleep. Takes ioasid.lock, the group mutex and
- * the IOMMU driver's locks. The drain waits for page request handlers: the
- * caller holds neither an mmap lock nor another lock that they take.
+ * the IOMMU driver's locks. Waits for no page fault handler.
  */
 void ioasid_free(struct ioasid *ioasid)
 {
@@ -1581,6 +1588,8 @@ void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 	 */
 	while (!ioasid_is_active(ioasid) && !ioasid_is_blocked(ioasid)) {
 		mutex_unlock(&ioasid->lock);
+		lock_map_acquire(&ioasid_park_map);
+		lock_map_release(&ioasid_park_map);
 		wait_event(ioasid_blocked_wq, ioasid_is_blocked(ioasid));
 		mutex_lock(&ioasid->lock);
 	}

@@ -66,6 +66,11 @@ static struct mock_iommu {
 	bool handle_at_remove;
 	/* or was told apart when it was parked */
 	bool marked_at_park;
+	/* The handler keeps a group that it is given */
+	bool keep;
+	struct iopf_group *kept;
+	/* Groups were in the fault queue at a response to a parked PASID */
+	bool queued_at_answer;
 } mock;
 
 static void mock_log(char what)
@@ -161,6 +166,12 @@ static struct iommu_domain mock_blocked_domain = {
 	},
 };
 
+/* Locks that are held, without maps for those who wait for the holder */
+static unsigned int mock_locks(unsigned int maps)
+{
+	return lockdep_depth(current) - IS_ENABLED(CONFIG_LOCKDEP) * maps;
+}
+
 static void mock_park_dev_pasid(struct device *dev, ioasid_t pasid,
 				struct iommu_pasid_gather *gather,
 				struct iommu_pasid_gather_entry *entry)
@@ -168,7 +179,7 @@ static void mock_park_dev_pasid(struct device *dev, ioasid_t pasid,
 	mock_log('P');
 	mock.marked_at_park =
 		iommu_group_pasid_is_parked(dev->iommu_group, pasid);
-	mock.park_depth = lockdep_depth(current);
+	mock.park_depth = mock_locks(1);
 	mock_set_entry(dev, pasid, MOCK_PARKED | MOCK_STALE);
 	iommu_pasid_gather_add(gather, entry, dev, pasid);
 }
@@ -179,13 +190,14 @@ static void mock_park_sync(struct iommu_pasid_gather *gather)
 
 	mock_log('Y');
 	mock.syncs++;
-	mock.sync_depth = lockdep_depth(current);
+	mock.sync_depth = mock_locks(2);
 	if (mock.in_sync) {
 		complete(mock.in_sync);
 		wait_for_completion(mock.go_on);
 	}
 	list_for_each_entry_safe(entry, next, &gather->entries, node) {
 		mock_set_entry(entry->dev, entry->pasid, MOCK_PARKED);
+		iopf_queue_abort(entry->dev, entry->pasid);
 		iommu_pasid_gather_del(entry);
 	}
 }
@@ -219,13 +231,21 @@ static void mock_unpark_sync(void)
 static void mock_page_response(struct device *dev, struct iopf_fault *evt,
 			       struct iommu_page_response *msg)
 {
+	struct iommu_fault_param *param =
+		rcu_dereference_protected(dev->iommu->fault_param, true);
+
 	mock.answers++;
 	mock.answer = msg->code;
+	mock.queued_at_answer = param && !list_empty(&param->faults);
 }
 
 static int mock_iopf_handler(struct iopf_group *group)
 {
 	mock.faults += group->fault_count;
+	if (mock.keep) {
+		mock.kept = group;
+		return 0;
+	}
 	iopf_group_response(group, IOMMU_PAGE_RESP_SUCCESS);
 	iopf_free_group(group);
 	return 0;
@@ -1966,6 +1986,8 @@ static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mock.faults, 2);
 	KUNIT_EXPECT_EQ(test, mock.answers, 2);
 	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_INVALID);
+	/* The queue is not involved: it can go away at any time */
+	KUNIT_EXPECT_FALSE(test, mock.queued_at_answer);
 	KUNIT_EXPECT_TRUE(test, list_empty(&param->partial));
 
 	/* Those of others are handled */
@@ -1989,6 +2011,208 @@ static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
 	ioasid_put(a);
 	mock_domain.iopf_handler = NULL;
 	iopf_queue_free(queue);
+}
+
+/* Page requests of PASIDs 9 and 10 of the first device have a handler */
+struct iopf_fixture {
+	struct ioasid *a, *b;
+	struct iopf_queue *queue;
+	struct iommu_attach_handle handle[2];
+	struct device *dev;
+};
+
+static void iopf_test_init(struct kunit *test, struct iopf_fixture *iopf)
+{
+	struct ioasid_fixture *fix = test->priv;
+
+	memset(iopf, 0, sizeof(*iopf));
+	iopf->dev = fix->dev[0];
+	iopf->a = ioasid_test_alloc(test, 9, 9);
+	iopf->b = ioasid_test_alloc(test, 10, 10);
+	iopf->queue = iopf_queue_alloc("ioasid-mock");
+	KUNIT_ASSERT_NOT_NULL(test, iopf->queue);
+	KUNIT_ASSERT_EQ(test, iopf_queue_add_device(iopf->queue, iopf->dev), 0);
+	mock_domain.iopf_handler = mock_iopf_handler;
+	ioasid_get(iopf->a);
+	ioasid_get(iopf->b);
+	KUNIT_ASSERT_EQ(test, ioasid_attach_device(iopf->a, &mock_domain,
+						   iopf->dev,
+						   &iopf->handle[0]), 0);
+	KUNIT_ASSERT_EQ(test, ioasid_attach_device(iopf->b, &mock_domain,
+						   iopf->dev,
+						   &iopf->handle[1]), 0);
+}
+
+static void iopf_test_exit(struct iopf_fixture *iopf)
+{
+	mock_domain.iopf_handler = NULL;
+	ioasid_put(iopf->a);
+	ioasid_put(iopf->b);
+	iopf_queue_free(iopf->queue);
+}
+
+/* What a handler does that took long: it responds, and frees its group */
+static void iopf_test_respond(struct iopf_group *group)
+{
+	iopf_group_response(group, IOMMU_PAGE_RESP_SUCCESS);
+	iopf_free_group(group);
+}
+
+/* A handler can be stuck in a page fault */
+static void park_answers_for_a_handler_that_is_stuck(struct kunit *test)
+{
+	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
+	struct iopf_group *kept;
+	struct iopf_fixture iopf;
+
+	iopf_test_init(test, &iopf);
+	mock.keep = true;
+	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 10, last), 0);
+	kept = mock.kept;
+	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 9, last), 0);
+	KUNIT_EXPECT_EQ(test, mock.answers, 0);
+	ioasid_free(iopf.a);
+	KUNIT_EXPECT_EQ(test, mock.answers, 1);
+	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_INVALID);
+	/* By now, the number and the index may stand for something else */
+	iopf_test_respond(mock.kept);
+	KUNIT_EXPECT_EQ(test, mock.answers, 1);
+	/* Other PASIDs are answered by their handlers */
+	iopf_test_respond(kept);
+	KUNIT_EXPECT_EQ(test, mock.answers, 2);
+	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_SUCCESS);
+
+	ioasid_detach_device(iopf.a, &mock_domain, iopf.dev);
+	ioasid_detach_device(iopf.b, &mock_domain, iopf.dev);
+	ioasid_free(iopf.b);
+	iopf_test_exit(&iopf);
+}
+
+static void drained_requests_are_answered_once(struct kunit *test)
+{
+	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
+	struct iommu_fault_param *param;
+	struct iopf_fixture iopf;
+	struct iopf_group *kept;
+
+	iopf_test_init(test, &iopf);
+	param = rcu_dereference_protected(iopf.dev->iommu->fault_param, true);
+	mock.keep = true;
+	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 9, last), 0);
+	kept = mock.kept;
+	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 10, last), 0);
+	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 9, 0), 0);
+	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 10, 0), 0);
+	iopf_queue_abort(iopf.dev, 9);
+	KUNIT_EXPECT_EQ(test, mock.answers, 1);
+	/* The device asks again, if it still wants to know */
+	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_SUCCESS);
+	KUNIT_EXPECT_EQ(test, list_count_nodes(&param->partial), 1);
+	iopf_queue_abort(iopf.dev, 9);
+	KUNIT_EXPECT_EQ(test, mock.answers, 1);
+	/* All of the device, as after a reset */
+	iopf_queue_abort(iopf.dev, IOMMU_PASID_INVALID);
+	KUNIT_EXPECT_EQ(test, mock.answers, 2);
+	KUNIT_EXPECT_TRUE(test, list_empty(&param->partial));
+	iopf_test_respond(kept);
+	iopf_test_respond(mock.kept);
+	KUNIT_EXPECT_EQ(test, mock.answers, 2);
+	KUNIT_EXPECT_TRUE(test, list_empty(&param->faults));
+
+	ioasid_detach_device(iopf.a, &mock_domain, iopf.dev);
+	ioasid_detach_device(iopf.b, &mock_domain, iopf.dev);
+	ioasid_free(iopf.a);
+	ioasid_free(iopf.b);
+	iopf_test_exit(&iopf);
+}
+
+/* The group belongs to its handler, the rest goes */
+static void fault_queue_may_go_before_its_handlers(struct kunit *test)
+{
+	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
+	struct iommu_fault_param *param;
+	struct iopf_fixture iopf;
+
+	iopf_test_init(test, &iopf);
+	param = rcu_dereference_protected(iopf.dev->iommu->fault_param, true);
+	mock.keep = true;
+	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 9, last), 0);
+	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 9, 0), 0);
+	iopf_queue_remove_device(iopf.queue, iopf.dev);
+	KUNIT_EXPECT_EQ(test, mock.answers, 1);
+	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_INVALID);
+	/* The group keeps this */
+	KUNIT_EXPECT_TRUE(test, list_empty(&param->partial));
+	KUNIT_EXPECT_EQ(test, list_count_nodes(&param->faults), 1);
+	iopf_queue_abort(iopf.dev, 9);
+	iopf_test_respond(mock.kept);
+	KUNIT_EXPECT_EQ(test, mock.answers, 1);
+	KUNIT_EXPECT_EQ(test, atomic_read(&iopf.handle[0].groups), 0);
+
+	ioasid_detach_device(iopf.a, &mock_domain, iopf.dev);
+	ioasid_detach_device(iopf.b, &mock_domain, iopf.dev);
+	ioasid_free(iopf.a);
+	ioasid_free(iopf.b);
+	iopf_test_exit(&iopf);
+}
+
+/* Or parked, or not: the domain is about to be freed */
+static void detach_waits_for_its_handlers_only(struct kunit *test)
+{
+	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
+	struct side_work detach, owner;
+	struct iopf_fixture iopf;
+	unsigned int parked;
+
+	for (parked = 0; parked < 2; parked++) {
+		iopf_test_init(test, &iopf);
+		mock.keep = true;
+		KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 9, last), 0);
+		if (parked)
+			ioasid_free(iopf.a);
+		side_start(&detach, detach_fn, iopf.a, iopf.dev);
+		KUNIT_EXPECT_FALSE(test, wait_for_completion_timeout(&detach.done,
+								     HZ / 5));
+		/* Nothing is locked that others need on this device */
+		side_start(&owner, free_fn, iopf.b, NULL);
+		KUNIT_EXPECT_TRUE(test, wait_for_completion_timeout(&owner.done,
+								    5 * HZ));
+		KUNIT_EXPECT_EQ(test, mock_entry(iopf.dev, 10), MOCK_PARKED);
+		KUNIT_EXPECT_FALSE(test, completion_done(&detach.done));
+		iopf_test_respond(mock.kept);
+		side_finish(&owner);
+		side_finish(&detach);
+		ioasid_detach_device(iopf.b, &mock_domain, iopf.dev);
+		if (!parked)
+			ioasid_free(iopf.a);
+		iopf_test_exit(&iopf);
+		ioasid_recycle_flush();
+	}
+}
+
+/* It is up to user space, which may never respond */
+static void detach_does_not_wait_for_what_was_dequeued(struct kunit *test)
+{
+	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
+	struct iopf_fixture iopf;
+	struct side_work detach;
+
+	iopf_test_init(test, &iopf);
+	mock.keep = true;
+	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 9, last), 0);
+	iopf_group_dequeue(mock.kept);
+	side_start(&detach, detach_fn, iopf.a, iopf.dev);
+	KUNIT_EXPECT_TRUE(test, wait_for_completion_timeout(&detach.done,
+							    5 * HZ));
+	KUNIT_EXPECT_EQ(test, mock.answers, 0);
+	iopf_test_respond(mock.kept);
+	KUNIT_EXPECT_EQ(test, mock.answers, 1);
+	side_finish(&detach);
+
+	ioasid_detach_device(iopf.b, &mock_domain, iopf.dev);
+	ioasid_free(iopf.a);
+	ioasid_free(iopf.b);
+	iopf_test_exit(&iopf);
 }
 
 /* A driver without the hooks: blocked by removal, and removed only once */
@@ -2274,6 +2498,11 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(group_of_two_is_flushed_under_its_mutex),
 	KUNIT_CASE(replaced_domain_is_parked_like_the_first),
 	KUNIT_CASE(page_request_of_a_parked_pasid_reaches_nobody),
+	KUNIT_CASE(park_answers_for_a_handler_that_is_stuck),
+	KUNIT_CASE(drained_requests_are_answered_once),
+	KUNIT_CASE(fault_queue_may_go_before_its_handlers),
+	KUNIT_CASE(detach_waits_for_its_handlers_only),
+	KUNIT_CASE(detach_does_not_wait_for_what_was_dequeued),
 	KUNIT_CASE(driver_without_hooks_blocks_by_removal),
 	KUNIT_CASE(parked_is_of_the_groups_that_had_it),
 	KUNIT_CASE(device_may_go_before_recycle),

@@ -453,19 +453,12 @@ static void intel_park_flush(struct intel_iommu *iommu,
 	intel_park_flush_devtlb(iommu, entries, true);
 }
 
-/*
- * The last step: page requests that a device made before. Once for all of its
- * PASIDs: the drain in hardware is for everything that was posted before, with
- * invalidations of any granularity (VT-d 7.10). A device that is gone has no
- * requests, and the drain would wait for its answer.
- */
+/* The last step: page requests, once for all PASIDs of a device that are parked */
 static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
 {
 	KUNIT_STATIC_STUB_REDIRECT(intel_park_drain, entry);
 
-	if (intel_park_is_present(entry->dev))
-		intel_iommu_drain_parked_prq(entry->dev, entry->pasid,
-					     entry->did);
+	intel_iommu_drain_pasid_prq(entry->dev, entry->pasid);
 }
 
 /*

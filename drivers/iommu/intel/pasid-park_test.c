@@ -8,6 +8,7 @@
  */
 #include <kunit/test.h>
 #include <linux/completion.h>
+#include <linux/delay.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
 
@@ -67,6 +68,9 @@ struct park_fixture {
 	unsigned int errors;	/* so many come from devices of others */
 	u16 leaving_sid;	/* that of a device that will not answer, or 0 */
 	bool left;		/* it has not answered */
+	unsigned int prq_submits;	/* of drains */
+	unsigned int prq_errors;	/* so many of them fail */
+	u32 late_pasid;		/* that of a page request on its way, or 0 */
 };
 
 static struct pasid_entry *park_entry(struct park_fixture *fix, unsigned int nr,
@@ -218,7 +222,7 @@ static int park_test_init(struct kunit *test)
 	for (i = 0; i < 2; i++) {
 		spin_lock_init(&fix->iommu[i].lock);
 		spin_lock_init(&fix->iommu[i].device_rbtree_lock);
-		mutex_init(&fix->iommu[i].prq_drain_lock);
+		init_waitqueue_head(&fix->iommu[i].prq_wait);
 		/* Coherent, first and second stage */
 		fix->iommu[i].ecap = BIT_ULL(0) | BIT_ULL(46) | BIT_ULL(47);
 		fix->iommu[i].gcmd = DMA_GCMD_TE;
@@ -909,118 +913,7 @@ static void errors_of_other_devices_lose_no_flush(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->submits_at_drain, fix->submits);
 }
 
-/* Drain of page requests, on a queue and registers that are plain memory */
-
-struct park_drain {
-	struct work_struct work;
-	struct completion done;
-	struct device_domain_info *info;
-	bool detach;
-};
-
-static void park_drain(struct park_drain *drain)
-{
-	struct device *dev = drain->info->dev;
-
-	if (drain->detach)
-		intel_pasid_tear_down_entry(drain->info->iommu, dev, PASID,
-					    false);
-	else
-		intel_iommu_drain_parked_prq(dev, PASID, FLPT_DEFAULT_DID);
-}
-
-static void park_drain_fn(struct work_struct *work)
-{
-	struct park_drain *drain = container_of(work, struct park_drain, work);
-
-	park_drain(drain);
-	complete(&drain->done);
-}
-
-static const struct park_drain_by {
-	const char *name;
-	bool detach;
-} park_drain_by[] = {
-	{ "park" },
-	{ "detach of what is parked", true },
-};
-
-KUNIT_ARRAY_PARAM_DESC(park_drain_by, park_drain_by, name);
-
-static void drain_waits_for_what_is_queued(struct kunit *test)
-{
-	const struct park_drain_by *param = test->param_value;
-	struct park_fixture *fix = test->priv;
-	struct intel_iommu *iommu = &fix->iommu[0];
-	struct park_drain drain = {
-		.info = &fix->device[0].info, .detach = param->detach,
-	};
-	struct iommu_fault_param handlers = {};
-	u64 *queue = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
-	u8 *regs = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
-	u64 *head, *tail;
-	u32 i;
-
-	KUNIT_ASSERT_NOT_NULL(test, queue);
-	KUNIT_ASSERT_NOT_NULL(test, regs);
-	head = (u64 *)(regs + DMAR_PQH_REG);
-	tail = (u64 *)(regs + DMAR_PQT_REG);
-	iommu->prq = (void *)queue;
-	iommu->reg = (void __iomem *)regs;
-	init_completion(&iommu->prq_complete);
-	handlers.queue = iopf_queue_alloc("park-test");
-	KUNIT_ASSERT_NOT_NULL(test, handlers.queue);
-	rcu_assign_pointer(fix->device[0].dev_iommu.fault_param, &handlers);
-	if (param->detach) {
-		park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
-		park(fix, 0, PASID);
-		intel_pasid_park_sync(&fix->gather);
-	}
-	intel_mock_enable_prq(&fix->device[0].info);
-
-	/* Nothing is queued: nothing to wait for */
-	park_drain(&drain);
-
-	/* One of another PASID that was parked together with it, then its own */
-	for (i = 0; i < 3; i++)
-		queue[4 * i] = (u64)(PASID + !i) << 32 | TEST_SID << 16 |
-			       BIT(8) | 1;
-	*tail = 32;
-	init_completion(&drain.done);
-	INIT_WORK_ONSTACK(&drain.work, park_drain_fn);
-	schedule_work(&drain.work);
-	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&drain.done, HZ / 5),
-			0);
-	/* It is handled; the device goes on, which is not waited for */
-	*tail = 96;
-	*head = 32;
-	complete(&iommu->prq_complete);
-	KUNIT_EXPECT_NE(test, wait_for_completion_timeout(&drain.done, 10 * HZ),
-			0);
-	*head = 96;
-	complete(&iommu->prq_complete);
-	flush_work(&drain.work);
-
-	/* The queue goes all the way round at once: the head has not moved */
-	*tail = 128;
-	reinit_completion(&drain.done);
-	schedule_work(&drain.work);
-	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&drain.done, HZ / 5),
-			0);
-	*tail = 96;
-	complete(&iommu->prq_complete);
-	KUNIT_EXPECT_NE(test, wait_for_completion_timeout(&drain.done, 10 * HZ),
-			0);
-	*head = 96 + 32;
-	complete(&iommu->prq_complete);
-	flush_work(&drain.work);
-	destroy_work_on_stack(&drain.work);
-	iopf_queue_free(handlers.queue);
-}
-
-/* Suspend and resume of the page request queue, with registers in memory */
-
-#define PARK_PRQ_ADDRESS(iommu)	(virt_to_phys((iommu)->prq) | PRQ_ORDER)
+/* Registers in memory */
 
 static u32 *park_reg(struct intel_iommu *iommu, unsigned int offset)
 {
@@ -1032,6 +925,336 @@ static u64 *park_reg64(struct intel_iommu *iommu, unsigned int offset)
 	return (u64 *)park_reg(iommu, offset);
 }
 
+/* Drain of page requests, on a queue and registers that are plain memory */
+
+struct park_drain {
+	struct work_struct work;
+	struct completion done;
+	struct device *dev;
+	u32 pasid;
+	bool detach;
+};
+
+static void park_drain(struct park_drain *drain)
+{
+	struct device_domain_info *info = dev_iommu_priv_get(drain->dev);
+
+	if (drain->detach)
+		intel_pasid_tear_down_entry(info->iommu, drain->dev,
+					    drain->pasid, false);
+	else
+		intel_iommu_drain_pasid_prq(drain->dev, drain->pasid);
+}
+
+static void park_drain_fn(struct work_struct *work)
+{
+	struct park_drain *drain = container_of(work, struct park_drain, work);
+
+	park_drain(drain);
+	complete(&drain->done);
+}
+
+static void park_start_drain(struct park_drain *drain, struct device *dev,
+			     u32 pasid)
+{
+	drain->dev = dev;
+	drain->pasid = pasid;
+	init_completion(&drain->done);
+	INIT_WORK_ONSTACK(&drain->work, park_drain_fn);
+	queue_work(system_unbound_wq, &drain->work);
+}
+
+static bool park_drain_is_done(struct park_drain *drain)
+{
+	return wait_for_completion_timeout(&drain->done, HZ / 5);
+}
+
+static void park_finish_drain(struct kunit *test, struct park_drain *drain)
+{
+	KUNIT_EXPECT_NE(test, wait_for_completion_timeout(&drain->done, 10 * HZ),
+			0);
+	flush_work(&drain->work);
+	destroy_work_on_stack(&drain->work);
+}
+
+/* The end of a pass of the prq handling thread, which has set the head */
+static void park_end_prq_pass(struct intel_iommu *iommu, u64 head)
+{
+	*park_reg64(iommu, DMAR_PQH_REG) = head;
+	smp_store_release(&iommu->prq_passes, iommu->prq_passes + 1);
+	wake_up_all(&iommu->prq_wait);
+}
+
+static void park_request_page(struct park_fixture *fix, u16 sid, u32 pasid)
+{
+	struct intel_iommu *iommu = &fix->iommu[0];
+	u64 *tail = park_reg64(iommu, DMAR_PQT_REG);
+	u64 *queue = (u64 *)iommu->prq;
+
+	queue[*tail / sizeof(*queue)] = (u64)pasid << 32 | sid << 16 | BIT(8) | 1;
+	*tail = (*tail + 32) & PRQ_RING_MASK;
+}
+
+static int park_prq_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
+				unsigned int count)
+{
+	struct park_fixture *fix = kunit_get_current_test()->priv;
+
+	fix->prq_submits++;
+	/* A request that was on its way has reached the queue */
+	if (fix->late_pasid) {
+		park_request_page(fix, TEST_SID, fix->late_pasid);
+		fix->late_pasid = 0;
+	}
+	if (fix->prq_errors) {
+		fix->prq_errors--;
+		return -ETIMEDOUT;
+	}
+	return 0;
+}
+
+/* Stubs work in the thread of the test only */
+static void park_stub_drain(struct kunit *test)
+{
+	kunit_activate_static_stub(test, intel_prq_submit,
+				   park_prq_submit_stub);
+}
+
+/* The first device has page requests, and an empty queue in memory */
+static struct intel_iommu *park_init_drain(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct intel_iommu *iommu = &fix->iommu[0];
+	unsigned int i;
+
+	iommu->prq = kunit_kzalloc(test, PRQ_RING_MASK + 32, GFP_KERNEL);
+	iommu->reg = (void __iomem *)kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, iommu->prq);
+	KUNIT_ASSERT_NOT_NULL(test, iommu->reg);
+	for (i = 0; i < 2; i++)
+		intel_mock_enable_prq(&fix->device[i].info);
+	return iommu;
+}
+
+static const struct park_drain_by {
+	const char *name;
+	bool detach;
+} park_drain_by[] = {
+	{ "drain" },
+	{ "detach of what is parked", true },
+};
+
+KUNIT_ARRAY_PARAM_DESC(park_drain_by, park_drain_by, name);
+
+static void drain_waits_for_what_is_queued(struct kunit *test)
+{
+	const struct park_drain_by *param = test->param_value;
+	struct park_fixture *fix = test->priv;
+	struct device *dev = fix->device[0].dev;
+	struct intel_iommu *iommu = park_init_drain(test);
+	struct park_drain drain = { .detach = param->detach };
+
+	if (param->detach) {
+		park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+		park(fix, 0, PASID);
+		intel_pasid_park_sync(&fix->gather);
+	}
+
+	/* Nothing is queued: nothing to wait for */
+	drain.dev = dev;
+	drain.pasid = PASID;
+	park_drain(&drain);
+
+	/* Handled, while the device goes on */
+	park_request_page(fix, TEST_SID, PASID);
+	park_start_drain(&drain, dev, PASID);
+	KUNIT_EXPECT_FALSE(test, park_drain_is_done(&drain));
+	park_end_prq_pass(iommu, 32);
+	park_finish_drain(test, &drain);
+
+	/* The pass that ends first may have begun before the request came */
+	park_request_page(fix, TEST_SID, PASID);
+	park_start_drain(&drain, dev, PASID);
+	KUNIT_EXPECT_FALSE(test, park_drain_is_done(&drain));
+	park_end_prq_pass(iommu, 32);
+	KUNIT_EXPECT_FALSE(test, park_drain_is_done(&drain));
+	/* Not so the second one, but the device has not stopped */
+	park_request_page(fix, TEST_SID, PASID);
+	park_end_prq_pass(iommu, 64);
+	park_finish_drain(test, &drain);
+}
+
+static void drain_waits_for_no_other_device_or_pasid(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct device *dev = fix->device[0].dev;
+	struct intel_iommu *iommu = park_init_drain(test);
+	struct park_drain drain = {};
+
+	park_request_page(fix, TEST_SID + 1, PASID);
+	park_request_page(fix, TEST_SID, PASID + 1);
+	park_start_drain(&drain, dev, PASID);
+	park_finish_drain(test, &drain);
+
+	/* A drain is for all that is parked together */
+	park(fix, 0, PASID + 1);
+	park_start_drain(&drain, dev, PASID);
+	KUNIT_EXPECT_FALSE(test, park_drain_is_done(&drain));
+	park_end_prq_pass(iommu, 64);
+	park_finish_drain(test, &drain);
+
+	/* After a reset, for all of the device */
+	park_request_page(fix, TEST_SID + 1, PASID);
+	park_start_drain(&drain, dev, IOMMU_PASID_INVALID);
+	park_finish_drain(test, &drain);
+	park_request_page(fix, TEST_SID, PASID + 2);
+	park_start_drain(&drain, dev, IOMMU_PASID_INVALID);
+	KUNIT_EXPECT_FALSE(test, park_drain_is_done(&drain));
+	park_end_prq_pass(iommu, 128);
+	park_finish_drain(test, &drain);
+}
+
+/* Not one after the other, and nobody misses the end of a pass */
+static void drains_go_on_side_by_side(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct intel_iommu *iommu = park_init_drain(test);
+	struct park_drain drain[3] = {};
+	unsigned int i;
+
+	park_request_page(fix, TEST_SID, PASID);
+	park_request_page(fix, TEST_SID, PASID + 1);
+	for (i = 0; i < 2; i++) {
+		park_start_drain(&drain[i], fix->device[0].dev, PASID + i);
+		KUNIT_EXPECT_FALSE(test, park_drain_is_done(&drain[i]));
+	}
+	park_start_drain(&drain[2], fix->device[0].dev, PASID + 2);
+	park_finish_drain(test, &drain[2]);
+	park_end_prq_pass(iommu, 64);
+	for (i = 0; i < 2; i++)
+		park_finish_drain(test, &drain[i]);
+}
+
+struct park_prq {
+	struct work_struct work;
+	struct park_fixture *fix;
+	u64 head;
+	bool stop;
+};
+
+static void park_prq_fn(struct work_struct *work)
+{
+	struct park_prq *prq = container_of(work, struct park_prq, work);
+	struct intel_iommu *iommu = &prq->fix->iommu[0];
+
+	while (!READ_ONCE(prq->stop)) {
+		msleep(20);
+		prq->head = *park_reg64(iommu, DMAR_PQT_REG);
+		park_end_prq_pass(iommu, prq->head);
+	}
+}
+
+/* A thread that handles what is in the queue, until it is stopped */
+static void park_start_prq(struct park_prq *prq, struct park_fixture *fix)
+{
+	prq->fix = fix;
+	INIT_WORK_ONSTACK(&prq->work, park_prq_fn);
+	queue_work(system_unbound_wq, &prq->work);
+}
+
+static void park_stop_prq(struct park_prq *prq)
+{
+	WRITE_ONCE(prq->stop, true);
+	flush_work(&prq->work);
+	destroy_work_on_stack(&prq->work);
+}
+
+/* VT-d 7.10: it reaches the queue when hardware has drained it, not before */
+static void drain_waits_for_what_is_on_its_way(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct intel_iommu *iommu = park_init_drain(test);
+	struct park_prq prq = {};
+
+	park_stub_drain(test);
+	fix->late_pasid = PASID;
+	park_start_prq(&prq, fix);
+	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
+	KUNIT_EXPECT_EQ(test, *park_reg64(iommu, DMAR_PQH_REG), 32);
+	park_stop_prq(&prq);
+	/* The response is drained, too */
+	KUNIT_EXPECT_EQ(test, fix->prq_submits, 2);
+}
+
+static void failed_drain_is_submitted_again(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+
+	park_init_drain(test);
+	park_stub_drain(test);
+	fix->prq_errors = 1;
+	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
+	KUNIT_EXPECT_EQ(test, fix->prq_errors, 0);
+	KUNIT_EXPECT_EQ(test, fix->prq_submits, 3);
+
+	/* But not for ever; this warns */
+	fix->prq_submits = 0;
+	fix->prq_errors = 100;
+	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
+	KUNIT_EXPECT_LE(test, fix->prq_submits, 10);
+}
+
+static void drain_is_repeated_after_an_overflow(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct intel_iommu *iommu = park_init_drain(test);
+	struct park_prq prq = {};
+
+	park_stub_drain(test);
+	park_start_prq(&prq, fix);
+	/* It never ends: one that waited for that would not return */
+	*park_reg(iommu, DMAR_PRS_REG) = DMA_PRS_PRO;
+	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
+	KUNIT_EXPECT_GT(test, fix->prq_submits, 2);
+	KUNIT_EXPECT_LE(test, fix->prq_submits, 10);
+	park_stop_prq(&prq);
+}
+
+/* It may have sent some before, and will not answer */
+static void device_that_is_gone_leaves_an_empty_queue(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct intel_iommu *iommu = park_init_drain(test);
+	struct park_prq prq = {};
+
+	park_stub_drain(test);
+	fix->gone = true;
+	park_request_page(fix, TEST_SID, PASID);
+	park_start_prq(&prq, fix);
+	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
+	KUNIT_EXPECT_EQ(test, *park_reg64(iommu, DMAR_PQH_REG), 32);
+	park_stop_prq(&prq);
+	KUNIT_EXPECT_EQ(test, fix->prq_submits, 0);
+}
+
+static void device_without_page_requests_is_not_drained(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct intel_iommu *iommu = park_init_drain(test);
+
+	park_stub_drain(test);
+	fix->device[0].info.pri_supported = 0;
+	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
+	fix->device[0].info.pri_supported = 1;
+	iommu->prq = NULL;
+	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
+	KUNIT_EXPECT_EQ(test, fix->prq_submits, 0);
+}
+
+/* Suspend and resume of the page request queue, with registers in memory */
+
+#define PARK_PRQ_ADDRESS(iommu)	(virt_to_phys((iommu)->prq) | PRQ_ORDER)
+
 /* A queue with two requests, and an interrupt that is masked or not */
 static struct intel_iommu *park_init_prq(struct kunit *test, u32 pectl)
 {
@@ -1042,7 +1265,6 @@ static struct intel_iommu *park_init_prq(struct kunit *test, u32 pectl)
 	iommu->reg = (void __iomem *)kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, iommu->prq);
 	KUNIT_ASSERT_NOT_NULL(test, iommu->reg);
-	init_completion(&iommu->prq_complete);
 	*park_reg64(iommu, DMAR_PQA_REG) = PARK_PRQ_ADDRESS(iommu);
 	*park_reg64(iommu, DMAR_PQH_REG) = 0x20;
 	*park_reg64(iommu, DMAR_PQT_REG) = 0x60;
@@ -1100,8 +1322,25 @@ static void page_request_queue_is_set_up_on_resume(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, *park_reg(iommu, DMAR_PRS_REG),
 			DMA_PRS_PPR | DMA_PRS_PRO);
 	expect_prq_interrupt(test, iommu, param->pectl);
-	/* Nothing is left to wait for */
-	KUNIT_EXPECT_TRUE(test, completion_done(&iommu->prq_complete));
+}
+
+/* Requests that are lost in suspend are not waited for */
+static void drain_ends_with_the_queue_on_resume(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	struct intel_iommu *iommu = park_init_drain(test);
+	struct park_drain drain = {};
+
+	/* Hardware is not drained: the status is memory, and is never cleared */
+	fix->device[0].info.ats_enabled = 0;
+	*park_reg64(iommu, DMAR_PQA_REG) = PARK_PRQ_ADDRESS(iommu);
+	park_request_page(fix, TEST_SID, PASID);
+	park_start_drain(&drain, fix->device[0].dev, PASID);
+	KUNIT_EXPECT_FALSE(test, park_drain_is_done(&drain));
+	intel_iommu_suspend_prq(iommu);
+	*park_reg64(iommu, DMAR_PQA_REG) = 0;
+	intel_iommu_resume_prq(iommu);
+	park_finish_drain(test, &drain);
 }
 
 static void page_requests_survive_an_aborted_suspend(struct kunit *test)
@@ -1116,7 +1355,6 @@ static void page_requests_survive_an_aborted_suspend(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, *park_reg64(iommu, DMAR_PQT_REG), 0x60);
 	KUNIT_EXPECT_EQ(test, *park_reg(iommu, DMAR_PRS_REG), 0);
 	expect_prq_interrupt(test, iommu, 0);
-	KUNIT_EXPECT_FALSE(test, completion_done(&iommu->prq_complete));
 }
 
 /* Registers that are reserved without page request support */
@@ -1425,8 +1663,16 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(errors_of_other_devices_lose_no_flush),
 	KUNIT_CASE_PARAM(drain_waits_for_what_is_queued,
 			 park_drain_by_gen_params),
+	KUNIT_CASE(drain_waits_for_no_other_device_or_pasid),
+	KUNIT_CASE(drains_go_on_side_by_side),
+	KUNIT_CASE(drain_waits_for_what_is_on_its_way),
+	KUNIT_CASE(failed_drain_is_submitted_again),
+	KUNIT_CASE(drain_is_repeated_after_an_overflow),
+	KUNIT_CASE(device_that_is_gone_leaves_an_empty_queue),
+	KUNIT_CASE(device_without_page_requests_is_not_drained),
 	KUNIT_CASE_PARAM(page_request_queue_is_set_up_on_resume,
 			 park_resumes_gen_params),
+	KUNIT_CASE(drain_ends_with_the_queue_on_resume),
 	KUNIT_CASE(page_requests_survive_an_aborted_suspend),
 	KUNIT_CASE(iommu_without_page_requests_is_left_alone),
 	KUNIT_CASE_PARAM(parked_entry_is_not_set_up, park_setups_gen_params),
