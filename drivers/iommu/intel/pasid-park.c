@@ -33,6 +33,12 @@
 #include "../iommu-priv.h"
 
 /*
+ * The type of translation of an entry that is all zero. Only the PASID cache can
+ * know it. The device may be in the middle of a reset, and is left alone.
+ */
+#define PARK_PGTT_ABSENT	0xff
+
+/*
  * The entry of @pasid if there is a table for it. Unlike the lookup of those
  * who set an entry up, this allocates nothing.
  */
@@ -98,13 +104,14 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 	/*
 	 * Also when P is clear already: process exit with SVA may be about to
 	 * flush, and leaves page requests undrained. In caching mode, hardware
-	 * may have an entry that was never set, too: with faults reported, and
-	 * tagged with domain ID 0, which is what such an entry says (VT-d 6.1).
+	 * may have an entry that was never set, or that was torn down for a
+	 * device reset, too: with faults reported, and tagged with domain ID 0,
+	 * which is what such an entry says (VT-d 6.1).
 	 */
 	if ((val || cap_caching_mode(iommu->cap)) &&
 	    !(val & PASID_PTE_PARKED)) {
 		entry->did = pasid_get_domain_id(pte);
-		entry->pgtt = pasid_pte_get_pgtt(pte);
+		entry->pgtt = val ? pasid_pte_get_pgtt(pte) : PARK_PGTT_ABSENT;
 		entry->table_entry = pte;
 		iommu_pasid_gather_add(gather, entry, dev, pasid);
 	}
@@ -199,6 +206,11 @@ static struct device_domain_info *
 intel_park_info(const struct iommu_pasid_gather_entry *entry)
 {
 	return dev_iommu_priv_get(entry->dev);
+}
+
+static bool intel_park_is_absent(const struct iommu_pasid_gather_entry *entry)
+{
+	return entry->pgtt == PARK_PGTT_ABSENT;
 }
 
 static struct intel_iommu *
@@ -388,7 +400,7 @@ static void intel_park_flush_iotlb(struct intel_iommu *iommu,
 		if (intel_park_by_pasid(entry))
 			qi_desc_piotlb_all(entry->did, entry->pasid,
 					   intel_park_next_desc(iommu));
-		else if (entry->first)
+		else if (entry->first && !intel_park_is_absent(entry))
 			qi_desc_iotlb(iommu, entry->did, 0, 0,
 				      DMA_TLB_DSI_FLUSH,
 				      intel_park_next_desc(iommu));
@@ -428,7 +440,7 @@ static void intel_park_flush_devtlb(struct intel_iommu *iommu,
 						0, 64 - VTD_PAGE_SHIFT,
 						&of_device);
 		}
-		if (flush) {
+		if (flush && !intel_park_is_absent(entry)) {
 			desc = intel_park_next_desc(iommu);
 			*desc = of_device;
 			desc->qw0 |= QI_DEV_EIOTLB_PASID(entry->pasid);
@@ -540,9 +552,11 @@ void intel_pasid_park_sync(struct iommu_pasid_gather *gather)
 
 		intel_park_flush(iommu, &entries);
 		list_for_each_entry_safe(entry, next, &entries, node) {
-			if (entry->dev != drained)
+			if (entry->dev != drained &&
+			    !intel_park_is_absent(entry)) {
 				intel_park_drain(entry);
-			drained = entry->dev;
+				drained = entry->dev;
+			}
 			intel_pasid_finish_park(entry);
 			iommu_pasid_gather_del(entry);
 			ioasid_cond_resched(++count);
