@@ -23,8 +23,10 @@
 #include <linux/list.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
+#include <linux/pci-ats.h>
 #include <linux/pci.h>
 
+#include "fence.h"
 #include "iommu.h"
 #include "pasid.h"
 #include "pasid-park.h"
@@ -121,13 +123,6 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 }
 
 /*
- * Descriptors submitted together, with one wait. They could fill the invalidation
- * queue, but whoever fills it needs it to be empty first, and leaves others to
- * spin until all is done: half of it hurts nobody, and shares a wait well enough.
- */
-#define PARK_BATCH		(QI_LENGTH / 2 - 2)
-
-/*
  * From so many PASIDs for each domain on, drop all that the PASID cache has of
  * these domains. What others have in the same domain is read again once.
  */
@@ -145,19 +140,37 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 
 /**
  * struct intel_park - what park needs of an IOMMU
- * @lock: one flush at a time; protects all below but @unparked
+ * @count_lock: protects @seen
+ * @unpark_lock: whoever comes second waits for the flush of the first
  * @unparked: entries were unparked that hardware may have cached as parked;
  *	      under iommu->lock
- * @count: how many of @desc are filled in
- * @desc: are submitted together, with one wait
  * @seen: PARK_TAG() of the entries that were counted
  */
 struct intel_park {
-	struct mutex lock;	/* all below but unparked */
+	struct mutex count_lock;	/* seen */
+	struct mutex unpark_lock;	/* the flush of what was unparked */
 	bool unparked;
-	unsigned int count;
-	struct qi_desc desc[PARK_BATCH];
 	unsigned long seen[];
+};
+
+/*
+ * No more than cache.c submits together: interrupts are off until all are
+ * executed, and everybody else waits behind them.
+ */
+#define PARK_BATCH		QI_MAX_BATCHED_DESC_COUNT
+
+/**
+ * struct intel_park_batch - descriptors that share a wait
+ * @iommu: the IOMMU that they are for
+ * @limit: how many of them share a wait
+ * @qi: the descriptors
+ *
+ * Each flush has its own, so that those of several owners alternate.
+ */
+struct intel_park_batch {
+	struct intel_iommu *iommu;
+	unsigned int limit;
+	struct qi_batch qi;
 };
 
 /**
@@ -183,7 +196,8 @@ int intel_park_init(struct intel_iommu *iommu)
 	if (!park)
 		return -ENOMEM;
 
-	mutex_init(&park->lock);
+	mutex_init(&park->count_lock);
+	mutex_init(&park->unpark_lock);
 	iommu->park = park;
 	return 0;
 }
@@ -196,8 +210,10 @@ int intel_park_init(struct intel_iommu *iommu)
  */
 void intel_park_exit(struct intel_iommu *iommu)
 {
-	if (iommu->park)
-		mutex_destroy(&iommu->park->lock);
+	if (iommu->park) {
+		mutex_destroy(&iommu->park->count_lock);
+		mutex_destroy(&iommu->park->unpark_lock);
+	}
 	kvfree(iommu->park);
 	iommu->park = NULL;
 }
@@ -251,63 +267,73 @@ static int intel_park_submit(struct intel_iommu *iommu, struct qi_desc *desc,
 	return qi_submit_sync(iommu, desc, count, 0);
 }
 
-/* Whether a descriptor is for hardware that is there to answer. */
-static bool intel_park_is_answered(struct intel_iommu *iommu,
-				   const struct qi_desc *desc)
-{
-	struct device *dev;
-
-	if ((desc->qw0 & GENMASK_ULL(3, 0)) != QI_DEIOTLB_TYPE)
-		return true;
-
-	/* Stays: it has entries that are to be flushed */
-	dev = device_rbtree_find(iommu, FIELD_GET(QI_DEV_EIOTLB_SID(0xffff),
-						  desc->qw0));
-	return dev && intel_park_is_present(dev);
-}
-
 /*
- * A device that is gone and does not answer makes hardware drop waits, whoever
- * they belong to, and whoever sees that first gets the error, whatever it has
- * submitted. So each descriptor is sent again by itself until there is no error,
- * unless it is for a device that is gone.
+ * Hardware refuses a descriptor (VT-d 6.5.2.11) that it should not: a flush of
+ * everything does instead, and of a function whose device TLB cannot be
+ * invalidated nothing may be let through.
  */
-static void intel_park_submit_again(struct intel_iommu *iommu)
+static void intel_park_submit_instead(struct intel_iommu *iommu,
+				      const struct qi_desc *refused)
 {
-	struct intel_park *park = iommu->park;
-	unsigned int i;
+	struct qi_desc desc = {};
 
-	for (i = 0; i < park->count; i++) {
-		while (intel_park_is_answered(iommu, &park->desc[i]) &&
-		       intel_park_submit(iommu, &park->desc[i], 1) == -ETIMEDOUT)
-			cond_resched();
+	switch (refused->qw0 & GENMASK_ULL(3, 0)) {
+	case QI_PC_TYPE:
+		desc.qw0 = QI_PC_GRAN(QI_PC_GLOBAL) | QI_PC_TYPE;
+		break;
+	case QI_DEIOTLB_TYPE:
+		intel_fence_function(iommu,
+				     FIELD_GET(QI_DEV_EIOTLB_SID(0xffff),
+					       refused->qw0));
+		return;
+	default:
+		qi_desc_iotlb(iommu, 0, 0, 0, DMA_TLB_GLOBAL_FLUSH, &desc);
+		break;
 	}
+	WARN_ONCE(intel_park_submit(iommu, &desc, 1),
+		  "%s: flush was refused\n", iommu->name);
 }
 
 /* Hardware is through with all descriptors so far when this returns. */
-static void intel_park_wait(struct intel_iommu *iommu)
+static void intel_park_wait(struct intel_park_batch *batch)
 {
-	struct intel_park *park = iommu->park;
+	struct qi_desc *desc = batch->qi.descs;
+	unsigned int i;
 
-	if (!park->count)
+	if (!batch->qi.index)
 		return;
 
-	if (intel_park_submit(iommu, park->desc, park->count))
-		intel_park_submit_again(iommu);
-	park->count = 0;
+	/* Once more each, which shows which one is refused: if it is again */
+	if (intel_park_submit(batch->iommu, desc, batch->qi.index)) {
+		for (i = 0; i < batch->qi.index; i++) {
+			if (intel_park_submit(batch->iommu, &desc[i], 1))
+				intel_park_submit_instead(batch->iommu,
+							  &desc[i]);
+		}
+	}
+	batch->qi.index = 0;
 	cond_resched();
 }
 
-/* Where the next descriptor goes; all zero. */
-static struct qi_desc *intel_park_next_desc(struct intel_iommu *iommu)
+/* So many share a wait from here on. */
+static void intel_park_set_limit(struct intel_park_batch *batch,
+				 unsigned int limit)
 {
-	struct intel_park *park = iommu->park;
+	if (batch->limit == limit)
+		return;
+	intel_park_wait(batch);
+	batch->limit = limit;
+}
+
+/* Where the next descriptor goes; all zero. */
+static struct qi_desc *intel_park_next_desc(struct intel_park_batch *batch)
+{
 	struct qi_desc *desc;
 
-	if (park->count == PARK_BATCH)
-		intel_park_wait(iommu);
+	if (batch->qi.index == batch->limit)
+		intel_park_wait(batch);
 
-	desc = &park->desc[park->count++];
+	desc = &batch->qi.descs[batch->qi.index++];
 	*desc = (struct qi_desc){};
 	return desc;
 }
@@ -333,6 +359,7 @@ static struct intel_park_count intel_park_count(struct intel_park *park,
 	unsigned int walked = 0;
 	bool by_pasid;
 
+	guard(mutex)(&park->count_lock);
 	list_for_each_entry(entry, entries, node) {
 		by_pasid = intel_park_by_pasid(entry);
 		entry->first = !__test_and_set_bit(PARK_TAG(entry->did,
@@ -352,7 +379,7 @@ static struct intel_park_count intel_park_count(struct intel_park *park,
 	return count;
 }
 
-static void intel_park_flush_pasid_cache(struct intel_iommu *iommu,
+static void intel_park_flush_pasid_cache(struct intel_park_batch *batch,
 					 struct list_head *entries,
 					 const struct intel_park_count *count)
 {
@@ -361,12 +388,12 @@ static void intel_park_flush_pasid_cache(struct intel_iommu *iommu,
 	unsigned int walked = 0;
 
 	if ((by_domain ? count->domains : count->pasids) > PARK_SELECTIVE_MAX) {
-		intel_park_next_desc(iommu)->qw0 = QI_PC_GRAN(QI_PC_GLOBAL) |
+		intel_park_next_desc(batch)->qw0 = QI_PC_GRAN(QI_PC_GLOBAL) |
 						   QI_PC_TYPE;
 	} else if (by_domain) {
 		list_for_each_entry(entry, entries, node) {
 			if (entry->first)
-				intel_park_next_desc(iommu)->qw0 =
+				intel_park_next_desc(batch)->qw0 =
 					QI_PC_DID(entry->did) |
 					QI_PC_GRAN(QI_PC_ALL_PASIDS) |
 					QI_PC_TYPE;
@@ -374,15 +401,15 @@ static void intel_park_flush_pasid_cache(struct intel_iommu *iommu,
 		}
 	} else {
 		list_for_each_entry(entry, entries, node)
-			intel_park_next_desc(iommu)->qw0 =
+			intel_park_next_desc(batch)->qw0 =
 				QI_PC_DID(entry->did) |
 				QI_PC_GRAN(QI_PC_PASID_SEL) |
 				QI_PC_PASID(entry->pasid) | QI_PC_TYPE;
 	}
-	intel_park_wait(iommu);
+	intel_park_wait(batch);
 }
 
-static void intel_park_flush_iotlb(struct intel_iommu *iommu,
+static void intel_park_flush_iotlb(struct intel_park_batch *batch,
 				   struct list_head *entries,
 				   const struct intel_park_count *count)
 {
@@ -390,23 +417,37 @@ static void intel_park_flush_iotlb(struct intel_iommu *iommu,
 	unsigned int walked = 0;
 
 	if (count->iotlb > PARK_SELECTIVE_MAX) {
-		qi_desc_iotlb(iommu, 0, 0, 0, DMA_TLB_GLOBAL_FLUSH,
-			      intel_park_next_desc(iommu));
-		intel_park_wait(iommu);
+		qi_desc_iotlb(batch->iommu, 0, 0, 0, DMA_TLB_GLOBAL_FLUSH,
+			      intel_park_next_desc(batch));
+		intel_park_wait(batch);
 		return;
 	}
 
 	list_for_each_entry(entry, entries, node) {
 		if (intel_park_by_pasid(entry))
 			qi_desc_piotlb_all(entry->did, entry->pasid,
-					   intel_park_next_desc(iommu));
+					   intel_park_next_desc(batch));
 		else if (entry->first && !intel_park_is_absent(entry))
-			qi_desc_iotlb(iommu, entry->did, 0, 0,
+			qi_desc_iotlb(batch->iommu, entry->did, 0, 0,
 				      DMA_TLB_DSI_FLUSH,
-				      intel_park_next_desc(iommu));
+				      intel_park_next_desc(batch));
 		ioasid_cond_resched(++walked);
 	}
-	intel_park_wait(iommu);
+	intel_park_wait(batch);
+}
+
+/*
+ * How many invalidations can be pending at a device: as many as at the physical
+ * function, with all of its virtual ones together (PCIe 10.5.1.2; 0 is 32).
+ */
+static unsigned int intel_park_depth(struct device_domain_info *info)
+{
+	struct pci_dev *pdev = to_pci_dev(info->dev);
+	int depth = info->ats_qdep;
+
+	if (pdev->is_virtfn)
+		depth = pci_ats_queue_depth(pci_physfn(pdev));
+	return depth > 0 ? min(depth, PARK_BATCH) : PARK_BATCH;
 }
 
 /*
@@ -414,7 +455,7 @@ static void intel_park_flush_iotlb(struct intel_iommu *iommu,
  * device has of all PASIDs is gone since VT-d 3.0, and one without PASID leaves
  * what has one alone (PCIe 10.3.8).
  */
-static void intel_park_flush_devtlb(struct intel_iommu *iommu,
+static void intel_park_flush_devtlb(struct intel_park_batch *batch,
 				    struct list_head *entries, bool extra)
 {
 	struct iommu_pasid_gather_entry *entry;
@@ -433,6 +474,9 @@ static void intel_park_flush_devtlb(struct intel_iommu *iommu,
 			info = intel_park_info(entry);
 			flush = (!extra || info->dtlb_extra_inval) &&
 				intel_has_devtlb(info);
+			if (flush)
+				intel_park_set_limit(batch,
+						     intel_park_depth(info));
 			of_device = (struct qi_desc){};
 			qi_desc_dev_iotlb_pasid(PCI_DEVID(info->bus,
 							  info->devfn),
@@ -441,28 +485,31 @@ static void intel_park_flush_devtlb(struct intel_iommu *iommu,
 						&of_device);
 		}
 		if (flush && !intel_park_is_absent(entry)) {
-			desc = intel_park_next_desc(iommu);
+			desc = intel_park_next_desc(batch);
 			*desc = of_device;
 			desc->qw0 |= QI_DEV_EIOTLB_PASID(entry->pasid);
 		}
 		ioasid_cond_resched(++walked);
 	}
-	intel_park_wait(iommu);
+	intel_park_wait(batch);
 }
 
 /* Flush all of @entries, which are behind @iommu. */
 static void intel_park_flush(struct intel_iommu *iommu,
 			     struct list_head *entries)
 {
+	struct intel_park_batch batch = {
+		.iommu = iommu,
+		.limit = PARK_BATCH,
+	};
 	struct intel_park_count count;
 
-	guard(mutex)(&iommu->park->lock);
 	count = intel_park_count(iommu->park, entries);
-	intel_park_flush_pasid_cache(iommu, entries, &count);
-	intel_park_flush_iotlb(iommu, entries, &count);
-	intel_park_flush_devtlb(iommu, entries, false);
+	intel_park_flush_pasid_cache(&batch, entries, &count);
+	intel_park_flush_iotlb(&batch, entries, &count);
+	intel_park_flush_devtlb(&batch, entries, false);
 	/* Some devices need one more than the specification asks for */
-	intel_park_flush_devtlb(iommu, entries, true);
+	intel_park_flush_devtlb(&batch, entries, true);
 }
 
 /* The last step: page requests, once for all PASIDs of a device that are parked */
@@ -528,8 +575,8 @@ static void intel_park_move_device(struct iommu_pasid_gather_entry *entry,
  * translated or untranslated request of the PASIDs can reach memory, and the
  * page requests that are under way can be drained (VT-d 7.10).
  *
- * Context: Process context, may sleep. Takes a mutex of each IOMMU; allocates
- * nothing. The devices must not be released before this returns.
+ * Context: Process context, may sleep; allocates nothing. The devices must not be
+ * released before this returns.
  */
 void intel_pasid_park_sync(struct iommu_pasid_gather *gather)
 {
@@ -602,10 +649,14 @@ void intel_pasid_unpark(struct device *dev, ioasid_t pasid)
 /* Entries that are not present are cached under domain ID 0 (VT-d 6.1). */
 static void intel_park_flush_unparked(struct intel_iommu *iommu)
 {
+	struct intel_park_batch batch = {
+		.iommu = iommu,
+		.limit = PARK_BATCH,
+	};
 	bool unparked;
 
 	/* Whoever comes second waits for the flush of the first */
-	guard(mutex)(&iommu->park->lock);
+	guard(mutex)(&iommu->park->unpark_lock);
 	spin_lock(&iommu->lock);
 	unparked = iommu->park->unparked;
 	iommu->park->unparked = false;
@@ -613,9 +664,9 @@ static void intel_park_flush_unparked(struct intel_iommu *iommu)
 	if (!unparked)
 		return;
 
-	intel_park_next_desc(iommu)->qw0 = QI_PC_GRAN(QI_PC_ALL_PASIDS) |
-					   QI_PC_TYPE;
-	intel_park_wait(iommu);
+	intel_park_next_desc(&batch)->qw0 = QI_PC_GRAN(QI_PC_ALL_PASIDS) |
+					    QI_PC_TYPE;
+	intel_park_wait(&batch);
 }
 
 /**

@@ -56,7 +56,7 @@ struct park_fixture {
 	unsigned int entries;
 
 	/* What happened */
-	struct park_submit submit[96];
+	struct park_submit submit[704];
 	unsigned int submits;
 	unsigned int drains;
 	unsigned int submits_at_drain;
@@ -65,9 +65,8 @@ struct park_fixture {
 	bool meet;		/* another teardown comes in the middle of it */
 	bool meet_ignore;	/* its fault_ignore */
 	int submit_ret;		/* for submissions of more than one */
-	unsigned int errors;	/* so many come from devices of others */
-	u16 leaving_sid;	/* that of a device that will not answer, or 0 */
-	bool left;		/* it has not answered */
+	u8 refused;		/* hardware refuses this type of descriptors */
+	u16 fenced;		/* the last function that was, or 0 */
 	unsigned int prq_submits;	/* of drains */
 	unsigned int prq_errors;	/* so many of them fail */
 	u32 late_pasid;		/* that of a page request on its way, or 0 */
@@ -95,18 +94,19 @@ static int park_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
 	memcpy(submit->desc, desc, count * sizeof(*desc));
 	submit->entry = *park_entry(fix, 0, PASID);
 	for (i = 0; i < count; i++) {
-		if (fix->leaving_sid &&
-		    (desc[i].qw0 & 0xf) == QI_DEIOTLB_TYPE &&
-		    (u16)(desc[i].qw0 >> 16) == fix->leaving_sid) {
-			fix->left = true;
-			return -ETIMEDOUT;
-		}
-	}
-	if (fix->errors) {
-		fix->errors--;
-		return -ETIMEDOUT;
+		/* But for one that flushes everything */
+		if ((desc[i].qw0 & 0xf) == fix->refused &&
+		    desc[i].qw0 >> 16)
+			return -EINVAL;
 	}
 	return count > 1 ? fix->submit_ret : 0;
+}
+
+static void park_fence_stub(struct intel_iommu *iommu, u16 sid)
+{
+	struct park_fixture *fix = kunit_get_current_test()->priv;
+
+	fix->fenced = sid;
 }
 
 /* Teardown's way to flush what second-stage translation has cached */
@@ -140,8 +140,7 @@ static int park_bus_read(struct pci_bus *bus, unsigned int devfn, int where,
 
 	fix->config_reads++;
 	*val = 0x12348086;
-	if (fix->gone || (fix->left &&
-			  PCI_DEVID(bus->number, devfn) == fix->leaving_sid))
+	if (fix->gone)
 		*val = ~0;
 	return PCIBIOS_SUCCESSFUL;
 }
@@ -852,12 +851,13 @@ static void device_with_a_quirk_is_flushed_twice(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->submits_at_drain, 4);
 }
 
-static void failed_batch_is_sent_one_by_one(struct kunit *test)
+/* Which of them it is that hardware refuses is not known */
+static void refused_batch_is_sent_one_by_one(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
 	unsigned int i;
 
-	fix->submit_ret = -ETIMEDOUT;
+	fix->submit_ret = -EINVAL;
 	for (i = 0; i < 3; i++) {
 		park_make_present(fix, 0, PASID + i, PASID_ENTRY_PGTT_FL_ONLY);
 		park(fix, 0, PASID + i);
@@ -884,48 +884,82 @@ static void park_join_iommus(struct park_fixture *fix)
 	rb_add(&info->node, &info->iommu->device_rbtree, park_rid_less);
 }
 
-/* One that has gone is not waited for as often as it has PASIDs */
-static void device_that_has_left_is_not_waited_for_again(struct kunit *test)
+static const struct park_refusal {
+	const char *name;
+	u8 type;
+	u16 pgtt;
+	unsigned int step;
+	u64 instead;		/* without reserved bits, or 0 */
+} park_refusals[] = {
+	{ "PASID cache", QI_PC_TYPE, PASID_ENTRY_PGTT_FL_ONLY, 0,
+	  QI_PC_GRAN(QI_PC_GLOBAL) | QI_PC_TYPE },
+	{ "IOTLB by PASID", QI_EIOTLB_TYPE, PASID_ENTRY_PGTT_FL_ONLY, 1,
+	  QI_IOTLB_GRAN(DMA_TLB_GLOBAL_FLUSH) | QI_IOTLB_TYPE },
+	{ "IOTLB by domain", QI_IOTLB_TYPE, PASID_ENTRY_PGTT_SL_ONLY, 1,
+	  QI_IOTLB_GRAN(DMA_TLB_GLOBAL_FLUSH) | QI_IOTLB_TYPE },
+	{ "device TLB", QI_DEIOTLB_TYPE, PASID_ENTRY_PGTT_SL_ONLY, 2 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(park_refusals, park_refusals, name);
+
+/* What is refused, and once more by itself, is not taken for done */
+static void refused_flush_is_replaced(struct kunit *test)
 {
+	const struct park_refusal *param = test->param_value;
 	struct park_fixture *fix = test->priv;
-	unsigned int i;
+	unsigned int step = param->step;
+	bool fenced = !param->instead;
 
-	park_join_iommus(fix);
-	fix->leaving_sid = TEST_SID;
-	for (i = 0; i < 10; i++) {
-		park_make_present(fix, i % 2, PASID + i,
-				  PASID_ENTRY_PGTT_SL_ONLY);
-		park(fix, i % 2, PASID + i);
-	}
-	intel_pasid_park_sync(&fix->gather);
-	/* One for all, then each of the other device */
-	KUNIT_ASSERT_EQ(test, fix->submits, 3 + 5);
-	KUNIT_EXPECT_EQ(test, fix->submit[2].count, 10);
-	for (i = 3; i < fix->submits; i++) {
-		KUNIT_EXPECT_EQ(test, fix->submit[i].count, 1);
-		KUNIT_EXPECT_EQ(test, (u16)(fix->submit[i].desc[0].qw0 >> 16),
-				TEST_SID + 1);
-	}
-}
-
-/* The one who sees an error gets it, whoever has the device that is gone */
-static void errors_of_other_devices_lose_no_flush(struct kunit *test)
-{
-	static const u8 pattern[] = { 0, 0, 0, 1, 2 };
-	struct park_fixture *fix = test->priv;
-	unsigned int i;
-
-	fix->errors = 2;
-	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_FL_ONLY);
+	kunit_activate_static_stub(test, intel_fence_function, park_fence_stub);
+	fix->refused = param->type;
+	park_make_present(fix, 0, PASID, param->pgtt);
 	park(fix, 0, PASID);
 	intel_pasid_park_sync(&fix->gather);
-	KUNIT_ASSERT_EQ(test, fix->submits, ARRAY_SIZE(pattern));
-	for (i = 0; i < fix->submits; i++) {
-		KUNIT_EXPECT_EQ(test, fix->submit[i].count, 1);
-		KUNIT_EXPECT_EQ(test, park_step_of(&fix->submit[i].desc[0]),
-				pattern[i]);
-	}
+	KUNIT_ASSERT_EQ(test, fix->submits, fenced ? 4 : 5);
+	KUNIT_EXPECT_EQ(test, fix->submit[step].desc[0].qw0,
+			fix->submit[step + 1].desc[0].qw0);
+	if (!fenced)
+		KUNIT_EXPECT_EQ(test, fix->submit[step + 2].desc[0].qw0 &
+				~(BIT_ULL(6) | BIT_ULL(7)), param->instead);
+	KUNIT_EXPECT_EQ(test, fix->fenced, fenced ? TEST_SID : 0);
 	KUNIT_EXPECT_EQ(test, fix->submits_at_drain, fix->submits);
+}
+
+static const struct park_depth {
+	const char *name;
+	u8 qdep[2];
+	unsigned int counts[8];
+} park_depths[] = {
+	{ "32 pending", { 0, 0 }, { 16, 4 } },
+	{ "31 pending", { 31, 31 }, { 16, 4 } },
+	{ "one pending", { 1, 0 }, { 1, 1, 1, 10 } },
+	{ "the second one fewer", { 0, 4 }, { 10, 4, 4, 2 } },
+	{ "the first one fewer", { 8, 0 }, { 8, 2, 10 } },
+};
+
+KUNIT_ARRAY_PARAM_DESC(park_depths, park_depths, name);
+
+/* PCIe 10.5.1.2, VT-d 6.5.2.6: hardware stops at what is too many */
+static void no_more_is_pending_than_a_function_can_take(struct kunit *test)
+{
+	const struct park_depth *param = test->param_value;
+	struct park_fixture *fix = test->priv;
+	unsigned int i, j, nr;
+
+	park_join_iommus(fix);
+	for (nr = 0; nr < 2; nr++) {
+		fix->device[nr].info.ats_qdep = param->qdep[nr];
+		for (i = 0; i < (param->qdep[nr] == 1 ? 3 : 10); i++) {
+			park_make_present(fix, nr, PASID + i,
+					  PASID_ENTRY_PGTT_SL_ONLY);
+			park(fix, nr, PASID + i);
+		}
+	}
+	intel_pasid_park_sync(&fix->gather);
+	for (i = 2, j = 0; i < fix->submits; i++, j++)
+		KUNIT_EXPECT_EQ_MSG(test, fix->submit[i].count,
+				    param->counts[j], "batch %u", j);
+	KUNIT_EXPECT_EQ(test, param->counts[j], 0);
 }
 
 /* Registers in memory */
@@ -1346,7 +1380,7 @@ static void drain_ends_with_the_queue_on_resume(struct kunit *test)
 	struct intel_iommu *iommu = park_init_drain(test);
 	struct park_drain drain = {};
 
-	/* Hardware is not drained: the status is memory, and is never cleared */
+	/* Without what waits for PRS: a bit that is cleared by writing 1 */
 	fix->device[0].info.ats_enabled = 0;
 	*park_reg64(iommu, DMAR_PQA_REG) = PARK_PRQ_ADDRESS(iommu);
 	park_request_page(fix, TEST_SID, PASID);
@@ -1673,9 +1707,10 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(global_flush_leaves_other_iommus_alone),
 	KUNIT_CASE(each_device_is_drained_once),
 	KUNIT_CASE(device_with_a_quirk_is_flushed_twice),
-	KUNIT_CASE(failed_batch_is_sent_one_by_one),
-	KUNIT_CASE(device_that_has_left_is_not_waited_for_again),
-	KUNIT_CASE(errors_of_other_devices_lose_no_flush),
+	KUNIT_CASE(refused_batch_is_sent_one_by_one),
+	KUNIT_CASE_PARAM(refused_flush_is_replaced, park_refusals_gen_params),
+	KUNIT_CASE_PARAM(no_more_is_pending_than_a_function_can_take,
+			 park_depths_gen_params),
 	KUNIT_CASE_PARAM(drain_waits_for_what_is_queued,
 			 park_drain_by_gen_params),
 	KUNIT_CASE(drain_waits_for_no_other_device_or_pasid),

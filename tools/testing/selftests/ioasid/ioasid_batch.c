@@ -26,7 +26,7 @@
  * See pasid-park.c: descriptors for one wait, what the queue has room for, and
  * what is flushed before all is dropped
  */
-#define BATCH 126
+#define BATCH 16
 #define QUEUE 254
 #define SELECTIVE_MAX 1024
 
@@ -357,7 +357,7 @@ FIXTURE_VARIANT_ADD(bystander, plain)
 
 FIXTURE_VARIANT_ADD(bystander, plain_batches)
 {
-	.count = 2 * BATCH + 50,
+	.count = 20 * BATCH + 2,
 	.per_domain = 1,
 	.takes_long = true,
 };
@@ -379,7 +379,7 @@ FIXTURE_VARIANT_ADD(bystander, ats)
 FIXTURE_VARIANT_ADD(bystander, ats_batches)
 {
 	.ats = true,
-	.count = 2 * BATCH + 50,
+	.count = 20 * BATCH + 2,
 	.per_domain = 1,
 };
 
