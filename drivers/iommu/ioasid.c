@@ -93,7 +93,8 @@ static struct kmem_cache *ioasid_attachment_cache;
 /* Detach waits here for a park that is under way */
 static DECLARE_WAIT_QUEUE_HEAD(ioasid_blocked_wq);
 
-static void ioasid_recycle(struct llist_node *list);
+static struct llist_node *ioasid_recycle(struct llist_node *list);
+static void ioasid_queue_all(struct llist_node *list);
 
 /**
  * struct ioasid_attachment - one group whose PASID table knows the IOASID
@@ -1088,7 +1089,7 @@ void ioasid_free_chain(struct ioasid_chain *chain)
 		}
 		ioasid_cond_resched(++count);
 	}
-	ioasid_recycle(unused);
+	ioasid_queue_all(ioasid_recycle(unused));
 }
 
 /**
@@ -1712,49 +1713,68 @@ static void ioasid_end_strays(void)
 }
 
 /*
- * No device knows the number any more, when @gather is synced. No reference is
- * left, so there is nobody to lock against. False: keep it.
+ * True: no device knows the number any more, when @gather is synced. False: some
+ * group is busy. No reference is left, so there is nobody to lock against.
  */
 static bool ioasid_unpark(struct ioasid *ioasid,
 			  struct iommu_unpark_gather *gather)
 {
 	struct ioasid_attachment *att, *next;
-
-	/*
-	 * A user that let go without detaching: its domain may be gone, so the
-	 * entry must stay blocked. The number is lost, memory is safe.
-	 */
-	if (ioasid->nr_attached) {
-		ioasid_complain(ioasid);
-		return false;
-	}
+	bool done = true;
 
 	list_for_each_entry_safe(att, next, &ioasid->attachments, node) {
-		iommu_unpark_group_pasid(att->group, ioasid->id, gather);
-		ioasid_free_attachment(att);
+		if (iommu_unpark_group_pasid(att->group, ioasid->id, gather))
+			ioasid_free_attachment(att);
+		else
+			done = false;
 	}
-	trace_ioasid_recycle(ioasid->id);
-	return true;
+	if (done)
+		trace_ioasid_recycle(ioasid->id);
+	return done;
 }
 
-/* Recycle all of @list, which recycle_node links. */
-static void ioasid_recycle(struct llist_node *list)
+/*
+ * Recycle those of @list, which recycle_node links, whose groups nobody has at the
+ * moment. Returns the others.
+ */
+static struct llist_node *ioasid_recycle(struct llist_node *list)
 {
+	struct llist_node *unparked = NULL, *busy = NULL;
 	struct iommu_unpark_gather gather = {};
-	struct llist_node *unparked = NULL;
 	struct ioasid *ioasid, *next;
 	u32 count = 0;
 
 	llist_for_each_entry_safe(ioasid, next, list, recycle_node) {
-		if (ioasid_unpark(ioasid, &gather)) {
-			ioasid->recycle_node.next = unparked;
-			unparked = &ioasid->recycle_node;
-		}
+		struct llist_node **to = &busy;
+
 		ioasid_cond_resched(++count);
+		/*
+		 * A user that let go without detaching: its domain may be gone,
+		 * so the entry must stay blocked. The number is lost, memory is
+		 * safe.
+		 */
+		if (ioasid->nr_attached) {
+			ioasid_complain(ioasid);
+			continue;
+		}
+		if (ioasid_unpark(ioasid, &gather))
+			to = &unparked;
+		ioasid->recycle_node.next = *to;
+		*to = &ioasid->recycle_node;
 	}
 	/* Before the first of the numbers can be had again */
 	iommu_unpark_gather_sync(&gather);
 	ioasid_release(unparked);
+	return busy;
+}
+
+/* For the next run of the worker. */
+static void ioasid_queue_all(struct llist_node *list)
+{
+	struct ioasid *ioasid, *next;
+
+	llist_for_each_entry_safe(ioasid, next, list, recycle_node)
+		ioasid_queue(ioasid);
 }
 
 /* Runs of the worker that have begun, and that are done */
@@ -1771,12 +1791,20 @@ static struct lockdep_map ioasid_runs_map =
 static void ioasid_recycle_fn(struct work_struct *work)
 {
 	unsigned long run = ioasid_runs_begun + 1;
+	struct llist_node *busy;
+	u32 ticks;
 
 	/* Pairs with ioasid_kick_worker(): counted before the list is empty */
 	smp_store_mb(ioasid_runs_begun, run);
 	lock_map_acquire(&ioasid_runs_map);
 	ioasid_end_strays();
-	ioasid_recycle(llist_del_all(&ioasid_recycle_list));
+	busy = ioasid_recycle(llist_del_all(&ioasid_recycle_list));
+	/* For those who have a group for a moment */
+	for (ticks = 0; busy && ticks < IOASID_PARK_TICKS; ticks++) {
+		schedule_timeout_uninterruptible(1);
+		busy = ioasid_recycle(busy);
+	}
+	ioasid_queue_all(busy);
 	lock_map_release(&ioasid_runs_map);
 	/* Pairs with the acquire in ioasid_run_is_done() */
 	smp_store_release(&ioasid_runs_done, run);
@@ -1816,8 +1844,8 @@ static bool ioasid_run_is_done(unsigned long run)
 }
 
 /*
- * When this returns 0, all that was put for the last time before is recycled.
- * -EINTR: a fatal signal.
+ * When this returns 0, all that was put for the last time before is recycled, but
+ * for what is attached to a group that somebody keeps busy. -EINTR: a fatal signal.
  */
 static int ioasid_recycle_wait(void)
 {
@@ -1827,12 +1855,15 @@ static int ioasid_recycle_wait(void)
 		       -EINTR : 0;
 }
 
-/* The same, whatever happens */
+/* Everything, whatever happens */
 void ioasid_recycle_flush(void)
 {
-	unsigned long run = ioasid_kick_worker();
+	unsigned long run;
 
-	wait_event(ioasid_runs_wq, ioasid_run_is_done(run));
+	do {
+		run = ioasid_kick_worker();
+		wait_event(ioasid_runs_wq, ioasid_run_is_done(run));
+	} while (!llist_empty(&ioasid_recycle_list));
 }
 
 #if IS_ENABLED(CONFIG_IOASID_BENCH)

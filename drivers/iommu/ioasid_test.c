@@ -1765,6 +1765,19 @@ static void busy_one_waits_for_no_other(struct kunit *test)
 	ioasid_put(ids[1]);
 }
 
+/* Whether @dev forgets @pasid within a second */
+static bool is_unparked_soon(struct device *dev, u32 pasid)
+{
+	unsigned long end = jiffies + HZ;
+
+	while (mock_entry(dev, pasid)) {
+		if (time_after(jiffies, end))
+			return false;
+		schedule_timeout_uninterruptible(1);
+	}
+	return true;
+}
+
 /* So does whoever keeps the group of a device: here to attach a stranger's PASID */
 static void busy_group_delays_no_other_park(struct kunit *test)
 {
@@ -1808,6 +1821,55 @@ static void busy_group_delays_no_other_park(struct kunit *test)
 	ioasid_detach_device(ids[2], &mock_domain, fix->dev[0]);
 	for (i = 0; i < ARRAY_SIZE(ids); i++)
 		ioasid_put(ids[i]);
+	ioasid_detach_device(stranger, &mock_domain, fix->dev[1]);
+	ioasid_free(stranger);
+	ioasid_put(stranger);
+}
+
+/* Nor does it keep anything but what it has had from being recycled */
+static void busy_group_delays_no_other_recycle(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *stranger = ioasid_test_alloc(test, 20, 20);
+	struct ioasid *ids[] = {
+		ioasid_test_alloc(test, 9, 9),
+		ioasid_test_alloc(test, 10, 10),
+		ioasid_test_alloc(test, 11, 11),
+	};
+	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct side_work attach;
+	unsigned int i;
+
+	ioasid_get(stranger);
+	for (i = 0; i < ARRAY_SIZE(ids); i++)
+		ioasid_get(ids[i]);
+	ioasid_test_attach(test, ids[0], fix->dev[1]);
+	ioasid_test_attach(test, ids[1], fix->dev[0]);
+	ioasid_test_attach(test, ids[1], fix->dev[1]);
+	ioasid_test_attach(test, ids[2], fix->dev[0]);
+	for (i = 0; i < ARRAY_SIZE(ids); i++)
+		ioasid_free(ids[i]);
+	ioasid_detach_device(ids[0], &mock_domain, fix->dev[1]);
+	ioasid_detach_device(ids[1], &mock_domain, fix->dev[0]);
+	ioasid_detach_device(ids[1], &mock_domain, fix->dev[1]);
+	ioasid_detach_device(ids[2], &mock_domain, fix->dev[0]);
+	side_attach_slowly(&attach, stranger, fix->dev[1], &go_on);
+
+	/* The busy ones are first */
+	for (i = 0; i < ARRAY_SIZE(ids); i++)
+		ioasid_put(ids[i]);
+	KUNIT_EXPECT_TRUE(test, is_unparked_soon(fix->dev[0], 11));
+	KUNIT_EXPECT_FALSE(test, is_unparked_soon(fix->dev[1], 9));
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 10), MOCK_PARKED);
+
+	complete(&go_on);
+	side_finish(&attach);
+	ioasid_recycle_flush();
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9), 0);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 10), 0);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 10), 0);
+	for (i = 0; i < ARRAY_SIZE(ids); i++)
+		ioasid_free(ioasid_test_alloc(test, 9 + i, 9 + i));
 	ioasid_detach_device(stranger, &mock_domain, fix->dev[1]);
 	ioasid_free(stranger);
 	ioasid_put(stranger);
@@ -2493,6 +2555,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(slow_attach_delays_no_other_park),
 	KUNIT_CASE(busy_one_waits_for_no_other),
 	KUNIT_CASE(busy_group_delays_no_other_park),
+	KUNIT_CASE(busy_group_delays_no_other_recycle),
 	KUNIT_CASE(park_holds_no_lock_of_others),
 	KUNIT_CASE(many_share_a_flush),
 	KUNIT_CASE(group_of_two_is_flushed_under_its_mutex),
