@@ -196,10 +196,19 @@ DMA_FAULT = re.compile("|".join([
     r"There are previous interrupt conditions", r"Interrupt Mask set, irq is not generated"]))
 
 
+# A defect of emulated CPUs on a loaded host, which qemu/patches/0014 makes up for: it
+# is told, but no fault of what is tested
+LOST = re.compile(r"warning: apic: .* was lost")
+
+
 def emulator_log(lines):
     """A failed test if there is anything else"""
     found = [line for line in lines if line.strip() and not DMA_FAULT.search(line)]
-    return [Result(FAIL, "emulator_reports_nothing", found[0].strip(), found[:DETAILS])] if found else []
+    other = [line for line in found if not LOST.search(line)]
+    found = other or found
+    if not found:
+        return []
+    return [Result(FAIL if other else SKIP, "emulator_reports_nothing", found[0].strip(), found[:DETAILS])]
 
 
 # ---- what the guest's test job wrote (rig/guest/test)
