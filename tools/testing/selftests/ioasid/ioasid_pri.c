@@ -359,8 +359,8 @@ TEST_F(pri, park_drains_what_is_on_its_way)
 	id = attach(_metadata, rig, &dev);
 	ask_late(_metadata, &dev, PDMA_SVA_IOVA, PDMA_CMD_FAULT);
 	test_cmd_free(rig->fd, 1, &id);
-	/* Not in LATE, but by now */
-	EXPECT_EQ(1, pages_answered(&dev));
+	/* Not in LATE, but by now. The channel goes on to ask. */
+	EXPECT_LE(1, pages_answered(&dev));
 	EXPECT_EQ(PDMA_PAGE_INVALID, pdma_read32(&dev, PDMA_PAGE_RESULT));
 	expect_silence();
 }
@@ -378,7 +378,7 @@ TEST_F(pri, park_of_many_drains_all_of_them)
 	}
 	test_cmd_free(rig->fd, ARRAY_SIZE(ids), ids);
 	for (i = 0; i < ARRAY_SIZE(dev); i++)
-		EXPECT_EQ(1, pages_answered(&dev[i]));
+		EXPECT_LE(1, pages_answered(&dev[i]));
 	expect_silence();
 }
 
@@ -443,7 +443,11 @@ TEST_F(pri, request_from_before_a_reset_is_not_served_later)
 	ask_late(_metadata, &rig->dev, (uintptr_t)rig->buf, PDMA_CMD_ASK);
 	faults_begin(rig);
 	ASSERT_EQ(0, pci_reset(rig->engine));
-	/* It may have been served in time */
+	/*
+	 * It may have been served in time: its handler may even be at work, and
+	 * what that answers is dropped.
+	 */
+	pdma_sleep_ms(LATE / 1000 / 3);
 	before = present(rig->buf, BUF_LEN);
 	pdma_sleep_ms(ARRIVED_MS);
 	EXPECT_EQ(before, present(rig->buf, BUF_LEN));
