@@ -146,7 +146,7 @@ void intel_fence_timeout(struct intel_iommu *iommu, u16 sid)
 		return;
 	}
 
-	guard(spinlock_irqsave)(&iommu->device_rbtree_lock);
+	guard(raw_spinlock_irqsave)(&iommu->device_rbtree_lock);
 	info = device_rbtree_find_info(iommu, sid);
 	if (!info || !intel_fence_is_present(info))
 		return;
@@ -206,7 +206,7 @@ static bool intel_fence_block_next(struct intel_iommu *iommu, u16 *sid)
 	struct device_domain_info *info;
 	struct rb_node *node;
 
-	guard(spinlock_irqsave)(&iommu->device_rbtree_lock);
+	guard(raw_spinlock_irqsave)(&iommu->device_rbtree_lock);
 	for (node = rb_first(&iommu->device_rbtree); node; node = rb_next(node)) {
 		info = rb_entry(node, struct device_domain_info, node);
 		if (!intel_fence_is_mute(info) || info->fenced)
@@ -224,7 +224,7 @@ static void intel_fence_complete(struct intel_iommu *iommu, u16 sid)
 {
 	struct device_domain_info *info;
 
-	guard(spinlock_irqsave)(&iommu->device_rbtree_lock);
+	guard(raw_spinlock_irqsave)(&iommu->device_rbtree_lock);
 	info = device_rbtree_find_info(iommu, sid);
 	if (!info || !intel_fence_is_mute(info) || info->fenced)
 		return;
@@ -289,7 +289,7 @@ intel_fence_state(struct intel_iommu *iommu, const struct qi_desc *desc,
 	if (!intel_fence_is_sent(desc, &sid))
 		return FENCE_SEND;
 
-	guard(spinlock_irqsave)(&iommu->device_rbtree_lock);
+	guard(raw_spinlock_irqsave)(&iommu->device_rbtree_lock);
 	info = device_rbtree_find_info(iommu, sid);
 	if (info && info->fenced)
 		return FENCE_DROP;
@@ -427,7 +427,7 @@ void intel_fence_function(struct intel_iommu *iommu, u16 sid)
 
 	KUNIT_STATIC_STUB_REDIRECT(intel_fence_function, iommu, sid);
 
-	scoped_guard(spinlock_irqsave, &iommu->device_rbtree_lock) {
+	scoped_guard(raw_spinlock_irqsave, &iommu->device_rbtree_lock) {
 		info = device_rbtree_find_info(iommu, sid);
 		if (info)
 			intel_fence_set_timeouts(info, FENCE_TIMEOUTS);
@@ -453,7 +453,7 @@ void intel_fence_lift(struct device *dev)
 	if (!READ_ONCE(info->inv_timeouts))
 		return;
 
-	scoped_guard(spinlock_irqsave, &iommu->device_rbtree_lock) {
+	scoped_guard(raw_spinlock_irqsave, &iommu->device_rbtree_lock) {
 		fenced = intel_fence_is_mute(info);
 		if (fenced) {
 			pci_for_each_dma_alias(to_pci_dev(dev),

@@ -90,7 +90,7 @@ static int fence_test_init(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, fix->contexts);
 
 	spin_lock_init(&fix->iommu.lock);
-	spin_lock_init(&fix->iommu.device_rbtree_lock);
+	raw_spin_lock_init(&fix->iommu.device_rbtree_lock);
 	fix->iommu.qi = &fix->qi;
 	fix->iommu.root_entry = fix->root;
 	fix->root[FENCE_BUS].lo = virt_to_phys(fix->contexts) | 1;
@@ -352,7 +352,7 @@ static void function_that_leaves_is_forgotten(struct kunit *test)
 	struct device_domain_info *info = &fix->function[0].info;
 
 	intel_fence_function(&fix->iommu, FENCE_SID(0));
-	scoped_guard(spinlock_irqsave, &fix->iommu.device_rbtree_lock) {
+	scoped_guard(raw_spinlock_irqsave, &fix->iommu.device_rbtree_lock) {
 		rb_erase(&info->node, &fix->iommu.device_rbtree);
 		intel_fence_forget(info);
 	}

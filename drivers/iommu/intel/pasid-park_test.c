@@ -220,7 +220,7 @@ static int park_test_init(struct kunit *test)
 	fix->bus.number = 3;
 	for (i = 0; i < 2; i++) {
 		spin_lock_init(&fix->iommu[i].lock);
-		spin_lock_init(&fix->iommu[i].device_rbtree_lock);
+		raw_spin_lock_init(&fix->iommu[i].device_rbtree_lock);
 		init_waitqueue_head(&fix->iommu[i].prq_wait);
 		/* Coherent, first and second stage */
 		fix->iommu[i].ecap = BIT_ULL(0) | BIT_ULL(46) | BIT_ULL(47);
