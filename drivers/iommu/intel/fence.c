@@ -157,24 +157,32 @@ void intel_fence_timeout(struct intel_iommu *iommu, u16 sid)
 	intel_fence_set_timeouts(info, info->inv_timeouts + 1);
 }
 
+/*
+ * The word of a context entry that has P and FPD, NULL if there is no table. Others
+ * change other bits of it, under iommu->lock.
+ */
+static unsigned long *intel_fence_word(struct intel_iommu *iommu, u16 alias)
+{
+	struct context_entry *context;
+
+	context = iommu_context_addr(iommu, PCI_BUS_NUM(alias), alias & 0xff,
+				     false);
+	return context ? (unsigned long *)&context->lo : NULL;
+}
+
 /* Make a context entry not present; the other bits stay for the reset. */
 static int intel_fence_block_alias(struct pci_dev *pdev, u16 alias, void *data)
 {
 	struct intel_iommu *iommu = data;
-	struct context_entry *context;
-	unsigned long *word;
+	unsigned long *word = intel_fence_word(iommu, alias);
 
-	context = iommu_context_addr(iommu, PCI_BUS_NUM(alias), alias & 0xff,
-				     false);
-	if (!context)
+	if (!word)
 		return 0;
 
-	/* Others change other bits of it, under iommu->lock */
-	word = (unsigned long *)&context->lo;
 	if (test_bit(FENCE_CONTEXT_P, word)) {
 		set_bit(FENCE_CONTEXT_FPD, word);
 		clear_bit(FENCE_CONTEXT_P, word);
-		__iommu_flush_cache(iommu, context, sizeof(*context));
+		__iommu_flush_cache(iommu, word, sizeof(*word));
 	}
 	return 0;
 }
@@ -182,20 +190,16 @@ static int intel_fence_block_alias(struct pci_dev *pdev, u16 alias, void *data)
 static int intel_fence_lift_alias(struct pci_dev *pdev, u16 alias, void *data)
 {
 	struct intel_iommu *iommu = data;
-	struct context_entry *context;
-	unsigned long *word;
+	unsigned long *word = intel_fence_word(iommu, alias);
 
-	context = iommu_context_addr(iommu, PCI_BUS_NUM(alias), alias & 0xff,
-				     false);
-	if (!context)
+	if (!word)
 		return 0;
 
 	/* FPD is never set but by the fence, so this is an entry of ours */
-	word = (unsigned long *)&context->lo;
 	if (test_bit(FENCE_CONTEXT_FPD, word)) {
 		set_bit(FENCE_CONTEXT_P, word);
 		clear_bit(FENCE_CONTEXT_FPD, word);
-		__iommu_flush_cache(iommu, context, sizeof(*context));
+		__iommu_flush_cache(iommu, word, sizeof(*word));
 	}
 	return 0;
 }
