@@ -1102,7 +1102,8 @@ void ioasid_free_chain(struct ioasid_chain *chain)
  * ioasid_put(). To be called by the owner only, once.
  *
  * Context: Process context, may sleep. Takes ioasid.lock, the group mutex and
- * the IOMMU driver's locks. Waits for no page fault handler.
+ * the IOMMU driver's locks. Waits for no page fault handler, but for a detach of
+ * @ioasid that is under way, which may.
  */
 void ioasid_free(struct ioasid *ioasid)
 {
