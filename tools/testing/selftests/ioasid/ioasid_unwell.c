@@ -25,6 +25,7 @@
 #define SLACK_MS 20000
 
 #define FENCED_MSG "does not answer invalidations"
+#define TIMEOUT_MSG "Invalidation Time-out Error: SID"
 
 /* Registers of the control page that outlive the test */
 static void set_atc_mode(struct engine *engine, __u32 mode)
@@ -51,14 +52,14 @@ static int find_ats_engine(unsigned int nr, struct engine *engine)
 	return -ENODEV;
 }
 
-/* How many of the messages since the last time say that a function was fenced */
-static int fence_messages(int kmsg)
+/* How many of the messages since the last time have @text in them */
+static int count_messages(int kmsg, const char *text)
 {
 	char msg[8192];
 	int count = 0;
 
 	while (kmsg_next(kmsg, msg, sizeof(msg)) > 0)
-		count += !!strstr(msg, FENCED_MSG);
+		count += !!strstr(msg, text);
 	return count;
 }
 
@@ -323,7 +324,7 @@ TEST_F(fence, function_is_fenced_until_it_is_reset)
 	fall_sick(rig, variant->sickness);
 	EXPECT_GE(BOUND_MS + SLACK_MS, free_timed(_metadata, rig->fd, id[0]));
 	EXPECT_TRUE(is_fenced(&rig->sick));
-	EXPECT_EQ(1, fence_messages(rig->kmsg));
+	EXPECT_EQ(1, count_messages(rig->kmsg, FENCED_MSG));
 	/* With any PASID, although the other one stays ACTIVE; and silently */
 	for (i = 0; i < 2; i++)
 		expect_blocked(&rig->ch[i]);
@@ -334,7 +335,7 @@ TEST_F(fence, function_is_fenced_until_it_is_reset)
 	EXPECT_GE(TIMEOUT_MS + SLACK_MS, free_timed(_metadata, rig->fd, id[1]));
 	expect_blocked(&rig->ch[1]);
 	id[1] = give_ioasid(_metadata, &rig->ch[1], rig->fd);
-	EXPECT_EQ(0, fence_messages(rig->kmsg));
+	EXPECT_EQ(0, count_messages(rig->kmsg, TIMEOUT_MSG));
 
 	set_atc_mode(&rig->sick, PDMA_ATC_ANSWER);
 	EXPECT_TRUE(is_fenced(&rig->sick));
@@ -489,7 +490,7 @@ TEST_F(vanish, vanished_device_is_not_waited_for)
 	EXPECT_GE(BOUND_MS + SLACK_MS, its.ms);
 	channel_close(&rig->ch[2]);
 	rig->channels = 2;
-	EXPECT_EQ(0, fence_messages(rig->kmsg));
+	EXPECT_EQ(0, count_messages(rig->kmsg, FENCED_MSG));
 	/* What hot plug would do */
 	EXPECT_EQ(0, pci_write(rig->well.name, "remove", "1"));
 	EXPECT_TRUE(ioasid_wait_recycled(rig->fd, id[1]));
