@@ -92,7 +92,7 @@ soak: qemu tree
 	@rig/soak
 
 models: tree
-	@rig/setup spin
+	@rig/setup spin herd7
 	@rig/models --all
 
 mutants: qemu tree
