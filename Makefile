@@ -15,7 +15,7 @@ help:
 	@echo "make test       run all tests; T=NAME runs one kselftest program or KUnit suite,"
 	@echo "                LONG=1 also what takes long"
 	@echo "make soak       random operations for long; OPS=N, SEED=S, SECONDS_MAX=T"
-	@echo "make models     check the models of the life cycle, all of them"
+	@echo "make models     check the models, all of them"
 	@echo "make mutants    break the code, see which test notices; M=NAME tries one"
 	@echo "make coverage   what of our kernel code the tests reach, by gcov"
 	@echo "make kcsan      run the tests in a kernel that looks for data races; T=NAME runs one"

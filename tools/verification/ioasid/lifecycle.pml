@@ -5,17 +5,18 @@
  * and DMA at any time. Follows drivers/iommu/ioasid.c, pasid-park.c of VT-d and
  * the IOMMU core step by step; each step that is not atomic there is not atomic
  * here. Memory is sequentially consistent: for what depends on the order of
- * accesses see Documentation/litmus-tests/ioasid/.
+ * accesses see Documentation/litmus-tests/ioasid/. Resets of a device are in
+ * reset.pml, its page requests in requests.pml, and what becomes of one that does
+ * not answer in mute.pml.
  *
  * Each rule has a name, and is dropped by -DNO_name: then an assertion, named
- * after the invariant, must fail, or the model must get stuck. rig/models runs
- * all of these.
+ * after an invariant of Documentation/driver-api/ioasid.rst, must fail, or the
+ * model must get stuck. rig/models runs all of these.
  *
  * -DNUMBERS=n		size of the number space
  * -DQUOTA=n		of each set
  * -DROUNDS=n		what each owner and each user does at most
  * -DCACHES=0|1		whether devices cache translations
- * -DRESET=0|1		whether device 0 is reset once
  * -DREMOVE=0|1		whether device 1 is removed and comes back once
  * -DSTRANGER=0|1	whether somebody tries to attach a bare number to device 0
  */
@@ -30,9 +31,6 @@
 #endif
 #ifndef CACHES
 #define CACHES	1
-#endif
-#ifndef RESET
-#define RESET	0
 #endif
 #ifndef REMOVE
 #define REMOVE	0
@@ -98,15 +96,15 @@ bit recycling;			/* the worker is at it */
 #define x_lock(l)	atomic { l == 0 -> l = 1 }
 #define x_unlock(l)	l = 0
 
-/* Invariant 6: who has a reference may use the object */
+/* Users-keep: who has a reference may use the object */
 #define touch(x)	assert(obj[x].state != UNUSED)
 
-/* Invariant 3, and 2: an entry translates for an ACTIVE IOASID only */
+/* Final, and synchronous: an entry translates for an ACTIVE IOASID only */
 inline set_present(d, n, x)
 {
 	d_step {
-		assert(dev[d].entry[n] != MARKED);	/* invariant 3 */
-		assert(!obj[x].freed);			/* invariant 3 */
+		assert(dev[d].entry[n] != MARKED);	/* final */
+		assert(!obj[x].freed);			/* final */
 		dev[d].entry[n] = MAPS + x
 	}
 }
@@ -136,7 +134,7 @@ inline flush(d, n)
  * attachment that is there, and of an IOASID that is not parked and flushed.
  */
 #define check_dma(d, t)							\
-	assert(t < MAPS || !obj[t - MAPS].freed);	/* invariant 2 */	\
+	assert(t < MAPS || !obj[t - MAPS].freed);	/* synchronous */	\
 	assert(t < MAPS || dev[d].array[0] == t || dev[d].mutex)
 
 proctype hardware(byte d)
@@ -167,7 +165,7 @@ inline recycle(x, d)
 {
 	d_step {
 		touch(x);
-		assert(obj[x].holders == 0);	/* invariant 1 */
+		assert(obj[x].holders == 0);	/* no-reuse */
 		d = 0
 	};
 	do
@@ -191,7 +189,7 @@ inline recycle(x, d)
 	:: else -> break
 	od;
 #ifndef NO_charge_until_recycle
-	atomic { assert(used[obj[x].file] > 0);	/* invariant 5 */
+	atomic { assert(used[obj[x].file] > 0);	/* charged */
 		 used[obj[x].file]-- }
 #endif
 #ifndef NO_number_until_recycle
@@ -268,7 +266,7 @@ inline drop(x, last)
 	d_step {
 		touch(x);
 		assert(obj[x].refs > 0);
-		assert(used[obj[x].file] > 0);	/* invariant 5 */
+		assert(used[obj[x].file] > 0);	/* charged */
 		obj[x].holders--;
 		obj[x].refs--;
 		last = (obj[x].refs == 0)
@@ -279,7 +277,7 @@ inline take_number(x, n)
 {
 	obj[x].number = n;
 	xa[n] = MAPS + x;
-	/* Invariant 1: nobody holds another object of that number */
+	/* No-reuse: nobody holds another object of that number */
 	assert(x == 0 || obj[0].number != n || obj[0].holders == 0);
 	assert(x == 1 || obj[1].number != n || obj[1].holders == 0);
 	assert(x == 2 || obj[2].number != n || obj[2].holders == 0);
@@ -377,14 +375,14 @@ number: skip;
 		if
 		:: gathered & (1 << d) ->
 			/* It is about to be flushed: it must be there */
-			assert(obj[x].att[d] == ATTACHED);	/* invariant 2 */
+			assert(obj[x].att[d] == ATTACHED);	/* synchronous */
 			flush(d, n)
 		:: else
 		fi;
 		d++
 	:: else -> break
 	od;
-	/* The last pass: from here on DMA reaches nothing, invariant 2 */
+	/* The last pass: from here on DMA reaches nothing, synchronous */
 	atomic { obj[x].blocked = 1; obj[x].freed = 1 };
 
 	/* The reference of the owner */
@@ -457,7 +455,7 @@ again:
 		rcu_read_unlock(u);
 		goto again
 #endif
-	:: else -> assert(!parked)	/* invariant 6 */
+	:: else -> assert(!parked)	/* users-keep */
 	fi;
 #endif
 	rcu_read_unlock(u);
@@ -543,31 +541,6 @@ put:	skip;
 done:	skip
 }
 
-/* pci_dev_reset_iommu_prepare() and _done(): all of group->pasid_array */
-proctype reset(byte d)
-{
-	byte n;
-
-	x_lock(dev[d].mutex);
-	if
-	:: dev[d].entry[n] >= MAPS ->
-		dev[d].entry[n] = NOT_PRESENT;
-		flush(d, n)
-	:: else
-	fi;
-	x_unlock(dev[d].mutex);
-
-	x_lock(dev[d].mutex);
-	if
-	:: dev[d].array[n] == NONE
-#ifndef NO_mark_at_reset
-	:: dev[d].array[n] >= MAPS && dev[d].entry[n] == MARKED
-#endif
-	:: else -> set_present(d, n, dev[d].array[n] - MAPS)
-	fi;
-	x_unlock(dev[d].mutex)
-}
-
 /*
  * A driver that attaches a number that is not its own, or a process that is
  * bound to it: refused as long as the hardware knows the number as parked.
@@ -584,7 +557,7 @@ proctype stranger(byte d)
 {
 	if
 	:: d_step { !dev[d].mutex && dev[d].array[0] == NONE && accepts(d, 0) ->
-		/* Invariant 3 */
+		/* Final */
 		assert(!is_parked_on(0, d) && !is_parked_on(1, d) && !is_parked_on(2, d)) }
 	:: true	/* or never */
 	fi
@@ -610,9 +583,6 @@ init {
 #if CACHES
 		run hardware(0);
 		run hardware(1);
-#endif
-#if RESET
-		run reset(0);
 #endif
 #if REMOVE
 		run removal(1);
