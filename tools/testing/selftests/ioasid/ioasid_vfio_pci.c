@@ -561,7 +561,7 @@ struct free_many {
 	int fd;
 	__u32 *ids;
 	int ret;
-	bool done;
+	bool blocked;		/* and flushed, the first of them */
 };
 
 static void *free_many_fn(void *data)
@@ -569,8 +569,17 @@ static void *free_many_fn(void *data)
 	struct free_many *many = data;
 
 	many->ret = ioasid_free(many->fd, MANY, many->ids);
-	__atomic_store_n(&many->done, true, __ATOMIC_RELEASE);
 	return NULL;
+}
+
+static void look_for_block(const char *event, const char *args, void *data)
+{
+	struct free_many *many = data;
+	unsigned int nr;
+
+	if (!strcmp(event, "ioasid_block") && sscanf(args, "id=%u", &nr) == 1 &&
+	    nr == many->ids[0])
+		many->blocked = true;
 }
 
 /*
@@ -579,6 +588,7 @@ static void *free_many_fn(void *data)
  */
 TEST_F(pci, reset_waits_for_the_flush_of_a_park)
 {
+	static const char *const events[] = { "ioasid:ioasid_block", NULL };
 	char plain[NAME_MAX + 1];
 	struct free_many many = { .fd = self->fd };
 	unsigned int nth = 0;
@@ -602,13 +612,17 @@ TEST_F(pci, reset_waits_for_the_flush_of_a_park)
 	ASSERT_EQ(0, attach_ids(bench, plain, self->fd, MANY - 1, many.ids + 1,
 				0));
 
+	ASSERT_EQ(0, trace_start(events));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, free_many_fn, &many));
 	EXPECT_TRUE(wait_until(attach(&self->dev, self->id, self->hwpt[0]) ==
 			       -ESHUTDOWN));
-	EXPECT_FALSE(__atomic_load_n(&many.done, __ATOMIC_ACQUIRE));
+	EXPECT_EQ(0, trace_for_each(look_for_block, &many));
+	EXPECT_FALSE(many.blocked);
 	EXPECT_EQ(0, pdma_reset(&self->dev));
-	EXPECT_TRUE(__atomic_load_n(&many.done, __ATOMIC_ACQUIRE));
+	EXPECT_EQ(0, trace_for_each(look_for_block, &many));
+	EXPECT_TRUE(many.blocked);
 	ASSERT_EQ(0, pthread_join(thread, NULL));
+	trace_stop();
 	EXPECT_EQ(0, many.ret);
 	start(0, self->id);
 	expect_blocked(0);
