@@ -1102,8 +1102,7 @@ void ioasid_free_chain(struct ioasid_chain *chain)
  * ioasid_put(). To be called by the owner only, once.
  *
  * Context: Process context, may sleep. Takes ioasid.lock, the group mutex and
- * the IOMMU driver's locks. Waits for no page fault handler, but for a detach of
- * @ioasid that is under way, which may.
+ * the IOMMU driver's locks. Waits for no page fault handler.
  */
 void ioasid_free(struct ioasid *ioasid)
 {
@@ -1525,7 +1524,8 @@ ioasid_find_attachment(struct ioasid *ioasid, struct iommu_domain *domain,
  *
  * On failure nothing has changed.
  *
- * Context: Process context, may sleep. Takes ioasid.lock and the group mutex.
+ * Context: Process context, may sleep. Takes ioasid.lock and the group mutex, and
+ * waits for page fault handlers of the old attachment, with none of them.
  * Return: 0, or -ESHUTDOWN @ioasid is PARKED, -EINVAL @domain does not fit to
  * @dev, -EBUSY @dev is being reset, -EOPNOTSUPP the IOMMU core cannot replace
  * domains, -ENOMEM, or what the IOMMU driver returns.
@@ -1534,22 +1534,29 @@ int ioasid_replace_device(struct ioasid *ioasid, struct iommu_domain *old,
 			  struct iommu_domain *domain, struct device *dev,
 			  struct iommu_attach_handle *handle)
 {
+	struct iommu_attach_handle *old_handle;
 	struct ioasid_attachment *att;
 	int ret;
 
-	guard(mutex)(&ioasid->lock);
-	/* Park sets the state before it takes the lock */
-	if (!ioasid_is_active(ioasid))
-		return -ESHUTDOWN;
+	scoped_guard(mutex, &ioasid->lock) {
+		/* Park sets the state before it takes the lock */
+		if (!ioasid_is_active(ioasid))
+			return -ESHUTDOWN;
 
-	att = ioasid_find_attachment(ioasid, old, dev);
-	if (WARN_ON(!att))
-		return -EINVAL;
+		att = ioasid_find_attachment(ioasid, old, dev);
+		if (WARN_ON(!att))
+			return -EINVAL;
 
-	ret = iommu_replace_device_pasid(domain, dev, ioasid->id, handle);
-	if (!ret)
+		ret = iommu_switch_device_pasid(domain, dev, ioasid->id, handle,
+						&old_handle);
+		if (ret)
+			return ret;
 		att->domain = domain;
-	return ret;
+	}
+
+	/* As in ioasid_detach_device() */
+	iopf_wait_for_handlers(old_handle);
+	return 0;
 }
 EXPORT_SYMBOL_GPL(ioasid_replace_device);
 
@@ -1576,11 +1583,13 @@ static bool ioasid_is_blocked(const struct ioasid *ioasid)
  * number is recycled.
  *
  * Context: Process context, may sleep. Takes ioasid.lock and the group mutex,
- * and waits for a park that is under way, like ioasid_free().
+ * and waits for a park that is under way, like ioasid_free(). Then waits for page
+ * fault handlers of the attachment, with none of these locks.
  */
 void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 			  struct device *dev)
 {
+	struct iommu_attach_handle *handle = NULL;
 	struct ioasid_attachment *att;
 
 	mutex_lock(&ioasid->lock);
@@ -1603,16 +1612,22 @@ void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 	WRITE_ONCE(ioasid->nr_attached, ioasid->nr_attached - 1);
 	trace_ioasid_detach(ioasid->id, dev);
 	if (!ioasid->blocked && !att->blocked) {
-		iommu_detach_device_pasid(domain, dev, ioasid->id);
+		handle = iommu_remove_device_pasid(domain, dev, ioasid->id);
 		ioasid_free_attachment(att);
 		goto out_unlock;
 	}
 
-	iommu_detach_parked_device_pasid(domain, dev, ioasid->id);
+	handle = iommu_detach_parked_device_pasid(domain, dev, ioasid->id);
 	att->domain = NULL;
 	att->entry.dev = NULL;
 out_unlock:
 	mutex_unlock(&ioasid->lock);
+	/*
+	 * The entry is blocked and drained, so nobody else has to wait for these,
+	 * an owner that frees @ioasid in particular: only the caller, who is about
+	 * to free what they use. They can be stuck in a page fault.
+	 */
+	iopf_wait_for_handlers(handle);
 }
 EXPORT_SYMBOL_GPL(ioasid_detach_device);
 

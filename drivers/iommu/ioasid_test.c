@@ -1531,6 +1531,7 @@ struct side_work {
 	struct ioasid *ioasid;
 	struct device *dev;
 	struct ioasid_chain chain;
+	struct iommu_attach_handle handle;	/* of a replace */
 	int ret;
 };
 
@@ -1550,6 +1551,23 @@ static void detach_fn(struct work_struct *work)
 	complete(&w->done);
 }
 
+static void detach_number_fn(struct work_struct *work)
+{
+	struct side_work *w = container_of(work, struct side_work, work);
+
+	iommu_detach_device_pasid(&mock_domain, w->dev, 11);
+	complete(&w->done);
+}
+
+static void replace_fn(struct work_struct *work)
+{
+	struct side_work *w = container_of(work, struct side_work, work);
+
+	w->ret = ioasid_replace_device(w->ioasid, &mock_domain,
+				       &mock_other_domain, w->dev, &w->handle);
+	complete(&w->done);
+}
+
 static void free_fn(struct work_struct *work)
 {
 	struct side_work *w = container_of(work, struct side_work, work);
@@ -1563,6 +1581,7 @@ static void side_start(struct side_work *w, work_func_t fn,
 {
 	w->ioasid = ioasid;
 	w->dev = dev;
+	w->handle = (struct iommu_attach_handle){};
 	init_completion(&w->done);
 	INIT_WORK_ONSTACK(&w->work, fn);
 	schedule_work(&w->work);
@@ -2222,7 +2241,7 @@ static void fault_queue_may_go_before_its_handlers(struct kunit *test)
 static void detach_waits_for_its_handlers_only(struct kunit *test)
 {
 	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
-	struct side_work detach, owner;
+	struct side_work detach, owner, own;
 	struct iopf_fixture iopf;
 	unsigned int parked;
 
@@ -2240,16 +2259,81 @@ static void detach_waits_for_its_handlers_only(struct kunit *test)
 		KUNIT_EXPECT_TRUE(test, wait_for_completion_timeout(&owner.done,
 								    5 * HZ));
 		KUNIT_EXPECT_EQ(test, mock_entry(iopf.dev, 10), MOCK_PARKED);
+		/* Nor what its own owner needs */
+		if (!parked) {
+			side_start(&own, free_fn, iopf.a, NULL);
+			KUNIT_EXPECT_TRUE(test,
+					  wait_for_completion_timeout(&own.done,
+								      5 * HZ));
+		}
 		KUNIT_EXPECT_FALSE(test, completion_done(&detach.done));
 		iopf_test_respond(mock.kept);
 		side_finish(&owner);
 		side_finish(&detach);
-		ioasid_detach_device(iopf.b, &mock_domain, iopf.dev);
 		if (!parked)
-			ioasid_free(iopf.a);
+			side_finish(&own);
+		ioasid_detach_device(iopf.b, &mock_domain, iopf.dev);
 		iopf_test_exit(&iopf);
 		ioasid_recycle_flush();
 	}
+}
+
+/* Those of the old domain. The new one is parked meanwhile. */
+static void replace_waits_for_its_handlers_only(struct kunit *test)
+{
+	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
+	struct side_work replace, own;
+	struct iopf_fixture iopf;
+	bool replaced;
+
+	iopf_test_init(test, &iopf);
+	mock.keep = true;
+	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 9, last), 0);
+	side_start(&replace, replace_fn, iopf.a, iopf.dev);
+	replaced = !wait_for_completion_timeout(&replace.done, A_WHILE) ||
+		   replace.ret != -EOPNOTSUPP;
+	KUNIT_EXPECT_NE(test, completion_done(&replace.done), replaced);
+	side_start(&own, free_fn, iopf.a, NULL);
+	KUNIT_EXPECT_TRUE(test, wait_for_completion_timeout(&own.done, 5 * HZ));
+	KUNIT_EXPECT_EQ(test, mock_entry(iopf.dev, 9), MOCK_PARKED);
+	iopf_test_respond(mock.kept);
+	side_finish(&own);
+	side_finish(&replace);
+
+	ioasid_detach_device(iopf.a, replaced ? &mock_other_domain :
+						&mock_domain, iopf.dev);
+	ioasid_detach_device(iopf.b, &mock_domain, iopf.dev);
+	ioasid_free(iopf.b);
+	iopf_test_exit(&iopf);
+	if (!replaced)
+		kunit_skip(test, "the IOMMU core cannot replace domains");
+	KUNIT_EXPECT_EQ(test, replace.ret, 0);
+}
+
+/* Whoever has no IOASID, but a number */
+static void detach_of_a_number_waits_for_its_handlers(struct kunit *test)
+{
+	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
+	struct iommu_attach_handle handle = {};
+	struct iopf_fixture iopf;
+	struct side_work detach;
+
+	iopf_test_init(test, &iopf);
+	KUNIT_ASSERT_EQ(test, iommu_attach_device_pasid(&mock_domain, iopf.dev,
+							11, &handle), 0);
+	mock.keep = true;
+	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 11, last), 0);
+	side_start(&detach, detach_number_fn, NULL, iopf.dev);
+	KUNIT_EXPECT_FALSE(test, wait_for_completion_timeout(&detach.done,
+							     A_WHILE));
+	iopf_test_respond(mock.kept);
+	side_finish(&detach);
+
+	ioasid_detach_device(iopf.a, &mock_domain, iopf.dev);
+	ioasid_detach_device(iopf.b, &mock_domain, iopf.dev);
+	ioasid_free(iopf.a);
+	ioasid_free(iopf.b);
+	iopf_test_exit(&iopf);
 }
 
 /* It is up to user space, which may never respond */
@@ -2281,7 +2365,7 @@ static void detach_does_not_wait_for_what_was_dequeued(struct kunit *test)
 static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
-	struct iommu_attach_handle handle = {};
+	struct iommu_attach_handle handle = {}, *old;
 	struct iommu_ops saved = mock_ops;
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
 
@@ -2297,9 +2381,9 @@ static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, iommu_attach_device_pasid(&mock_domain,
 							fix->dev[0], 9, NULL),
 			-ESHUTDOWN);
-	KUNIT_EXPECT_NE(test, iommu_replace_device_pasid(&mock_other_domain,
-							 fix->dev[0], 9,
-							 &handle), 0);
+	KUNIT_EXPECT_NE(test, iommu_switch_device_pasid(&mock_other_domain,
+							fix->dev[0], 9, &handle,
+							&old), 0);
 	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
 	KUNIT_EXPECT_STREQ(test, mock.log, "SR");
 
@@ -2565,6 +2649,8 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(drained_requests_are_answered_once),
 	KUNIT_CASE(fault_queue_may_go_before_its_handlers),
 	KUNIT_CASE(detach_waits_for_its_handlers_only),
+	KUNIT_CASE(replace_waits_for_its_handlers_only),
+	KUNIT_CASE(detach_of_a_number_waits_for_its_handlers),
 	KUNIT_CASE(detach_does_not_wait_for_what_was_dequeued),
 	KUNIT_CASE(driver_without_hooks_blocks_by_removal),
 	KUNIT_CASE(parked_is_of_the_groups_that_had_it),
