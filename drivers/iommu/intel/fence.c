@@ -13,7 +13,9 @@
  * invalidations time out is fenced: its context entries are made not present,
  * with faults not reported, and flushed. From then on there is nothing to
  * invalidate in the device, and nothing is sent to it that it would have to
- * answer. A reset empties its device TLB, and lifts the fence.
+ * answer. A reset empties its device TLB, and turns ATS off. When ATS is turned on
+ * again, whoever does that, the fence is lifted: the PCI core tells it by the state
+ * of the ATS control register, not by the reset, of which there are many kinds.
  *
  * What the fence does not reach: requests that have passed the IOMMU already,
  * and peer-to-peer requests that a switch forwards because they are translated
@@ -33,6 +35,7 @@
 #include <linux/dmar.h>
 #include <linux/ktime.h>
 #include <linux/pci.h>
+#include <linux/pci-ats.h>
 
 #include "fence.h"
 #include "iommu.h"
@@ -105,10 +108,28 @@ bool intel_fence_has_devtlb(const struct qi_desc *desc, unsigned int count)
 	return false;
 }
 
-static bool intel_fence_is_present(struct device_domain_info *info)
+/**
+ * intel_fence_has_ats() - whether a function can use its device TLB
+ * @info: the function
+ *
+ * It cannot if it is gone. In a reset, it cannot until its configuration space is
+ * restored: ATS is off, and to turn it on empties the device TLB (PCIe r6.2,
+ * section 10.3.7). Neither answers invalidations.
+ *
+ * Context: Any context. Reads the configuration space of the function, once.
+ * Return: false if nothing has to be invalidated in it, however long it takes.
+ */
+bool intel_fence_has_ats(struct device_domain_info *info)
 {
-	return dev_is_pci(info->dev) &&
-	       pci_device_is_present(to_pci_dev(info->dev));
+	struct pci_dev *pdev;
+	u16 ctrl;
+
+	if (!dev_is_pci(info->dev))
+		return false;
+
+	pdev = to_pci_dev(info->dev);
+	pci_read_config_word(pdev, pdev->ats_cap + PCI_ATS_CTRL, &ctrl);
+	return !PCI_POSSIBLE_ERROR(ctrl) && (ctrl & PCI_ATS_CTRL_ENABLE);
 }
 
 static bool intel_fence_is_mute(struct device_domain_info *info)
@@ -148,7 +169,7 @@ void intel_fence_timeout(struct intel_iommu *iommu, u16 sid)
 
 	guard(raw_spinlock_irqsave)(&iommu->device_rbtree_lock);
 	info = device_rbtree_find_info(iommu, sid);
-	if (!info || !intel_fence_is_present(info))
+	if (!info || !intel_fence_has_ats(info))
 		return;
 	if (info->inv_timeouts &&
 	    ktime_sub(now, info->inv_timeout) < FENCE_STALL_NS)
@@ -300,7 +321,7 @@ intel_fence_state(struct intel_iommu *iommu, const struct qi_desc *desc,
 	if (info && intel_fence_is_mute(info))
 		return FENCE_FIRST;
 	/* Reads its configuration space, so only if there was a time-out */
-	if (again && (!info || !intel_fence_is_present(info)))
+	if (again && (!info || !intel_fence_has_ats(info)))
 		return FENCE_DROP;
 	return FENCE_SEND;
 }
@@ -308,10 +329,11 @@ intel_fence_state(struct intel_iommu *iommu, const struct qi_desc *desc,
 /**
  * intel_fence_filter() - replace what would not be answered
  * @iommu: the IOMMU
- * @desc: descriptors; those for functions that are gone or fenced are replaced
- *	  by such that do nothing
+ * @desc: descriptors; those for functions that are gone, in reset or fenced are
+ *	  replaced by such that do nothing
  * @count: how many
- * @again: they were submitted before: find out which functions are gone
+ * @again: they were submitted before: find out which functions are gone or in
+ *	   reset
  *
  * Fences functions that are mute.
  *
@@ -441,12 +463,12 @@ void intel_fence_function(struct intel_iommu *iommu, u16 sid)
 
 /**
  * intel_fence_lift() - let a function do DMA again
- * @dev: the function, which was reset: there is nothing in its device TLB, and
- *	 ATS is as it was before
+ * @dev: the function, which has lost ATS in a reset, and has it back: there is
+ *	 nothing in its device TLB
  *
  * Forgets its time-outs, too.
  *
- * Context: Process context.
+ * Context: Any context but NMI. Submits to the invalidation queue.
  */
 void intel_fence_lift(struct device *dev)
 {

@@ -14,6 +14,7 @@ struct qi_desc;
 
 #ifdef CONFIG_INTEL_IOMMU
 bool intel_fence_has_devtlb(const struct qi_desc *desc, unsigned int count);
+bool intel_fence_has_ats(struct device_domain_info *info);
 void intel_fence_timeout(struct intel_iommu *iommu, u16 sid);
 void intel_fence_filter(struct intel_iommu *iommu, struct qi_desc *desc,
 			unsigned int count, bool again);

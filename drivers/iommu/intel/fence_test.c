@@ -9,6 +9,7 @@
 #include <linux/slab.h>
 
 #define FENCE_BUS	3
+#define FENCE_ATS_CAP	0x100
 #define FENCE_SID(nr)	PCI_DEVID(FENCE_BUS, PCI_DEVFN(2, nr))
 /* A context entry that is present, and what the fence makes of it */
 #define FENCE_ENTRY	(0x123456789000ULL | BIT_ULL(4) | BIT_ULL(2) | 1)
@@ -21,6 +22,7 @@ struct fence_fixture {
 	struct pci_bus bus;
 	struct pci_ops bus_ops;
 	u16 gone;		/* the function that is, or 0 */
+	u16 in_reset;		/* the function whose ATS is off, or 0 */
 	struct {
 		struct pci_dev pdev;
 		struct dev_iommu dev_iommu;
@@ -68,7 +70,13 @@ static int fence_bus_read(struct pci_bus *bus, unsigned int devfn, int where,
 {
 	struct fence_fixture *fix = container_of(bus, struct fence_fixture, bus);
 
-	*val = PCI_DEVID(bus->number, devfn) == fix->gone ? ~0 : 0x12348086;
+	u16 sid = PCI_DEVID(bus->number, devfn);
+
+	*val = 0x12348086;
+	if (where == FENCE_ATS_CAP + PCI_ATS_CTRL)
+		*val = sid == fix->in_reset ? 0 : PCI_ATS_CTRL_ENABLE;
+	if (sid == fix->gone)
+		*val = ~0;
 	return PCIBIOS_SUCCESSFUL;
 }
 
@@ -110,6 +118,7 @@ static int fence_test_init(struct kunit *test)
 
 		pdev->bus = &fix->bus;
 		pdev->devfn = PCI_DEVFN(2, nr);
+		pdev->ats_cap = FENCE_ATS_CAP;
 		pdev->dev.bus = &pci_bus_type;
 		pdev->dev.iommu = &fix->function[nr].dev_iommu;
 		fix->function[nr].dev_iommu.priv = info;
@@ -265,6 +274,28 @@ static void function_that_is_gone_is_not_fenced(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->flushes, 0);
 }
 
+/* What is in its device TLB goes with the reset, and it answers after that */
+static void function_in_reset_is_not_fenced(struct kunit *test)
+{
+	struct fence_fixture *fix = test->priv;
+	struct qi_desc desc[2] = { fence_devtlb(0), fence_devtlb(1) };
+
+	fix->in_reset = FENCE_SID(0);
+	fence_timeout(fix, 0);
+	fence_timeout(fix, 0);
+	KUNIT_EXPECT_EQ(test, fix->iommu.nr_mute, 0);
+	/* Not sent again, or that would go on as long as the reset */
+	intel_fence_filter(&fix->iommu, desc, 2, true);
+	KUNIT_EXPECT_TRUE(test, fence_is_dropped(&desc[0]));
+	KUNIT_EXPECT_FALSE(test, fence_is_dropped(&desc[1]));
+
+	fix->in_reset = 0;
+	fence_timeout(fix, 0);
+	KUNIT_EXPECT_TRUE(test, fence_sends(fix, 0));
+	fence_timeout(fix, 0);
+	KUNIT_EXPECT_FALSE(test, fence_sends(fix, 0));
+}
+
 static void reset_lifts_the_fence(struct kunit *test)
 {
 	struct fence_fixture *fix = test->priv;
@@ -367,6 +398,7 @@ static struct kunit_case fence_cases[] = {
 	KUNIT_CASE(timeouts_of_others_do_not_count),
 	KUNIT_CASE(only_what_is_sent_to_the_function_is_dropped),
 	KUNIT_CASE(function_that_is_gone_is_not_fenced),
+	KUNIT_CASE(function_in_reset_is_not_fenced),
 	KUNIT_CASE(reset_lifts_the_fence),
 	KUNIT_CASE(lift_flushes_in_caching_mode),
 	KUNIT_CASE(absent_entry_is_left_alone),

@@ -243,19 +243,15 @@ static bool intel_park_by_pasid(const struct iommu_pasid_gather_entry *entry)
 }
 
 /*
- * Whether a device answers to hardware. One that is gone never does, and what is
- * no PCI device has neither a device TLB nor page requests.
+ * Whether there is a device TLB to invalidate. While translation is off, that is
+ * not to be done (VT-d 4.3). A device in reset, which a park can come across, has
+ * none until the PASID cache and the IOTLB are flushed: nothing of a parked PASID
+ * comes back.
  */
-static bool intel_park_is_present(struct device *dev)
-{
-	return dev_is_pci(dev) && pci_device_is_present(to_pci_dev(dev));
-}
-
-/* While translation is off, device TLBs are not to be invalidated (VT-d 4.3). */
 static bool intel_has_devtlb(struct device_domain_info *info)
 {
 	return info->ats_enabled && (info->iommu->gcmd & DMA_GCMD_TE) &&
-	       intel_park_is_present(info->dev);
+	       intel_fence_has_ats(info);
 }
 
 /* Submit descriptors and wait until hardware is through with them. */

@@ -22,6 +22,7 @@
 #define TEST_MAX_PASID	(512 << PASID_PDE_SHIFT)
 #define TEST_DID	0x77
 #define TEST_SID	PCI_DEVID(3, PCI_DEVFN(2, 1))
+#define PARK_ATS_CAP	0x100
 
 struct park_device {
 	struct device *dev;	/* of pdev */
@@ -47,6 +48,7 @@ struct park_fixture {
 	struct pci_bus bus;
 	struct pci_ops bus_ops;
 	bool gone;		/* no device answers */
+	bool in_reset;		/* all devices: ATS is off, for one thing */
 	unsigned int config_reads;
 	struct park_device device[2];
 	struct dmar_domain domain;
@@ -140,6 +142,8 @@ static int park_bus_read(struct pci_bus *bus, unsigned int devfn, int where,
 
 	fix->config_reads++;
 	*val = 0x12348086;
+	if (where == PARK_ATS_CAP + PCI_ATS_CTRL)
+		*val = fix->in_reset ? 0 : PCI_ATS_CTRL_ENABLE;
 	if (fix->gone)
 		*val = ~0;
 	return PCIBIOS_SUCCESSFUL;
@@ -174,6 +178,7 @@ static void park_init_device(struct kunit *test, struct park_fixture *fix,
 
 	d->dev = &d->pdev.dev;
 	d->pdev.bus = &fix->bus;
+	d->pdev.ats_cap = PARK_ATS_CAP;
 	d->dev->bus = &pci_bus_type;
 	d->dev->iommu = &d->dev_iommu;
 	d->dev_iommu.priv = &d->info;
@@ -553,6 +558,22 @@ static void no_device_tlb_flush_of_a_device_that_is_gone(struct kunit *test)
 	park(fix, 0, PASID);
 	intel_pasid_park_sync(&fix->gather);
 	KUNIT_EXPECT_EQ(test, fix->submits, 2);
+	expect_words_cleared(test, park_entry(fix, 0, PASID));
+}
+
+/* It has none until ATS is on again, which is after the first two steps */
+static void no_device_tlb_flush_of_a_device_in_reset(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+
+	fix->in_reset = true;
+	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
+	park(fix, 0, PASID);
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_ASSERT_EQ(test, fix->submits, 2);
+	KUNIT_EXPECT_EQ(test, fix->submit[0].desc[0].qw0 & 0xf, QI_PC_TYPE);
+	KUNIT_EXPECT_EQ(test, fix->submit[1].desc[0].qw0 & 0xf, QI_IOTLB_TYPE);
+	KUNIT_EXPECT_EQ(test, fix->drains, 1);
 	expect_words_cleared(test, park_entry(fix, 0, PASID));
 }
 
@@ -1699,6 +1720,7 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(no_device_tlb_flush_without_ats),
 	KUNIT_CASE(no_device_tlb_flush_while_translation_is_off),
 	KUNIT_CASE(no_device_tlb_flush_of_a_device_that_is_gone),
+	KUNIT_CASE(no_device_tlb_flush_of_a_device_in_reset),
 	KUNIT_CASE(device_that_is_not_pci_is_not_taken_for_one),
 	KUNIT_CASE_PARAM(many_pasids_take_few_descriptors,
 			 park_many_gen_params),

@@ -10,6 +10,8 @@
 
 #include "../kselftest_harness.h"
 #include "ioasid_channel.h"
+#include "suspend_utils.h"
+#include "vfio_pci_utils.h"
 
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
@@ -428,6 +430,108 @@ TEST_F(fence, close_of_many_is_not_done_before_the_fence)
 	for (i = 0; i < 2; i++)
 		expect_blocked(&rig->ch[i]);
 	EXPECT_TRUE(is_fenced(&rig->sick));
+}
+
+/* The engine keeps its power, so what is in its device TLB may still be there */
+TEST_F(unwell, resume_without_a_reset_does_not_lift_the_fence)
+{
+	const char *reason = cannot_suspend("core");
+	struct rig *rig = &self->rig;
+	__u32 id;
+
+	if (reason)
+		SKIP(return, "%s", reason);
+	id = stream(_metadata, &rig->ch[0], rig->fd);
+	give_ioasid(_metadata, &rig->ch[1], rig->fd);
+	fall_sick(rig, &mute);
+	test_cmd_free(rig->fd, 1, &id);
+	EXPECT_TRUE(is_fenced(&rig->sick));
+	set_atc_mode(&rig->sick, PDMA_ATC_ANSWER);
+	ASSERT_EQ(0, suspend_machine("core"));
+	EXPECT_TRUE(is_fenced(&rig->sick));
+	rig->ch[1].len = 4096;
+	ASSERT_EQ(0, pdma_stream(&rig->ch[1].dev, IOVA, 4096, 50, 1));
+	expect_blocked(&rig->ch[1]);
+}
+
+/*
+ * Not with one of the PCI core's functions that save the state, reset and restore:
+ * vfio-pci restores what it has saved long before.
+ */
+FIXTURE(owned)
+{
+	pid_t pid;
+	int kmsg;
+	struct engine sick;
+	bool ours;		/* the engine has our driver */
+	struct channel ch;
+	bool created;
+};
+
+FIXTURE_SETUP(owned)
+{
+	self->pid = getpid();
+	if (find_ats_engine(0, &self->sick))
+		SKIP(return, "no engine with ATS");
+	if (!bar_read32(&self->sick.bar, PDMA_FLIGHT_US))
+		SKIP(return, "hardware that takes no time");
+	if (!pdma_exists("/sys/bus/pci/drivers/vfio-pci"))
+		SKIP(return, "no driver vfio-pci");
+	bar_unmap(&self->sick.bar);
+	self->kmsg = kmsg_open();
+	ASSERT_LE(0, self->kmsg);
+	ASSERT_FALSE(is_fenced(&self->sick));
+	kmsg_expect_faults(self->kmsg, true);
+	ASSERT_EQ(0, pci_set_driver(self->sick.name, "vfio-pci"));
+	self->ours = true;
+}
+
+FIXTURE_TEARDOWN_PARENT(owned)
+{
+	int kmsg;
+
+	if (self->created)
+		channel_remove(_metadata, &self->ch, self->pid);
+	if (!self->ours)
+		return;
+	EXPECT_EQ(0, pci_set_driver(self->sick.name, ""));
+	ASSERT_EQ(0, bar_map(&self->sick.bar, self->sick.name));
+	set_atc_mode(&self->sick, PDMA_ATC_ANSWER);
+	bar_unmap(&self->sick.bar);
+	EXPECT_EQ(0, pci_reset(self->sick.name));
+	EXPECT_FALSE(is_fenced(&self->sick));
+	kmsg = kmsg_open();
+	kmsg_expect_faults(kmsg, false);
+	close(kmsg);
+}
+
+TEST_F(owned, reset_by_its_driver_lifts_the_fence)
+{
+	void *buf = pdma_alloc_buffer(4096);
+	int fd = ioasid_open();
+	struct pdma_bar bar;
+	struct pdma_dev dev;
+
+	ASSERT_LE(0, fd);
+	ASSERT_NE(NULL, buf);
+	ASSERT_EQ(0, pdma_open_cdev_of(&dev, open_cdev(self->sick.name), NULL));
+	ASSERT_EQ(0, pdma_map(&dev, buf, IOVA, 4096));
+	ASSERT_EQ(0, map_engine(&bar, dev.device));
+	bar_write32(&bar, PDMA_ATC_MODE, PDMA_ATC_MUTE);
+	EXPECT_EQ(0, pdma_unmap(&dev, IOVA, 4096));
+	EXPECT_TRUE(is_fenced(&self->sick));
+	bar_write32(&bar, PDMA_ATC_MODE, PDMA_ATC_ANSWER);
+	EXPECT_TRUE(is_fenced(&self->sick));
+	bar_unmap(&bar);
+	pdma_close(&dev);
+	EXPECT_FALSE(is_fenced(&self->sick));
+
+	/* And whatever driver comes next */
+	ASSERT_EQ(0, pci_set_driver(self->sick.name, ""));
+	channel_create(_metadata, &self->ch, self->sick.name);
+	self->created = true;
+	ASSERT_EQ(0, channel_connect(&self->ch));
+	stream(_metadata, &self->ch, fd);
 }
 
 /* Each descriptor of a flush, and what is submitted for it once more */
