@@ -4,6 +4,10 @@
  *
  * Root and context tables are real memory. The functions and the IOMMU are mocks:
  * what makes a fence effective is written down instead of carried out.
+ *
+ * The second suite is about the invalidation queue. What submits is the real
+ * code; mock hardware fetches from the queue whenever that looks whether it is
+ * done. It runs in the thread of the test, so what it does when is no accident.
  */
 #include <kunit/test.h>
 #include <linux/slab.h>
@@ -14,6 +18,37 @@
 /* A context entry that is present, and what the fence makes of it */
 #define FENCE_ENTRY	(0x123456789000ULL | BIT_ULL(4) | BIT_ULL(2) | 1)
 #define FENCE_BLOCKED	(0x123456789000ULL | BIT_ULL(4) | BIT_ULL(2) | 2)
+
+/* Descriptors of a test, which have numbers from 1 on */
+#define QUEUE_DESCS	20
+/* Errors after which hardware gives up, so that a test comes to an end */
+#define QUEUE_PATIENCE	10
+/* Is not written to the fault status register, so that a write is told apart */
+#define QUEUE_NOT_WRITTEN	BIT(31)
+
+struct queue_hw {
+	unsigned int fault;	/* what the fault status register says */
+	unsigned int head;	/* what is fetched next */
+	unsigned int depth;	/* so many can be pending */
+	struct qi_desc pending[QUEUE_DESCS];
+	unsigned int nr_pending;
+	bool prefetch;		/* has fetched all there is at a time-out */
+	bool is_unnamed;	/* does not tell whose time-out it is */
+	u16 mute;		/* the function that does not answer, or 0 */
+	unsigned int mute_for;	/* this many times */
+	unsigned int refused;	/* number of a descriptor, or 0 */
+	struct {		/* somebody else submits first */
+		struct qi_desc desc[4];
+		unsigned int count;
+		int ret;
+	} other;
+
+	/* What happened */
+	unsigned int timeouts;
+	unsigned int refusals;
+	unsigned int done[QUEUE_DESCS + 1];	/* by number */
+	unsigned int types[16];	/* of those without a number */
+};
 
 struct fence_fixture {
 	struct intel_iommu iommu;
@@ -36,6 +71,8 @@ struct fence_fixture {
 	unsigned int flushes;
 	bool lift;		/* the first function is reset meanwhile */
 	unsigned int lost;	/* so many of the flushes have to be repeated */
+
+	struct queue_hw hw;
 };
 
 static struct context_entry *fence_entry(struct fence_fixture *fix,
@@ -415,3 +452,356 @@ static struct kunit_suite fence_suite = {
 };
 
 kunit_test_suite(fence_suite);
+
+/* Invalidation queue */
+
+static u32 *queue_reg(struct fence_fixture *fix, unsigned int offset)
+{
+	return (u32 __force *)(fix->iommu.reg + offset);
+}
+
+/* Device-TLB invalidation number @nr */
+static struct qi_desc queue_devtlb(unsigned int function, unsigned int nr)
+{
+	struct qi_desc desc = fence_devtlb(function);
+
+	desc.qw1 = (u64)nr << 12;
+	return desc;
+}
+
+/* One that needs no answer of a function */
+static struct qi_desc queue_iotlb(unsigned int nr)
+{
+	return (struct qi_desc){
+		.qw0 = QI_IOTLB_GRAN(2) | QI_IOTLB_TYPE,
+		.qw1 = (u64)nr << 12,
+	};
+}
+
+/* A function does not answer: all that was fetched and is not done is lost. */
+static void queue_hw_time_out(struct fence_fixture *fix)
+{
+	struct device_domain_info *info = &fix->function[0].info;
+	struct queue_hw *hw = &fix->hw;
+
+	hw->timeouts++;
+	hw->fault |= DMA_FSTS_ITE;
+	hw->nr_pending = 0;
+	if (hw->prefetch)
+		hw->head = *queue_reg(fix, DMAR_IQT_REG) >>
+			   qi_shift(&fix->iommu);
+	*queue_reg(fix, DMAR_IQER_REG + 4) = hw->is_unnamed ? 0 : hw->mute;
+	/* A second is long: it is a stall of its own */
+	info->inv_timeout = ktime_sub_ns(info->inv_timeout,
+					 2 * FENCE_STALL_NS);
+}
+
+/* All that is pending is done, unless a function does not answer. */
+static bool queue_hw_complete(struct fence_fixture *fix)
+{
+	struct queue_hw *hw = &fix->hw;
+	unsigned int i, nr;
+	u16 sid;
+
+	for (i = 0; i < hw->nr_pending && hw->timeouts < hw->mute_for; i++) {
+		if (intel_fence_is_sent(&hw->pending[i], &sid) &&
+		    sid == hw->mute) {
+			queue_hw_time_out(fix);
+			return false;
+		}
+	}
+	for (i = 0; i < hw->nr_pending; i++) {
+		nr = hw->pending[i].qw1 >> 12;
+		if (nr)
+			hw->done[nr]++;
+		else
+			hw->types[hw->pending[i].qw0 & 0xf]++;
+	}
+	hw->nr_pending = 0;
+	return true;
+}
+
+/* Take a descriptor off the queue. Returns whether hardware can go on. */
+static bool queue_hw_fetch(struct fence_fixture *fix)
+{
+	unsigned int shift = qi_shift(&fix->iommu);
+	struct queue_hw *hw = &fix->hw;
+	const struct qi_desc *desc;
+
+	if (hw->nr_pending == hw->depth && !queue_hw_complete(fix))
+		return false;
+	if (hw->head == *queue_reg(fix, DMAR_IQT_REG) >> shift)
+		return false;
+	desc = fix->qi.desc + (hw->head << shift);
+	if ((desc->qw0 & 0xf) != QI_IWD_TYPE) {
+		if (hw->refused && desc->qw1 >> 12 == hw->refused &&
+		    hw->refusals < QUEUE_PATIENCE) {
+			hw->refusals++;
+			hw->fault |= DMA_FSTS_IQE;
+			return false;
+		}
+		hw->pending[hw->nr_pending++] = *desc;
+		hw->head = (hw->head + 1) % QI_LENGTH;
+		return true;
+	}
+	hw->head = (hw->head + 1) % QI_LENGTH;
+	if (!queue_hw_complete(fix))
+		return false;
+	if (desc->qw0 & QI_IWD_STATUS_WRITE)
+		*(u32 *)phys_to_virt(desc->qw1) = desc->qw0 >> 32;
+	return true;
+}
+
+/* In place of qi_relax(): what hardware does between two looks at the queue. */
+static void queue_hw_step(struct intel_iommu *iommu)
+{
+	struct fence_fixture *fix = kunit_get_current_test()->priv;
+	u32 *status = queue_reg(fix, DMAR_FSTS_REG);
+	unsigned int count = fix->hw.other.count;
+	struct queue_hw *hw = &fix->hw;
+
+	if (count) {
+		/* All of it is in the queue before hardware fetches anything */
+		hw->other.count = 0;
+		hw->other.ret = qi_submit_sync(iommu, hw->other.desc, count, 0);
+		return;
+	}
+	/* Ones that are written clear */
+	if (!(*status & QUEUE_NOT_WRITTEN))
+		hw->fault &= ~*status;
+	while (!hw->fault && queue_hw_fetch(fix))
+		;
+	*status = hw->fault | QUEUE_NOT_WRITTEN;
+	*queue_reg(fix, DMAR_IQH_REG) = hw->head << qi_shift(iommu);
+}
+
+static int queue_test_init(struct kunit *test)
+{
+	struct fence_fixture *fix;
+	struct q_inval *qi;
+	int ret;
+
+	ret = fence_test_init(test);
+	if (ret)
+		return ret;
+	kunit_deactivate_static_stub(test, intel_fence_submit);
+	kunit_activate_static_stub(test, qi_relax, queue_hw_step);
+	/* They are told in the log */
+	kunit_info(test, "ioasid-selftest: expect-dmar-faults begin\n");
+
+	fix = test->priv;
+	fix->iommu.reg = (void __iomem *)kunit_kzalloc(test, PAGE_SIZE,
+						       GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, fix->iommu.reg);
+	qi = &fix->qi;
+	qi->desc = kunit_kzalloc(test, QI_LENGTH << qi_shift(&fix->iommu),
+				 GFP_KERNEL);
+	qi->desc_status = kunit_kcalloc(test, QI_LENGTH,
+					sizeof(*qi->desc_status), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, qi->desc);
+	KUNIT_ASSERT_NOT_NULL(test, qi->desc_status);
+	raw_spin_lock_init(&qi->q_lock);
+	qi->free_cnt = QI_LENGTH;
+	/* The queue is a ring, and a batch goes over its end */
+	qi->free_head = QI_LENGTH - 3;
+	qi->free_tail = QI_LENGTH - 3;
+	fix->hw.head = QI_LENGTH - 3;
+	fix->hw.depth = QUEUE_DESCS;
+	*queue_reg(fix, DMAR_FSTS_REG) = QUEUE_NOT_WRITTEN;
+	return 0;
+}
+
+static void queue_test_exit(struct kunit *test)
+{
+	struct fence_fixture *fix = test->priv;
+
+	/* Perhaps the test was skipped */
+	if (!fix || !fix->qi.desc_status)
+		return;
+	kunit_info(test, "ioasid-selftest: expect-dmar-faults end\n");
+	/* Whatever has happened, all slots are given back */
+	KUNIT_EXPECT_EQ(test, fix->qi.free_cnt, QI_LENGTH);
+	KUNIT_EXPECT_EQ(test, fix->qi.nr_devtlb, 0);
+	KUNIT_EXPECT_FALSE(test, fix->qi.alone);
+}
+
+#define QUEUE_BATCH	16
+
+/*
+ * VT-d 6.5.2.11: hardware has fetched some of a batch when it reports that a
+ * function does not answer. It goes on with the rest and with the wait behind,
+ * which tells nothing of those that were lost.
+ */
+static void descriptors_lost_ahead_of_a_wait_are_sent_again(struct kunit *test)
+{
+	struct qi_desc desc[QUEUE_BATCH];
+	struct fence_fixture *fix = test->priv;
+	struct queue_hw *hw = &fix->hw;
+	unsigned int i, depth;
+
+	hw->mute = FENCE_SID(0);
+	for (depth = 1; depth <= QUEUE_BATCH + 1; depth++) {
+		hw->depth = depth;
+		hw->timeouts = 0;
+		hw->mute_for = 1;
+		intel_fence_lift(&fix->function[0].pdev.dev);
+		memset(hw->done, 0, sizeof(hw->done));
+		for (i = 0; i < QUEUE_BATCH; i++)
+			desc[i] = queue_devtlb(0, i + 1);
+		KUNIT_EXPECT_EQ_MSG(test,
+				    qi_submit_sync(&fix->iommu, desc,
+						   QUEUE_BATCH, 0), 0,
+				    "depth %u", depth);
+		KUNIT_EXPECT_EQ(test, hw->timeouts, 1);
+		for (i = 1; i <= QUEUE_BATCH; i++)
+			KUNIT_EXPECT_NE_MSG(test, hw->done[i], 0,
+					    "depth %u, descriptor %u", depth,
+					    i);
+	}
+	KUNIT_EXPECT_EQ(test, fix->iommu.nr_mute, 0);
+}
+
+/* All that was fetched is lost, whoever sees it and whose time-out it is */
+static void time_out_is_told_to_each_submitter(struct kunit *test)
+{
+	struct qi_desc desc[] = { queue_devtlb(0, 1), queue_iotlb(2) };
+	struct fence_fixture *fix = test->priv;
+	struct queue_hw *hw = &fix->hw;
+	unsigned int i;
+
+	hw->mute = FENCE_SID(0);
+	hw->mute_for = 1;
+	hw->prefetch = true;
+	hw->other.desc[0] = queue_iotlb(3);
+	hw->other.desc[1] = queue_devtlb(1, 4);
+	hw->other.count = 2;
+	hw->other.ret = -EBUSY;
+	KUNIT_EXPECT_EQ(test, qi_submit_sync(&fix->iommu, desc,
+					     ARRAY_SIZE(desc), 0), 0);
+	KUNIT_EXPECT_EQ(test, hw->other.ret, 0);
+	KUNIT_EXPECT_EQ(test, hw->timeouts, 1);
+	for (i = 1; i <= 4; i++)
+		KUNIT_EXPECT_EQ_MSG(test, hw->done[i], 1, "descriptor %u", i);
+}
+
+/* What was not fetched yet is not lost, and hardware comes to it. */
+static void what_is_not_fetched_is_not_lost(struct kunit *test)
+{
+	struct qi_desc desc[] = { queue_devtlb(0, 1), queue_iotlb(2) };
+	struct fence_fixture *fix = test->priv;
+	struct queue_hw *hw = &fix->hw;
+
+	hw->mute = FENCE_SID(0);
+	hw->mute_for = 1;
+	hw->other.desc[0] = queue_iotlb(3);
+	hw->other.count = 1;
+	KUNIT_EXPECT_EQ(test, qi_submit_sync(&fix->iommu, desc,
+					     ARRAY_SIZE(desc), 0), 0);
+	KUNIT_EXPECT_EQ(test, hw->other.ret, 0);
+	KUNIT_EXPECT_EQ(test, hw->done[3], 1);
+}
+
+/* Anywhere in a batch, whoever sees it. Hardware executes the others. */
+static void refused_descriptor_is_told_to_its_submitter(struct kunit *test)
+{
+	struct fence_fixture *fix = test->priv;
+	struct queue_hw *hw = &fix->hw;
+	struct qi_desc desc[4];
+	unsigned int i, refused;
+
+	for (refused = 1; refused <= 8; refused++) {
+		hw->refused = refused;
+		hw->refusals = 0;
+		memset(hw->done, 0, sizeof(hw->done));
+		for (i = 0; i < 4; i++) {
+			desc[i] = queue_iotlb(i + 1);
+			hw->other.desc[i] = queue_iotlb(i + 5);
+		}
+		hw->other.count = 4;
+		KUNIT_EXPECT_EQ_MSG(test, qi_submit_sync(&fix->iommu, desc, 4,
+							 0),
+				    refused <= 4 ? -EINVAL : 0,
+				    "descriptor %u", refused);
+		KUNIT_EXPECT_EQ_MSG(test, hw->other.ret,
+				    refused <= 4 ? 0 : -EINVAL,
+				    "descriptor %u", refused);
+		/* Hardware comes across it once, not again and again */
+		KUNIT_EXPECT_EQ(test, hw->refusals, 1);
+		for (i = 1; i <= 8; i++)
+			KUNIT_EXPECT_EQ_MSG(test, hw->done[i], i != refused,
+					    "descriptor %u of %u", i, refused);
+	}
+}
+
+static void expect_queue_fences(struct kunit *test, unsigned int timeouts)
+{
+	struct qi_desc desc[] = {
+		queue_devtlb(1, 1), queue_iotlb(2), queue_devtlb(0, 3),
+		queue_devtlb(1, 4), queue_devtlb(0, 5), queue_iotlb(6),
+	};
+	struct fence_fixture *fix = test->priv;
+	struct queue_hw *hw = &fix->hw;
+	unsigned int i;
+
+	hw->mute = FENCE_SID(0);
+	hw->mute_for = QUEUE_PATIENCE;
+	KUNIT_EXPECT_EQ(test, qi_submit_sync(&fix->iommu, desc,
+					     ARRAY_SIZE(desc), 0), 0);
+	KUNIT_EXPECT_EQ(test, hw->timeouts, timeouts);
+	KUNIT_EXPECT_TRUE(test, fix->function[0].info.fenced);
+	KUNIT_EXPECT_FALSE(test, fix->function[1].info.fenced);
+	KUNIT_EXPECT_EQ(test, fence_entry(fix, 0)->lo, FENCE_BLOCKED);
+	KUNIT_EXPECT_EQ(test, fence_entry(fix, 1)->lo, FENCE_ENTRY);
+	for (i = 1; i <= ARRAY_SIZE(desc); i++)
+		KUNIT_EXPECT_EQ_MSG(test, !!hw->done[i], i != 3 && i != 5,
+				    "descriptor %u", i);
+	/* Of the fence: nothing has come of it before it was executed */
+	KUNIT_EXPECT_EQ(test, hw->types[QI_CC_TYPE], 1);
+	KUNIT_EXPECT_EQ(test, hw->types[QI_PC_TYPE], 1);
+	KUNIT_EXPECT_EQ(test, hw->types[QI_IOTLB_TYPE], 1);
+
+	/* Nothing is sent to it from here on */
+	desc[0] = queue_devtlb(0, 7);
+	desc[1] = queue_devtlb(1, 8);
+	KUNIT_EXPECT_EQ(test, qi_submit_sync(&fix->iommu, desc, 2, 0), 0);
+	KUNIT_EXPECT_EQ(test, hw->timeouts, timeouts);
+	KUNIT_EXPECT_EQ(test, hw->done[7], 0);
+	KUNIT_EXPECT_EQ(test, hw->done[8], 1);
+}
+
+static void mute_function_is_fenced_on_its_second_time_out(struct kunit *test)
+{
+	struct fence_fixture *fix = test->priv;
+
+	expect_queue_fences(test, FENCE_TIMEOUTS);
+	KUNIT_EXPECT_FALSE(test, fix->qi.is_unnamed);
+}
+
+/* Found by sending to one function at a time: it takes one time-out more */
+static void mute_function_without_a_name_is_found(struct kunit *test)
+{
+	struct fence_fixture *fix = test->priv;
+
+	fix->hw.is_unnamed = true;
+	expect_queue_fences(test, FENCE_TIMEOUTS + 1);
+	KUNIT_EXPECT_TRUE(test, fix->qi.is_unnamed);
+}
+
+static struct kunit_case queue_cases[] = {
+	KUNIT_CASE(descriptors_lost_ahead_of_a_wait_are_sent_again),
+	KUNIT_CASE(time_out_is_told_to_each_submitter),
+	KUNIT_CASE(what_is_not_fetched_is_not_lost),
+	KUNIT_CASE(refused_descriptor_is_told_to_its_submitter),
+	KUNIT_CASE(mute_function_is_fenced_on_its_second_time_out),
+	KUNIT_CASE(mute_function_without_a_name_is_found),
+	{}
+};
+
+static struct kunit_suite queue_suite = {
+	.name = "intel-queue",
+	.init = queue_test_init,
+	.exit = queue_test_exit,
+	.test_cases = queue_cases,
+};
+
+kunit_test_suite(queue_suite);
