@@ -13,6 +13,8 @@
 #include <linux/irq_work.h>
 #include <linux/kthread.h>
 #include <linux/lockdep.h>
+#include <linux/mutex.h>
+#include <linux/pci.h>
 #include <linux/platform_device.h>
 #include <linux/property.h>
 #include <linux/sched/mm.h>
@@ -24,6 +26,7 @@
 #include <linux/xarray.h>
 
 #include "ioasid.h"
+#include "ioasid_test.h"
 #include "iommu-priv.h"
 
 /* Mock IOMMU */
@@ -53,6 +56,8 @@ static struct mock_iommu {
 	unsigned int set_depth;
 	unsigned int park_depth;
 	unsigned int sync_depth;
+	/* Lockdep knows that others wait for the worker, which calls */
+	bool worker_is_known;
 	/* When set, the driver tells the first and waits for the second */
 	struct completion *in_set;
 	struct completion *in_sync;
@@ -215,6 +220,7 @@ static void mock_unpark_sync(void)
 	void *entry;
 
 	mock_log('F');
+	mock.worker_is_known = lockdep_test_holds("ioasid_runs");
 	for (i = 0; i < ARRAY_SIZE(mock.devs); i++) {
 		if (!mock.devs[i])
 			continue;
@@ -554,6 +560,29 @@ static void full_quota_waits_for_recycle(struct kunit *test)
 	fix->set->kernel.quota = 1;
 	for (i = 0; i < 100; i++)
 		ioasid_free(ioasid_test_alloc(test, IOASID_MIN, IOASID_MAX));
+}
+
+/* Whoever waits must not hold what the worker takes */
+static void wait_for_the_worker_is_known_to_lockdep(struct kunit *test)
+{
+	static DEFINE_MUTEX(lock);
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a;
+
+	if (!lockdep_test_works())
+		kunit_skip(test, "needs CONFIG_PROVE_LOCKING");
+	a = ioasid_test_alloc(test, 9, 9);
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ioasid_free(a);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	mock.worker_is_known = false;
+	ioasid_put(a);
+	mutex_lock(&lock);
+	ioasid_recycle_flush();
+	mutex_unlock(&lock);
+	KUNIT_EXPECT_TRUE(test, lockdep_test_waited(&lock, "ioasid_runs"));
+	KUNIT_EXPECT_TRUE(test, mock.worker_is_known);
 }
 
 /* Sets and quota */
@@ -1568,6 +1597,19 @@ static void replace_fn(struct work_struct *work)
 	complete(&w->done);
 }
 
+/* With a lock of the caller held */
+static DEFINE_MUTEX(detach_fn_lock);
+
+static void detach_locked_fn(struct work_struct *work)
+{
+	struct side_work *w = container_of(work, struct side_work, work);
+
+	mutex_lock(&detach_fn_lock);
+	ioasid_detach_device(w->ioasid, &mock_domain, w->dev);
+	mutex_unlock(&detach_fn_lock);
+	complete(&w->done);
+}
+
 static void free_fn(struct work_struct *work)
 {
 	struct side_work *w = container_of(work, struct side_work, work);
@@ -1612,7 +1654,7 @@ static void detach_waits_for_a_park_under_way(struct kunit *test)
 
 	side_start(&owner, free_fn, a, NULL);
 	wait_for_completion(&in_sync);
-	side_start(&detach, detach_fn, a, fix->dev[0]);
+	side_start(&detach, detach_locked_fn, a, fix->dev[0]);
 	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&detach.done,
 							  A_WHILE), 0);
 	KUNIT_EXPECT_STREQ(test, mock.log, "SPY");
@@ -1620,7 +1662,61 @@ static void detach_waits_for_a_park_under_way(struct kunit *test)
 	side_finish(&owner);
 	side_finish(&detach);
 	KUNIT_EXPECT_STREQ(test, mock.log, "SPYR");
+	if (lockdep_test_works())
+		KUNIT_EXPECT_TRUE(test, lockdep_test_waited(&detach_fn_lock,
+							    "ioasid_park"));
 	ioasid_put(a);
+}
+
+static DEFINE_MUTEX(reset_fn_lock);
+
+static void reset_fn(struct work_struct *work)
+{
+	struct side_work *w = container_of(work, struct side_work, work);
+
+	mutex_lock(&reset_fn_lock);
+	w->ret = iommu_mock_reset_prepare(to_pci_dev(w->dev));
+	mutex_unlock(&reset_fn_lock);
+	complete(&w->done);
+}
+
+/* Device TLBs must not be flushed in the middle of a reset */
+static void reset_waits_for_the_flush_of_a_park(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct pci_dev *pdev = kunit_kzalloc(test, sizeof(*pdev), GFP_KERNEL);
+	DECLARE_COMPLETION_ONSTACK(in_sync);
+	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct side_work reset, owner;
+	bool done;
+
+	KUNIT_ASSERT_NOT_NULL(test, pdev);
+	/* What a reset looks at */
+	pdev->dev.iommu = fix->dev[0]->iommu;
+	pdev->dev.iommu_group = fix->dev[0]->iommu_group;
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	mock.go_on = &go_on;
+	mock.in_sync = &in_sync;
+
+	side_start(&owner, free_fn, a, NULL);
+	wait_for_completion(&in_sync);
+	side_start(&reset, reset_fn, NULL, &pdev->dev);
+	done = wait_for_completion_timeout(&reset.done, A_WHILE);
+	complete(&go_on);
+	side_finish(&owner);
+	side_finish(&reset);
+	mock.in_sync = NULL;
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	ioasid_put(a);
+	if (reset.ret == -EOPNOTSUPP)
+		kunit_skip(test, "needs a PCI device with ATS");
+	KUNIT_EXPECT_EQ(test, reset.ret, 0);
+	KUNIT_EXPECT_FALSE(test, done);
+	if (lockdep_test_works())
+		KUNIT_EXPECT_TRUE(test, lockdep_test_waited(&reset_fn_lock,
+							    "iommu_gather"));
 }
 
 /* What the driver is about to set is blocked before free returns */
@@ -2237,6 +2333,24 @@ static void fault_queue_may_go_before_its_handlers(struct kunit *test)
 	iopf_test_exit(&iopf);
 }
 
+/* Those that page faults take: handlers may wait for them, too */
+static void wait_for_handlers_is_known_to_lockdep(struct kunit *test)
+{
+	static DEFINE_MUTEX(lock);
+	struct ioasid_fixture *fix = test->priv;
+	struct iommu_attach_handle handle = {};
+
+	if (!lockdep_test_works())
+		kunit_skip(test, "needs CONFIG_PROVE_LOCKING");
+	KUNIT_ASSERT_EQ(test, iommu_attach_device_pasid(&mock_domain,
+							fix->dev[0], 9,
+							&handle), 0);
+	mutex_lock(&lock);
+	iommu_detach_device_pasid(&mock_domain, fix->dev[0], 9);
+	mutex_unlock(&lock);
+	KUNIT_EXPECT_TRUE(test, lockdep_test_waited(&lock, "iopf_handler"));
+}
+
 /* Or parked, or not: the domain is about to be freed */
 static void detach_waits_for_its_handlers_only(struct kunit *test)
 {
@@ -2597,6 +2711,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(number_is_not_reused_while_referenced),
 	KUNIT_CASE(full_range_waits_for_recycle),
 	KUNIT_CASE(full_quota_waits_for_recycle),
+	KUNIT_CASE(wait_for_the_worker_is_known_to_lockdep),
 	KUNIT_CASE(one_set_for_one_mm),
 	KUNIT_CASE(set_does_not_pin_the_mm),
 	KUNIT_CASE(set_stays_until_its_last_ioasid_is_recycled),
@@ -2635,6 +2750,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(parked_takes_no_attachment),
 	KUNIT_CASE(failed_attach_leaves_nothing),
 	KUNIT_CASE(detach_waits_for_a_park_under_way),
+	KUNIT_CASE(reset_waits_for_the_flush_of_a_park),
 	KUNIT_CASE(free_waits_for_an_attach_under_way),
 	KUNIT_CASE(slow_attach_delays_no_other_park),
 	KUNIT_CASE(busy_one_waits_for_no_other),
@@ -2648,6 +2764,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(park_answers_for_a_handler_that_is_stuck),
 	KUNIT_CASE(drained_requests_are_answered_once),
 	KUNIT_CASE(fault_queue_may_go_before_its_handlers),
+	KUNIT_CASE(wait_for_handlers_is_known_to_lockdep),
 	KUNIT_CASE(detach_waits_for_its_handlers_only),
 	KUNIT_CASE(replace_waits_for_its_handlers_only),
 	KUNIT_CASE(detach_of_a_number_waits_for_its_handlers),

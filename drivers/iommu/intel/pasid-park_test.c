@@ -9,8 +9,11 @@
 #include <kunit/test.h>
 #include <linux/completion.h>
 #include <linux/delay.h>
+#include <linux/mutex.h>
 #include <linux/slab.h>
 #include <linux/workqueue.h>
+
+#include "../ioasid_test.h"
 
 /*
  * Within a directory of one page, which is 512 tables of 64 entries. Tests with
@@ -1307,6 +1310,24 @@ static void device_that_is_gone_leaves_an_empty_queue(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->prq_submits, 0);
 }
 
+/* The thread that serves page requests may wait for locks that others hold */
+static void wait_for_page_requests_is_known_to_lockdep(struct kunit *test)
+{
+	static DEFINE_MUTEX(lock);
+	struct park_fixture *fix = test->priv;
+
+	if (!lockdep_test_works())
+		kunit_skip(test, "needs CONFIG_PROVE_LOCKING");
+	park_init_drain(test);
+	park_stub_drain(test);
+	/* Only the queue is drained */
+	fix->gone = true;
+	mutex_lock(&lock);
+	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
+	mutex_unlock(&lock);
+	KUNIT_EXPECT_TRUE(test, lockdep_test_waited(&lock, "prq_pass"));
+}
+
 static void device_without_page_requests_is_not_drained(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -1741,6 +1762,7 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE(failed_drain_is_submitted_again),
 	KUNIT_CASE(drain_is_repeated_after_an_overflow),
 	KUNIT_CASE(device_that_is_gone_leaves_an_empty_queue),
+	KUNIT_CASE(wait_for_page_requests_is_known_to_lockdep),
 	KUNIT_CASE(device_without_page_requests_is_not_drained),
 	KUNIT_CASE_PARAM(page_request_queue_is_set_up_on_resume,
 			 park_resumes_gen_params),
