@@ -389,6 +389,8 @@ static int intel_fence_submit_alone(struct intel_iommu *iommu,
 		int rc;
 
 		for (;;) {
+			/* One ahead of it may have had its function fenced */
+			intel_fence_filter(iommu, &desc[i], 1, true);
 			rc = qi_submit_once(iommu, &desc[i], 1,
 					    last ? options | QI_OPT_ALONE :
 						   QI_OPT_ALONE);
@@ -397,7 +399,6 @@ static int intel_fence_submit_alone(struct intel_iommu *iommu,
 			if (intel_fence_is_devtlb(&desc[i]) &&
 			    intel_fence_is_sent(&desc[i], &sid))
 				intel_fence_timeout(iommu, sid);
-			intel_fence_filter(iommu, &desc[i], 1, true);
 		}
 		ret = rc ?: ret;
 	}
