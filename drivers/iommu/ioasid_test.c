@@ -56,6 +56,8 @@ static struct mock_iommu {
 	unsigned int set_depth;
 	unsigned int park_depth;
 	unsigned int sync_depth;
+	/* Devices that were reset */
+	unsigned int resets;
 	/* Lockdep knows that others wait for the worker, which calls */
 	bool worker_is_known;
 	/* When set, the driver tells the first and waits for the second */
@@ -234,6 +236,11 @@ static void mock_unpark_sync(void)
 	}
 }
 
+static void __maybe_unused mock_reset_done(struct device *dev)
+{
+	mock.resets++;
+}
+
 static void mock_page_response(struct device *dev, struct iopf_fault *evt,
 			       struct iommu_page_response *msg)
 {
@@ -280,6 +287,7 @@ static struct iommu_ops mock_ops = {
 	.park_sync = mock_park_sync,
 	.unpark_dev_pasid = mock_unpark_dev_pasid,
 	.unpark_sync = mock_unpark_sync,
+	IOMMU_MOCK_RESET_OPS(mock_reset_done)
 	.page_response = mock_page_response,
 	.default_domain_ops = &mock_domain_ops,
 };
@@ -1675,7 +1683,7 @@ static void reset_fn(struct work_struct *work)
 	struct side_work *w = container_of(work, struct side_work, work);
 
 	mutex_lock(&reset_fn_lock);
-	w->ret = iommu_mock_reset_prepare(to_pci_dev(w->dev));
+	w->ret = iommu_mock_reset(to_pci_dev(w->dev));
 	mutex_unlock(&reset_fn_lock);
 	complete(&w->done);
 }
@@ -1699,6 +1707,7 @@ static void reset_waits_for_the_flush_of_a_park(struct kunit *test)
 	ioasid_test_attach(test, a, fix->dev[0]);
 	mock.go_on = &go_on;
 	mock.in_sync = &in_sync;
+	mock.resets = 0;
 
 	side_start(&owner, free_fn, a, NULL);
 	wait_for_completion(&in_sync);
@@ -1713,6 +1722,7 @@ static void reset_waits_for_the_flush_of_a_park(struct kunit *test)
 	if (reset.ret == -EOPNOTSUPP)
 		kunit_skip(test, "needs a PCI device with ATS");
 	KUNIT_EXPECT_EQ(test, reset.ret, 0);
+	KUNIT_EXPECT_EQ(test, mock.resets, 1);
 	KUNIT_EXPECT_FALSE(test, done);
 	if (lockdep_test_works())
 		KUNIT_EXPECT_TRUE(test, lockdep_test_waited(&reset_fn_lock,
