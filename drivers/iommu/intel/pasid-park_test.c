@@ -1054,6 +1054,7 @@ static void park_finish_drain(struct kunit *test, struct park_drain *drain)
 static void park_end_prq_pass(struct intel_iommu *iommu, u64 head)
 {
 	*park_reg64(iommu, DMAR_PQH_REG) = head;
+	/* Pairs with the acquire in intel_iommu_wait_prq() */
 	smp_store_release(&iommu->prq_passes, iommu->prq_passes + 1);
 	wake_up_all(&iommu->prq_wait);
 }
