@@ -225,8 +225,12 @@ static int intel_fence_lift_alias(struct pci_dev *pdev, u16 alias, void *data)
 	return 0;
 }
 
-/* Block the first function that is mute and not fenced yet, if there is one. */
-static bool intel_fence_block_next(struct intel_iommu *iommu, u16 *sid)
+/*
+ * Block the first function that is mute and not fenced yet, if there is one. @lifts:
+ * for intel_fence_complete().
+ */
+static bool intel_fence_block_next(struct intel_iommu *iommu, u16 *sid,
+				   unsigned int *lifts)
 {
 	struct device_domain_info *info;
 	struct rb_node *node;
@@ -239,19 +243,25 @@ static bool intel_fence_block_next(struct intel_iommu *iommu, u16 *sid)
 		pci_for_each_dma_alias(to_pci_dev(info->dev),
 				       intel_fence_block_alias, iommu);
 		*sid = PCI_DEVID(info->bus, info->devfn);
+		*lifts = iommu->fence_lifts;
 		return true;
 	}
 	return false;
 }
 
-/* The caches are flushed, so it is effective: unless it was lifted meanwhile. */
-static void intel_fence_complete(struct intel_iommu *iommu, u16 sid)
+/*
+ * The caches are flushed, so it is effective: unless it was lifted meanwhile. That
+ * the function is mute does not tell: it can have become so once more, for another
+ * submitter. Then it is to be blocked once more, too.
+ */
+static void intel_fence_complete(struct intel_iommu *iommu, u16 sid,
+				 unsigned int lifts)
 {
 	struct device_domain_info *info;
 
 	guard(raw_spinlock_irqsave)(&iommu->device_rbtree_lock);
 	info = device_rbtree_find_info(iommu, sid);
-	if (!info || !intel_fence_is_mute(info) || info->fenced)
+	if (!info || info->fenced || iommu->fence_lifts != lifts)
 		return;
 	info->fenced = true;
 	trace_intel_fence(info->dev, true);
@@ -296,11 +306,12 @@ static void intel_fence_flush(struct intel_iommu *iommu)
 
 static void intel_fence_mute(struct intel_iommu *iommu)
 {
+	unsigned int lifts;
 	u16 sid;
 
-	while (intel_fence_block_next(iommu, &sid)) {
+	while (intel_fence_block_next(iommu, &sid, &lifts)) {
 		intel_fence_flush(iommu);
-		intel_fence_complete(iommu, sid);
+		intel_fence_complete(iommu, sid, lifts);
 	}
 }
 
@@ -487,8 +498,7 @@ void intel_fence_lift(struct device *dev)
 					       intel_fence_lift_alias, iommu);
 			trace_intel_fence(dev, false);
 		}
-		info->fenced = false;
-		intel_fence_set_timeouts(info, 0);
+		intel_fence_forget(info);
 	}
 	/* Caching mode: what is not present is cached, too (VT-d 6.1) */
 	if (fenced && cap_caching_mode(iommu->cap))
@@ -504,6 +514,7 @@ void intel_fence_lift(struct device *dev)
 void intel_fence_forget(struct device_domain_info *info)
 {
 	info->fenced = false;
+	info->iommu->fence_lifts++;
 	intel_fence_set_timeouts(info, 0);
 }
 

@@ -70,6 +70,7 @@ struct fence_fixture {
 	u64 entry[16];		/* of the first function, at that time */
 	unsigned int flushes;
 	bool lift;		/* the first function is reset meanwhile */
+	bool mute_again;	/* and does not answer after that, either */
 	unsigned int lost;	/* so many of the flushes have to be repeated */
 
 	struct queue_hw hw;
@@ -80,6 +81,16 @@ static struct context_entry *fence_entry(struct fence_fixture *fix,
 {
 	/* Scalable mode: an entry takes the place of two, half a bus a table */
 	return &fix->contexts[2 * PCI_DEVFN(2, nr)];
+}
+
+/* A function lets an invalidation time out, long after the last time. */
+static void fence_timeout(struct fence_fixture *fix, unsigned int nr)
+{
+	struct device_domain_info *info = &fix->function[nr].info;
+
+	info->inv_timeout = ktime_sub_ns(info->inv_timeout,
+					 2 * FENCE_STALL_NS);
+	intel_fence_timeout(&fix->iommu, FENCE_SID(nr));
 }
 
 static int fence_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc)
@@ -94,6 +105,10 @@ static int fence_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc)
 	if (fix->lift) {
 		fix->lift = false;
 		intel_fence_lift(&fix->function[0].pdev.dev);
+		if (fix->mute_again) {
+			fence_timeout(fix, 0);
+			fence_timeout(fix, 0);
+		}
 	}
 	if (fix->lost) {
 		fix->lost--;
@@ -106,7 +121,6 @@ static int fence_bus_read(struct pci_bus *bus, unsigned int devfn, int where,
 			  int size, u32 *val)
 {
 	struct fence_fixture *fix = container_of(bus, struct fence_fixture, bus);
-
 	u16 sid = PCI_DEVID(bus->number, devfn);
 
 	*val = 0x12348086;
@@ -170,16 +184,6 @@ static int fence_test_init(struct kunit *test)
 
 	kunit_activate_static_stub(test, intel_fence_submit, fence_submit_stub);
 	return 0;
-}
-
-/* A function lets an invalidation time out, long after the last time. */
-static void fence_timeout(struct fence_fixture *fix, unsigned int nr)
-{
-	struct device_domain_info *info = &fix->function[nr].info;
-
-	info->inv_timeout = ktime_sub_ns(info->inv_timeout,
-					 2 * FENCE_STALL_NS);
-	intel_fence_timeout(&fix->iommu, FENCE_SID(nr));
 }
 
 static struct qi_desc fence_devtlb(unsigned int nr)
@@ -414,6 +418,24 @@ static void function_may_be_reset_while_it_is_fenced(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fence_sends(fix, 0));
 }
 
+/* Another submitter has sent it something since, and drops that from now on */
+static void function_that_is_mute_again_is_fenced_again(struct kunit *test)
+{
+	struct fence_fixture *fix = test->priv;
+	unsigned int i;
+
+	fix->lift = true;
+	fix->mute_again = true;
+	intel_fence_function(&fix->iommu, FENCE_SID(0));
+	KUNIT_EXPECT_TRUE(test, fix->function[0].info.fenced);
+	KUNIT_EXPECT_FALSE(test, fence_sends(fix, 0));
+	KUNIT_EXPECT_EQ(test, fence_entry(fix, 0)->lo, FENCE_BLOCKED);
+	/* The first flush had let it in again */
+	KUNIT_ASSERT_EQ(test, fix->flushes, 6);
+	for (i = 3; i < 6; i++)
+		KUNIT_EXPECT_EQ(test, fix->entry[i], FENCE_BLOCKED);
+}
+
 static void function_that_leaves_is_forgotten(struct kunit *test)
 {
 	struct fence_fixture *fix = test->priv;
@@ -441,6 +463,7 @@ static struct kunit_case fence_cases[] = {
 	KUNIT_CASE(absent_entry_is_left_alone),
 	KUNIT_CASE(flush_of_a_fence_is_not_lost),
 	KUNIT_CASE(function_may_be_reset_while_it_is_fenced),
+	KUNIT_CASE(function_that_is_mute_again_is_fenced_again),
 	KUNIT_CASE(function_that_leaves_is_forgotten),
 	{}
 };
