@@ -536,7 +536,7 @@ static void full_range_is_enospc(struct kunit *test)
 	ioasid_free(a);
 }
 
-/* Invariant 1 */
+/* Invariant no-reuse */
 static void number_is_not_reused_while_referenced(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -611,7 +611,7 @@ static void one_set_for_one_mm(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_set_get_mm(NULL)), -EINVAL);
 }
 
-/* Invariant 11 */
+/* Invariant nothing-dead */
 static void set_does_not_pin_the_mm(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -713,7 +713,7 @@ static void charge_does_not_wrap(struct kunit *test)
 	ioasid_account_put(account);
 }
 
-/* Invariant 12 */
+/* Invariant fair */
 static void user_has_a_limit_over_all_files(struct kunit *test)
 {
 	long max = init_user_ns.ucount_max[UCOUNT_IOASIDS];
@@ -759,7 +759,10 @@ static void leave_free(struct kunit *test, struct ioasid_request *req, u32 free)
 	KUNIT_ASSERT_EQ(test, ioasid_charge(req), 0);
 }
 
-/* Invariant 12: a sixteenth of all is for the kernel, wherever the numbers are */
+/*
+ * Invariant fair: a sixteenth of all is for the kernel, wherever the numbers
+ * are
+ */
 static void last_numbers_are_for_the_kernel(struct kunit *test)
 {
 	struct ioasid_account *account = ioasid_test_open(test);
@@ -853,7 +856,7 @@ static void any_number_may_be_a_low_one(struct kunit *test)
 	ioasid_account_put(req.account);
 }
 
-/* Invariant 5 */
+/* Invariant charged */
 static void parked_counts_against_quota(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -892,7 +895,7 @@ static void lookup_finds_only_its_own_set(struct kunit *test)
 	mmput(mm);
 }
 
-/* Invariant 8 */
+/* Invariant own-file */
 static void lookup_finds_only_its_own_file(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1219,7 +1222,7 @@ static void owner_recycles_what_nobody_else_holds(struct kunit *test)
 	ioasid_put(b);
 }
 
-/* Invariant 6 */
+/* Invariant users-keep */
 static void parked_gives_out_no_reference(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1418,7 +1421,7 @@ static struct ioasid *ioasid_test_parked(struct kunit *test)
 	return a;
 }
 
-/* Invariant 7; atomic-sleep checks and lockdep look on */
+/* Invariant put-anywhere; atomic-sleep checks and lockdep look on */
 static void last_put_works_in_any_context(struct kunit *test)
 {
 	struct ioasid *a = ioasid_test_parked(test);
@@ -1484,7 +1487,10 @@ static void second_attach_to_a_device_is_ebusy(struct kunit *test)
 	ioasid_free(a);
 }
 
-/* Invariant 2: blocked on every device, and flushed, when free returns */
+/*
+ * Invariant synchronous: blocked on every device, and flushed, when free
+ * returns
+ */
 static void free_blocks_every_attachment(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1504,7 +1510,9 @@ static void free_blocks_every_attachment(struct kunit *test)
 	ioasid_put(a);
 }
 
-/* Invariant 3: detach leaves the entry blocked, only recycle gives it back */
+/*
+ * Invariant final: detach leaves the entry blocked, only recycle gives it back
+ */
 static void parked_entry_stays_until_recycle(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1523,7 +1531,7 @@ static void parked_entry_stays_until_recycle(struct kunit *test)
 	KUNIT_EXPECT_STREQ(test, mock.log, "SPYRUF");
 }
 
-/* Invariants 3 and 6 */
+/* Invariants final and users-keep */
 static void parked_takes_no_attachment(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1803,8 +1811,8 @@ static bool is_flushed_soon(struct device *dev, u32 pasid)
 }
 
 /*
- * Invariant 10: a slow attach of one delays the park of that one only. It may be
- * the first, the second or the last of those that are freed.
+ * Invariant no-neighbour: a slow attach of one delays the park of that one
+ * only. It may be the first, the second or the last of those that are freed.
  */
 static void slow_attach_delays_no_other_park(struct kunit *test)
 {
@@ -2001,9 +2009,9 @@ static void busy_group_delays_no_other_recycle(struct kunit *test)
 }
 
 /*
- * Invariant 9: a lock that is held here and belongs to nobody below the IOMMU
- * core would be one that others can deadlock on. Users are never called: there
- * is no way to register anything.
+ * Invariant no-notice: a lock that is held here and belongs to nobody below
+ * the IOMMU core would be one that others can deadlock on. Users are never
+ * called: there is no way to register anything.
  */
 static void park_holds_no_lock_of_others(struct kunit *test)
 {
@@ -2136,7 +2144,7 @@ static void replaced_domain_is_parked_like_the_first(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ret, 0);
 }
 
-/* Invariant 4: it is answered, as long as the device goes on */
+/* Invariant silent: it is answered, as long as the device goes on */
 static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
 {
 	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;

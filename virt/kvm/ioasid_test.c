@@ -311,7 +311,7 @@ static void get_for_another_mm_is_enoent(struct kunit *test)
 	kvm_ioasid_destroy(fix->dev);
 }
 
-/* Invariant "users-keep" */
+/* Invariant users-keep */
 static void get_of_a_parked_ioasid_is_eshutdown(struct kunit *test)
 {
 	struct kvm_ioasid_fixture *fix = test->priv;

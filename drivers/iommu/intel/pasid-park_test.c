@@ -1462,7 +1462,7 @@ static void iommu_without_page_requests_is_left_alone(struct kunit *test)
 					   PAGE_SIZE));
 }
 
-/* The mark is the gate (invariant 3) */
+/* The mark is the gate (invariant final) */
 
 static int setup_first_level(struct park_fixture *fix)
 {

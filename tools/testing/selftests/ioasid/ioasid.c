@@ -1265,7 +1265,9 @@ TEST_F(ioasid, quota_is_not_raised_by_root_of_a_user_namespace)
 	EXPECT_EQ(0, status);
 }
 
-/* Invariant 8: whoever is given a file can limit that one, and no other */
+/*
+ * Invariant own-file: whoever is given a file can limit that one, and no other
+ */
 TEST_F(ioasid, quota_is_that_of_the_file)
 {
 	int other = ioasid_open();
@@ -1413,7 +1415,7 @@ static int take_more(int how)
 	return -WEXITSTATUS(status);
 }
 
-/* Invariant 12 */
+/* Invariant fair */
 TEST_F(user, has_no_more_by_fork_exec_or_user_namespace)
 {
 	int how, status, fd;

@@ -197,7 +197,7 @@ static void expect_reported(struct __test_metadata *_metadata, int kmsg,
 	kmsg_expect_faults(kmsg, false);
 }
 
-/* All of invariants 1 to 6, for what was parked by one call */
+/* All of invariants no-reuse to users-keep, for what was parked by one call */
 static void expect_parked(struct __test_metadata *_metadata, int fd,
 			  struct engine *engine, int kmsg, const __u32 *ids,
 			  __u32 count, struct channel *ch, int nr_ch)

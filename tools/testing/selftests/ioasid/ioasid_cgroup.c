@@ -409,7 +409,7 @@ TEST_F(cgroup, lowered_limit_lets_nothing_in_until_it_fits)
 	test_leave();
 }
 
-/* Invariant 5 */
+/* Invariant charged */
 TEST_F(cgroup, parked_number_stays_charged_and_is_no_way_around_the_limit)
 {
 	struct pdma_dev dev[2];

@@ -112,7 +112,7 @@ TEST_F(dma, active_number_lets_dma_through)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/* Invariant 1 */
+/* Invariant no-reuse */
 TEST_F(dma, number_is_not_reused_while_referenced)
 {
 	struct channel *ch = &self->ch[0];
@@ -170,8 +170,8 @@ TEST_F(dma, number_of_closed_file_is_not_reused_while_referenced)
 }
 
 /*
- * Invariant 2, for all of @ch, which share a number in every round. Returns
- * how many times something was written when it must not have been.
+ * Invariant synchronous, for all of @ch, which share a number in every round.
+ * Returns how many times something was written when it must not have been.
  */
 static int late_writes(struct __test_metadata *_metadata, int fd,
 		       struct channel *ch, int nr_ch, int rounds, bool by_close)
@@ -263,7 +263,7 @@ static void expect_still_blocked(struct __test_metadata *_metadata,
 	bar_stop(&engine->bar, nr);
 }
 
-/* Invariant 3 */
+/* Invariant final */
 TEST_F(dma, parked_is_final)
 {
 	struct pdma_bar *bar = &self->engine.bar;
@@ -308,9 +308,10 @@ TEST_F(dma, parked_is_final)
 }
 
 /*
- * Invariants 3 and 6: the device is given a number, and the owner frees it, at
- * the same time. A third thread keeps the channel busy, so that the driver has
- * looked the number up and waits for the channel when the number is parked.
+ * Invariants final and users-keep: the device is given a number, and the owner
+ * frees it, at the same time. A third thread keeps the channel busy, so that
+ * the driver has looked the number up and waits for the channel when the
+ * number is parked.
  */
 struct racer {
 	struct channel *ch;
@@ -395,7 +396,7 @@ TEST_F(dma, attach_races_with_free)
 	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
 }
 
-/* Invariant 4 */
+/* Invariant silent */
 TEST_F(dma, refused_requests_are_silent_and_others_are_reported)
 {
 	struct pdma_bar *bar = &self->engine.bar;
@@ -494,7 +495,7 @@ TEST_F(dma, recycled_number_is_plain_again)
 	}
 }
 
-/* Invariant 5 */
+/* Invariant charged */
 TEST_F(dma, parked_counts_against_quota)
 {
 	struct channel *ch = self->ch;
@@ -523,7 +524,7 @@ TEST_F(dma, parked_counts_against_quota)
 	}
 }
 
-/* Invariant 6 */
+/* Invariant users-keep */
 TEST_F(dma, holder_may_use_parked_object)
 {
 	struct channel *ch = &self->ch[0];
@@ -886,7 +887,7 @@ static int read_queue(__u32 id, char *types, size_t len)
 	return -ENOENT;
 }
 
-/* Invariant 2: the order that VT-d asks for, each step waited for */
+/* Invariant synchronous: the order that VT-d asks for, each step waited for */
 TEST_F(dma, park_flushes_in_the_order_of_the_specification)
 {
 	static const char *const events[] = {
@@ -1002,7 +1003,7 @@ TEST_F(both, each_user_of_a_shared_number_is_counted)
 }
 
 /*
- * Invariant 3: a user that lets go takes down its entry, but the number is
+ * Invariant final: a user that lets go takes down its entry, but the number is
  * still taken. The entry must stay blocked and silent until it is recycled.
  */
 TEST_F(both, detach_leaves_a_parked_entry_blocked)

@@ -89,7 +89,7 @@ static void expect_reported(struct __test_metadata *_metadata,
 	EXPECT_TRUE(wait_until(bar_recorded(&engine->bar) > faults));
 }
 
-/* Invariant 2, and what makes this driver a plain one */
+/* Invariant synchronous, and what makes this driver a plain one */
 TEST_F(fallback, no_write_after_park_returns)
 {
 	struct channel *ch = self->ch;
@@ -111,7 +111,7 @@ TEST_F(fallback, no_write_after_park_returns)
 	}
 }
 
-/* Invariants 3 and 6 */
+/* Invariants final and users-keep */
 TEST_F(fallback, parked_is_final)
 {
 	struct channel *ch = self->ch;
@@ -143,7 +143,7 @@ TEST_F(fallback, parked_is_final)
 	close(attach);
 }
 
-/* Invariants 1 and 5, and the number is as good as new */
+/* Invariants no-reuse and charged, and the number is as good as new */
 TEST_F(fallback, number_is_recycled_with_its_last_user)
 {
 	struct channel *ch = self->ch;

@@ -552,7 +552,7 @@ TEST_F(kvm, bad_pointer_is_efault_and_changes_nothing)
 	expect_users(1, self->fd, self->ids[1]);
 }
 
-/* Invariant "users-keep" */
+/* Invariant users-keep */
 TEST_F(kvm, parked_number_gives_out_no_new_mapping)
 {
 	const __u32 id = self->ids[0];

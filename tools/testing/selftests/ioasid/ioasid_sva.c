@@ -617,7 +617,10 @@ TEST_F(sva, parked_number_is_silent_beside_a_process)
 	expect_plain(_metadata, rig, id);
 }
 
-/* Invariant 11: a file that a process opened keeps nothing else of it */
+/*
+ * Invariant nothing-dead: a file that a process opened keeps nothing else of
+ * it
+ */
 TEST_F(sva, number_of_a_dead_process_is_free_though_its_file_lives_on)
 {
 	struct rig *rig = &self->rig;
