@@ -379,7 +379,10 @@ static inline int vmm_write_line(int fd, const char *line)
 
 /* QEMU's monitor */
 
-/* Run a command with these arguments; the line with its result is in @answer */
+/*
+ * Run a command with these arguments; the line with its result is in @answer. One
+ * that saves a guest answers when that is done.
+ */
 static inline int vmm_qmp(struct vmm *vm, const char *name, const char *args)
 {
 	char line[VMM_LINE];
@@ -392,7 +395,7 @@ static inline int vmm_qmp(struct vmm *vm, const char *name, const char *args)
 	do {
 		if (!ret)
 			ret = vmm_read_line(&vm->in[1], vm->qmp, vm->answer,
-					    sizeof(vm->answer), IOASID_WAIT_MS);
+					    sizeof(vm->answer), VMM_BOOT_MS);
 		if (ret)
 			return ret;
 		if (!strncmp(vm->answer, "{\"error\"", 8))
