@@ -615,7 +615,7 @@ static int queue_test_init(struct kunit *test)
 	fix = test->priv;
 	fix->iommu.reg = (void __iomem *)kunit_kzalloc(test, PAGE_SIZE,
 						       GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, fix->iommu.reg);
+	KUNIT_ASSERT_TRUE(test, fix->iommu.reg);
 	qi = &fix->qi;
 	qi->desc = kunit_kzalloc(test, QI_LENGTH << qi_shift(&fix->iommu),
 				 GFP_KERNEL);

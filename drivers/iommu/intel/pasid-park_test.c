@@ -1104,7 +1104,7 @@ static struct intel_iommu *park_init_drain(struct kunit *test)
 	iommu->prq = kunit_kzalloc(test, PRQ_RING_MASK + 32, GFP_KERNEL);
 	iommu->reg = (void __iomem *)kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, iommu->prq);
-	KUNIT_ASSERT_NOT_NULL(test, iommu->reg);
+	KUNIT_ASSERT_TRUE(test, iommu->reg);
 	for (i = 0; i < 2; i++)
 		intel_mock_enable_prq(&fix->device[i].info);
 	return iommu;
@@ -1356,7 +1356,7 @@ static struct intel_iommu *park_init_prq(struct kunit *test, u32 pectl)
 	iommu->prq = kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
 	iommu->reg = (void __iomem *)kunit_kzalloc(test, PAGE_SIZE, GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, iommu->prq);
-	KUNIT_ASSERT_NOT_NULL(test, iommu->reg);
+	KUNIT_ASSERT_TRUE(test, iommu->reg);
 	*park_reg64(iommu, DMAR_PQA_REG) = PARK_PRQ_ADDRESS(iommu);
 	*park_reg64(iommu, DMAR_PQH_REG) = 0x20;
 	*park_reg64(iommu, DMAR_PQT_REG) = 0x60;

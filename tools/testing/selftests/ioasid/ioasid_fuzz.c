@@ -624,7 +624,7 @@ static void check_numbers(const char *arg, unsigned int count)
 /* What this process has, and the quota of the file that is called */
 static void get_counts(const struct call *call, struct ioasid_info *info)
 {
-	__u32 active, parked;
+	__u32 active = 0, parked = 0;
 
 	*info = (struct ioasid_info){};
 	if (is_file(call) && ioasid_get_info(object_fd(call->target), info))

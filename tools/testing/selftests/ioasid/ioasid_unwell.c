@@ -508,8 +508,8 @@ FIXTURE_TEARDOWN_PARENT(owned)
 TEST_F(owned, reset_by_its_driver_lifts_the_fence)
 {
 	void *buf = pdma_alloc_buffer(4096);
+	struct pdma_bar bar = {};
 	int fd = ioasid_open();
-	struct pdma_bar bar;
 	struct pdma_dev dev;
 
 	ASSERT_LE(0, fd);

@@ -151,7 +151,12 @@ static inline int ioasid_fdinfo(int fd, const char *key, char *value,
 			continue;
 		line[strcspn(line, "\n")] = 0;
 		ret = ret ? 0 : -EEXIST;
-		snprintf(value, len, "%s", line + n + 2);
+		/* A colon and a tab are in between */
+		n += 2;
+		if (strlen(line + n) < len)
+			memcpy(value, line + n, strlen(line + n) + 1);
+		else
+			ret = -EOVERFLOW;
 	}
 	fclose(f);
 	return ret;

@@ -502,7 +502,7 @@ static int start_without_device(struct machines *m, struct vmm *vm, int fd,
 /* Move what runs in @from to @to, which waits for it */
 static bool move_guest(struct vmm *from, struct vmm *to)
 {
-	char uri[PDMA_PATH_LEN], path[PDMA_PATH_LEN];
+	char uri[PDMA_PATH_LEN + 16], path[PDMA_PATH_LEN];
 
 	vmm_path(path, from->dir, "stream", NULL);
 	snprintf(uri, sizeof(uri), "'uri': 'unix:%s'", path);
