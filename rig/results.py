@@ -186,6 +186,15 @@ def kunit(lines):
     return flatten(read_tap(lines[start:]), "kunit")
 
 
+# RCU of the guest complains of a CPU that idles, and has had no tick for a minute: the
+# clock jumped, or the emulator did not run that CPU. Seen once in a run of everything.
+IDLE_CPU = re.compile(r"rcu: \s*\d+-\S+ \(0 ticks this GP\) idle=\w+/0/0x0 .*\(false positive\?\)")
+
+
+def idle_cpu_stalled(lines):
+    return any(IDLE_CPU.search(line) for line in lines)
+
+
 # ---- what the emulator reported (CONSOLE.emulator)
 
 # Faults of DMA, which tests cause, and the kernel log is searched for
@@ -199,15 +208,6 @@ DMA_FAULT = re.compile("|".join([
 # A defect of emulated CPUs on a loaded host, which qemu/patches/0014 makes up for: it
 # is told, but no fault of what is tested
 LOST = re.compile(r"warning: apic: .* was lost")
-
-
-# RCU of the guest complains of a CPU that idles, and has had no tick for a minute: the
-# clock jumped, or the emulator did not run that CPU. Seen on a loaded host, rarely.
-IDLE_CPU = re.compile(r"rcu: \s*\d+-\S+ \(0 ticks this GP\) idle=\w+/0/0x0 .*\(false positive\?\)")
-
-
-def idle_cpu_stalled(lines):
-    return any(IDLE_CPU.search(line) for line in lines)
 
 
 def emulator_log(lines):
