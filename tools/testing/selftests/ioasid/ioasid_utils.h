@@ -153,10 +153,11 @@ static inline int ioasid_fdinfo(int fd, const char *key, char *value,
 		ret = ret ? 0 : -EEXIST;
 		/* A colon and a tab are in between */
 		n += 2;
-		if (strlen(line + n) < len)
-			memcpy(value, line + n, strlen(line + n) + 1);
-		else
+		if (strlen(line + n) >= len) {
 			ret = -EOVERFLOW;
+			break;
+		}
+		memcpy(value, line + n, strlen(line + n) + 1);
 	}
 	fclose(f);
 	return ret;
