@@ -99,6 +99,23 @@ lock()
 	fi
 }
 
+# modules NAME: the modules of that kernel, as arguments for rig/initramfs
+modules()
+{
+	local object
+
+	while read -r object; do
+		object=${object%.o}.ko
+		echo "/lib/modules/${object##*/}=$linux/$1/$object"
+	done <"$linux/$1/modules.order"
+}
+
+# complaints CONSOLE: the lines of a kernel log that should not be there
+complaints()
+{
+	/usr/bin/python3 -B "$top/rig/results.py" "$1"
+}
+
 # check_out_base TREE: the pristine kernel as a worktree of the kernel tree, made
 # anew when the source has changed. The caller holds a lock.
 check_out_base()

@@ -7,6 +7,8 @@ kernel log that should not be there.
 import re
 import sys
 
+from lib import read, read_data
+
 PASS, FAIL, SKIP = "passed", "failed", "skipped"
 
 
@@ -123,17 +125,16 @@ def program(name, lines, status, needs_plan=True):
 
 STAMP = re.compile(r"^\[ *\d+\.\d+\] ?")
 
-BAD = re.compile("|".join([
-    r"\bBUG: ", r"\bBUG at ", r"WARNING: ", r"INFO: possible", r"INFO: task .* blocked",
-    r"INFO: rcu", r"rcu: INFO", r"KASAN", r"ODEBUG", r"suspicious RCU", r"UBSAN", r"\bOops",
-    r"general protection fault", r"Kernel panic", r"unable to handle", r"soft lockup",
-    r"hard LOCKUP", r"refcount_t:", r"list_(add|del) corruption", r"sleeping function called",
-    r"DEBUG_LOCKS_WARN_ON", r"inconsistent lock state", r"Out of memory", r"oom-kill",
-    r"unreferenced object", r"new suspected memory leaks", r"kmemleak: .*(disabled|failed)",
-    r"Unknown symbol", r"Modules linked in:"]))
-# Printed by the kernel about itself, not about a fault
-GOOD = re.compile(r"KernelAddressSanitizer initialized|KASAN: .*(shadow|enabled)")
-FAULT = re.compile(r"DMAR: .*(fault|Fault|\[DMA|\[INTR|detected|timeout|error)")
+def patterns():
+    """The kinds of rig/data/splats.txt, each as one regular expression"""
+    found = {"bad": [], "good": [], "fault": [], "idle-cpu": [], "emulator-fault": [], "emulator-lost": []}
+    for line in read_data("splats.txt"):
+        kind, expression = line.split(None, 1)
+        found[kind].append(expression)
+    return [re.compile("|".join(expressions) or "(?!)") for expressions in found.values()]
+
+
+BAD, GOOD, FAULT, IDLE_CPU, DMA_FAULT, LOST = patterns()
 WINDOW = re.compile(r"ioasid-selftest: expect-dmar-faults (begin|end)")
 SPLAT = 25          # lines of a splat that are shown
 
@@ -186,29 +187,11 @@ def kunit(lines):
     return flatten(read_tap(lines[start:]), "kunit")
 
 
-# RCU of the guest complains of a CPU that idles, and has had no tick for a minute: the
-# clock jumped, or the emulator did not run that CPU. Seen once in a run of everything.
-IDLE_CPU = re.compile(r"rcu: \s*\d+-\S+ \(0 ticks this GP\) idle=\w+/0/0x0 .*\(false positive\?\)")
-
-
 def idle_cpu_stalled(lines):
     return any(IDLE_CPU.search(line) for line in lines)
 
 
 # ---- what the emulator reported (CONSOLE.emulator)
-
-# Faults of DMA, which tests cause, and the kernel log is searched for
-DMA_FAULT = re.compile("|".join([
-    r"detected translation failure", r"detected slpte permission error", r"detected IOVA overflow",
-    r"detected non canonical IOVA", r"xlat address is in interrupt range", r"New fault is not recorded",
-    r"Next Fault Recording Reg is used", r"There are pending faults already",
-    r"There are previous interrupt conditions", r"Interrupt Mask set, irq is not generated"]))
-
-
-# A defect of emulated CPUs on a loaded host, which qemu/patches/0014 makes up for: it
-# is told, but no fault of what is tested
-LOST = re.compile(r"warning: apic: .* was lost")
-
 
 def emulator_log(lines):
     """A failed test if there is anything else"""
@@ -278,5 +261,4 @@ def guest(lines, programs, died, reader=program):
 
 
 if __name__ == "__main__":
-    with open(sys.argv[1], encoding="utf-8", errors="replace") as console:
-        print("\n".join(bad_lines(console)))
+    print("\n".join(bad_lines(read(sys.argv[1]).splitlines())))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
 The results of the kernel's own tests, compared with those on the pristine kernel
-and with the table rig/peers.txt, whose lines are
+and with the table rig/data/peers.txt, whose lines are
 
     BASE passed PROGRAM NUMBER              tests of the program that pass
     BASE failed|skipped NAME # REASON       a test that does not, on either kernel
@@ -14,9 +14,9 @@ the kernel may print, with N for every number.
 import os
 import re
 
+from lib import DATA, read_lines
 from results import BAD, DETAILS, FAIL, FAULT, GOOD, PASS, PLAN, SKIP, SPLAT, STAMP, Result, program, read_tap
 
-PATH = os.path.join(os.path.dirname(os.path.realpath(__file__)), "peers.txt")
 UNSTEADY, LEFT_OUT, MISSING = "unsteady", "left-out", "no result"
 LINE = re.compile(r"(\S+) +(?:passed +(\S+) +(\d+)|(failed|skipped|unsteady|left-out) +(\S.*?) +# +(\S.*))")
 TODO = "TODO"
@@ -52,8 +52,7 @@ class Table:
 
 
 def read_table(base):
-    with open(PATH, encoding="utf-8") as f:
-        return Table(f, base)
+    return Table(read_lines(os.path.join(DATA, "peers.txt")), base)
 
 
 # ---- what the programs and the kernel said
@@ -131,7 +130,7 @@ def verdict(table, name, pristine, patched):
     if pristine not in (None, patched):
         return FAIL, f"{pristine} on the pristine kernel, {patched} on the patched one"
     if patched != expected:
-        return FAIL, f"{patched} on {'both kernels' if pristine else 'this kernel'}, {expected} in rig/peers.txt"
+        return FAIL, f"{patched} on {'both kernels' if pristine else 'this kernel'}, {expected} in rig/data/peers.txt"
     return (PASS, "") if patched == PASS else (SKIP, f"{patched} on the pristine kernel, too: {reason}")
 
 
@@ -161,7 +160,7 @@ def compare(table, suites, patched, pristine):
         for what in sorted({*counts, *filter(chosen, table.passed)}):
             if counts.get(what, 0) != table.passed.get(what, 0):
                 found.append(Result(FAIL, what, f"{counts.get(what, 0)} tests passed on the {kernel} kernel, "
-                                                f"{table.passed.get(what, 0)} in rig/peers.txt"))
+                                                f"{table.passed.get(what, 0)} in rig/data/peers.txt"))
     return found
 
 
