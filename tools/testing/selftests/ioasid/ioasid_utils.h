@@ -243,16 +243,15 @@ static inline bool ioasid_wait_set_unparked(int fd)
 }
 
 /*
- * Whoever runs the tests again and again on a slow machine has no time for all
- * that they can do: IOASID_SHORT in the environment says so. What is left out then
- * is not the only one that notices a rule being broken.
+ * IOASID_SHORT in the environment: run less, for those who run all tests often on
+ * a slow machine. Tests skipped then duplicate coverage of others.
  */
 static inline bool short_run(void)
 {
 	return getenv("IOASID_SHORT");
 }
 
-/* rig/test counts the skips that say this */
+/* The reason of these skips, always the same so that they can be counted */
 #define LONG_ONLY "this takes long, and IOASID_SHORT is set"
 
 /* How often something is done then that is done @n times otherwise */

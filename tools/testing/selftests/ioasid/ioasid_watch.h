@@ -252,7 +252,7 @@ static inline int kmsg_open(void)
 
 static inline void kmsg_write(int fd, const char *msg)
 {
-	/* A message that is lost makes the rig complain, not us */
+	/* Best effort: a lost marker only fails a check of the log */
 	if (write(fd, msg, strlen(msg)) < 0)
 		return;
 }
@@ -287,7 +287,7 @@ static inline int kmsg_faults(int fd, __u32 id)
 	return ret ? ret : count;
 }
 
-/* The rig allows faults in the log only between these two */
+/* Whoever checks the log may ignore faults between these two, and no others */
 static inline void kmsg_expect_faults(int fd, bool begin)
 {
 	kmsg_write(fd, begin ? "ioasid-selftest: expect-dmar-faults begin\n" :
