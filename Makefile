@@ -126,7 +126,7 @@ deb: qemu tree
 	@rig/deb $(FLAVOUR)
 
 kunit: tree
-	@rig/kunit
+	@rig/kunit --show $(T)
 
 clean:
 	rm -rf "$(BUILD)"

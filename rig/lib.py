@@ -31,6 +31,12 @@ def read(path):
         return f.read()
 
 
+def write(path, text):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(text)
+
+
 def read_lines(path):
     """The lines of a log, none if it was not written"""
     return read(path).splitlines() if os.path.exists(path) else []

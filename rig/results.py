@@ -3,6 +3,12 @@
 What a test run said: reads TAP and KTAP, kernel logs and kmemleak's reports,
 and makes one list of results of them. As a program: prints the lines of a
 kernel log that should not be there.
+
+The kernel's tools/testing/kunit/kunit_parser.py gives the same results of a run
+that passes, and "make kunit" shows them with it. It is not used here, because it
+drops why a test was skipped, does not count a suite that fails although its tests
+pass, takes tests that did not report for crashes without a name, and does not know
+XFAIL, output without a plan, or the exit status of a program.
 """
 import re
 import sys
