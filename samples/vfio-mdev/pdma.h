@@ -37,9 +37,9 @@
 #define  PDMA_ID_VALUE			0x50444d41
 #define PDMA_CHANNELS			0x004	/* RO: number of channels */
 /*
- * A window of the test rig into the emulated IOMMU, which no device has in real
- * life: the faults of requests with this device's source id, with any PASID or
- * none, since the reset of the machine. RECORDED counts also those that found
+ * For tests only, a window into the emulated IOMMU, which no real device has: the
+ * faults of requests with this device's source id, with any PASID or none, since
+ * the reset of the machine. RECORDED counts also those that found
  * the fault recording register occupied, SUPPRESSED those that were to be
  * silent because fault processing was disabled (FPD). A reset of the device
  * does not touch them.
@@ -47,7 +47,7 @@
 #define PDMA_FAULTS_RECORDED		0x010	/* RO, 64 bits */
 #define PDMA_FAULTS_SUPPRESSED		0x018	/* RO, 64 bits */
 /*
- * Registers that make hardware misbehave, for the test rig. A reset of the device
+ * For tests only, registers that make hardware misbehave. A reset of the device
  * leaves them alone, except that it ends PDMA_ATC_MUTE_UNTIL_RESET.
  *
  * UR_COUNT, CA_COUNT: translation requests and reads that were completed with

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What scripts/coccinelle/free/ioasid_put.cocci must flag: lines with FLAG */
+/* What ioasid_put.cocci must flag: lines with FLAG */
 
 u32 number_of_somebody(struct ioasid_set *set, u32 id)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What scripts/coccinelle/locks/ioasid_sleep.cocci must not flag */
+/* What ioasid_sleep.cocci must not flag */
 
 void after_unlock(struct user *user)
 {

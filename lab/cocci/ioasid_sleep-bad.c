@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What scripts/coccinelle/locks/ioasid_sleep.cocci must flag: lines with FLAG */
+/* What ioasid_sleep.cocci must flag: lines with FLAG */
 
 void under_spinlock(struct user *user)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What scripts/coccinelle/free/ioasid_put.cocci must not flag */
+/* What ioasid_put.cocci must not flag */
 
 u32 number_before_put(struct ioasid_set *set, u32 id)
 {

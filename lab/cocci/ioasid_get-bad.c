@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What scripts/coccinelle/free/ioasid_get.cocci must flag: lines with FLAG */
+/* What ioasid_get.cocci must flag: lines with FLAG */
 
 int attach_fails(struct user *user, int fd, u32 id)
 {
