@@ -13,9 +13,10 @@ import shutil
 import subprocess
 import tempfile
 
-from lib import BASE, RIG, SRC, TOP, read
+from lib import BASE, SRC, TOP, read
 
-COCCI = os.path.join(RIG, "cocci")
+LAB = os.path.join(TOP, "lab")
+COCCI = os.path.join(LAB, "cocci")
 
 
 def line_of(text, part):
@@ -39,11 +40,10 @@ def differences(one, other, path=""):
 
 def series(run):
     """Merges the patches into a pristine tree, writes them back and makes the commits"""
-    folder = os.path.join(TOP, "patches", BASE)
     touched = {"/MAINTAINERS", "/.gitignore"}
-    for name in os.listdir(folder):
-        touched.update(line[5:].strip() for line in read(os.path.join(folder, name)).splitlines()
-                       if line.startswith("+++ b/"))
+    for folder in (os.path.join(TOP, "patches"), os.path.join(LAB, "patches")):
+        for path in glob.glob(os.path.join(folder, BASE, "*.patch")):
+            touched.update(line[5:].strip() for line in read(path).splitlines() if line.startswith("+++ b/"))
     with tempfile.TemporaryDirectory(prefix="rig-check-") as scratch:
         repo = os.path.join(scratch, "repo")
         src = os.path.join(repo, "build", f"linux-{BASE}", "src")
@@ -61,6 +61,20 @@ def series(run):
                 if path.split("/")[0] not in ("build", ".git")]
 
 
+# ---- what is mailed and what is not
+
+def payload(files):
+    """None of these files, and nothing in the text of the series, names the lab, its programs or the rig"""
+    programs = sorted(os.path.splitext(os.path.basename(path))[0]
+                      for path in glob.glob(os.path.join(LAB, "linux/**/*.c"), recursive=True))
+    named = re.compile(r"(?<![\w/])(?:lab|rig)/|\b(?:the|test) rig\b|\b(?:" + "|".join(programs) + r")\b")
+    text = glob.glob("patches/**/*.*", root_dir=TOP, recursive=True)
+    return [(path, number, f"names {found[0]}")
+            for path in sorted([*files, "MAINTAINERS", *(p for p in text if os.path.isfile(os.path.join(TOP, p)))])
+            for number, line in enumerate(read(os.path.join(TOP, path)).splitlines(), 1)
+            for found in [named.search(line)] if found]
+
+
 # ---- semantic patches
 
 def flagged(script, path, run):
@@ -75,7 +89,7 @@ def flagged(script, path, run):
 def semantic_patches(run):
     """They flag the lines marked FLAG of their examples, and no others"""
     scripts = {os.path.basename(path)[:-len(".cocci")]: path
-               for path in glob.glob(os.path.join(TOP, "scripts/coccinelle/*/*.cocci"))}
+               for path in glob.glob(os.path.join(COCCI, "*.cocci"))}
     examples = {os.path.basename(path) for path in glob.glob(os.path.join(COCCI, "*.c"))}
     wanted = {f"{name}-{kind}.c" for name in scripts for kind in ("bad", "good")}
     found = [(os.path.relpath(os.path.join(COCCI, name), TOP), 1, "is an example without a semantic patch, or missing")
@@ -92,7 +106,7 @@ def semantic_patches(run):
         else:
             found += [(path, n, "is flagged, and not marked" if n in lines else "is marked, and not flagged")
                       for n in sorted(lines ^ marked)]
-    return found or ([] if scripts else [("scripts/coccinelle", 1, "there are no semantic patches")])
+    return found or ([] if scripts else [("lab/cocci", 1, "there are no semantic patches")])
 
 
 # ---- the table of races
@@ -104,7 +118,7 @@ def has_test(name):
                    for path in glob.glob(os.path.join(TOP, where), recursive=True))
 
     if name.startswith("NO_"):
-        return found(rf"^#ifn?def {name}$", "tools/verification/ioasid/*.pml")
+        return found(rf"^#ifn?def {name}$", "lab/models/*.pml")
     if "+" in name:
         return os.path.exists(os.path.join(TOP, f"Documentation/litmus-tests/ioasid/{name}.litmus"))
     if "." in name:
@@ -139,13 +153,20 @@ def races():
     tests = re.findall(r"Tested by (.*?)\.\n", section, re.S)
     if len(tests) != len(reasons):
         found.append((path, start, f"{len(tests)} of {len(reasons)} reasons have tests"))
-    return found + [(path, line_of(text, f"``{name}``"), f"there is no test {name}")
-                    for names in tests for name in re.findall(r"``(.+?)``", names) if not has_test(name)]
+    found += [(path, line_of(text, f"``{name}``"), f"there is no test {name}")
+              for names in tests for name in re.findall(r"``(.+?)``", names) if not has_test(name)]
+    # What the models say of the same reasons
+    path = "lab/models/README.md"
+    text = read(os.path.join(TOP, path))
+    rows = re.findall(r"^\| ([A-Z]) \| (.*) \|$", text, re.M)
+    found += [(path, 1, "names no rules of the models")] if not rows else []
+    return found + [(path, line_of(text, f"| {letter} | "), f"there is no reason {letter}, or no rule {name}")
+                    for letter, names in rows for name in names.split() if letter not in reasons or not has_test(name)]
 
 
 # ---- descriptions for syzkaller
 
-DESCRIPTIONS = "tools/testing/selftests/ioasid/syzkaller/dev_ioasid.txt"
+DESCRIPTIONS = "lab/syzkaller/dev_ioasid.txt"
 # The descriptions have the first fields of these only; newer kernels have more of the last
 BEGINNINGS = ("vfio_device_feature", "vfio_device_attach_iommufd_pt", "vfio_device_bind_iommufd")
 # Resources that are described elsewhere
