@@ -50,18 +50,12 @@
 
 #define pr_fmt(fmt) "ioasid: " fmt
 
-#include <linux/cred.h>
-#include <linux/debugfs.h>
 #include <linux/init.h>
 #include <linux/iommu.h>
 #include <linux/irq_work.h>
 #include <linux/misc_cgroup.h>
-#include <linux/moduleparam.h>
 #include <linux/sched/signal.h>
-#include <linux/seq_file.h>
-#include <linux/sizes.h>
 #include <linux/slab.h>
-#include <linux/user_namespace.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <linux/xarray.h>
@@ -73,19 +67,12 @@
 #define CREATE_TRACE_POINTS
 #include <trace/events/ioasid.h>
 
-static unsigned int ioasid_default_quota = 4096;
-module_param_named(quota, ioasid_default_quota, uint, 0444);
-MODULE_PARM_DESC(quota, "IOASIDs that one file may hold, unless changed");
-
 /*
  * The number space. An entry stands here from the moment its number is taken
  * until the number is recycled: this is what keeps a number from being handed
  * out twice.
  */
 static DEFINE_XARRAY_FLAGS(ioasid_xa, XA_FLAGS_ALLOC1 | XA_FLAGS_ACCOUNT);
-
-/* How many entries it has, or is about to have */
-static atomic_t ioasid_nr_taken;
 
 static struct kmem_cache *ioasid_cache;
 static struct kmem_cache *ioasid_attachment_cache;
@@ -115,272 +102,6 @@ struct ioasid_attachment {
 	bool parked;
 	bool blocked;
 };
-
-/* Sets and accounts */
-
-static void ioasid_account_init(struct ioasid_account *account,
-				struct ioasid_set *set, u32 quota)
-{
-	refcount_set(&account->refs, 1);
-	spin_lock_init(&account->lock);
-	account->ioasids = RB_ROOT;
-	account->quota = quota;
-	account->set = set;
-}
-
-/**
- * ioasid_set_get_mm() - get the set of an mm, make it if there is none
- * @mm: the address space; the caller has a reference to it, the set has none
- *
- * Context: Process context, may sleep.
- * Return: the set, to be released by ioasid_set_put(), or ERR_PTR: -EINVAL @mm
- * is NULL, -ENOMEM.
- */
-struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm)
-{
-	struct ioasid_set *set, *old;
-
-	if (!mm)
-		return ERR_PTR(-EINVAL);
-
-	/* Once there, it stays as long as the mm. Pairs with the cmpxchg() */
-	set = smp_load_acquire(&mm->ioasid_set);
-	if (!set) {
-		set = kzalloc(sizeof(*set), GFP_KERNEL_ACCOUNT);
-		if (!set)
-			return ERR_PTR(-ENOMEM);
-
-		/* Its reference is that of the mm */
-		ioasid_account_init(&set->kernel, set, U32_MAX);
-		old = cmpxchg(&mm->ioasid_set, NULL, set);
-		if (old) {
-			kfree(set);
-			set = old;
-		}
-	}
-	refcount_inc(&set->kernel.refs);
-	return set;
-}
-EXPORT_SYMBOL_GPL(ioasid_set_get_mm);
-
-/**
- * ioasid_set_put() - release a set
- * @set: from ioasid_set_get_mm()
- *
- * The set goes when its mm, its files and its last IOASID are gone.
- *
- * Context: Any context but NMI, never sleeps.
- */
-void ioasid_set_put(struct ioasid_set *set)
-{
-	ioasid_account_put(&set->kernel);
-}
-EXPORT_SYMBOL_GPL(ioasid_set_put);
-
-/**
- * mm_ioasid_drop() - let an mm that is about to be freed release its set
- * @mm: the address space
- *
- * Context: Any context but NMI, never sleeps: the last mmdrop() may be that of
- * the scheduler.
- */
-void mm_ioasid_drop(struct mm_struct *mm)
-{
-	if (mm->ioasid_set)
-		ioasid_set_put(mm->ioasid_set);
-}
-
-/*
- * The account of a new file, which a process with @mm opens. Takes over the
- * reference to @ucounts, also when it fails.
- */
-struct ioasid_account *ioasid_account_create(struct mm_struct *mm,
-					     struct ucounts *ucounts)
-{
-	static atomic64_t last_owner;
-	struct ioasid_account *account;
-	struct ioasid_set *set;
-
-	if (!ucounts)
-		return ERR_PTR(-ENOMEM);
-
-	set = ioasid_set_get_mm(mm);
-	if (IS_ERR(set)) {
-		put_ucounts(ucounts);
-		return ERR_CAST(set);
-	}
-
-	account = kzalloc(sizeof(*account), GFP_KERNEL_ACCOUNT);
-	if (!account) {
-		ioasid_set_put(set);
-		put_ucounts(ucounts);
-		return ERR_PTR(-ENOMEM);
-	}
-
-	ioasid_account_init(account, set, ioasid_default_quota);
-	account->owner = atomic64_inc_return(&last_owner);
-	account->ucounts = ucounts;
-	return account;
-}
-
-static void ioasid_account_put_many(struct ioasid_account *account, u32 count)
-{
-	struct ioasid_set *set = account->set;
-
-	if (!refcount_sub_and_test(count, &account->refs))
-		return;
-
-	WARN_ON(account->used || account->parked);
-	if (account == &set->kernel) {
-		WARN_ON(atomic_read(&set->used) || atomic_read(&set->parked));
-		kfree_rcu(set, kernel.rcu);
-		return;
-	}
-	put_ucounts(account->ucounts);
-	kfree_rcu(account, rcu);
-	ioasid_set_put(set);
-}
-
-void ioasid_account_put(struct ioasid_account *account)
-{
-	ioasid_account_put_many(account, 1);
-}
-
-/*
- * The IOASID of @account with the smallest number of at least @id, or NULL. Under
- * the lock of @account.
- */
-struct ioasid *ioasid_account_find(struct ioasid_account *account, u32 id)
-{
-	struct rb_node *node = account->ioasids.rb_node;
-	struct ioasid *ioasid, *found = NULL;
-
-	lockdep_assert_held(&account->lock);
-	while (node) {
-		ioasid = rb_entry(node, struct ioasid, node);
-		if (ioasid->id < id) {
-			node = node->rb_right;
-		} else {
-			found = ioasid;
-			node = node->rb_left;
-		}
-	}
-	return found;
-}
-
-/*
- * The one after @ioasid. From time to time this gives up the lock, so the caller
- * does not use @ioasid any more.
- */
-struct ioasid *ioasid_account_next(struct ioasid_account *account,
-				   struct ioasid *ioasid)
-{
-	u32 id = ioasid->id;
-
-	if (cond_resched_lock(&account->lock))
-		return ioasid_account_find(account, id + 1);
-	return rb_entry_safe(rb_next(&ioasid->node), struct ioasid, node);
-}
-
-static bool ioasid_id_less(struct rb_node *a, const struct rb_node *b)
-{
-	return rb_entry(a, struct ioasid, node)->id <
-	       rb_entry(b, struct ioasid, node)->id;
-}
-
-/* Charges */
-
-static bool ioasid_account_try_charge(struct ioasid_account *account, u32 count)
-{
-	bool fits;
-
-	spin_lock(&account->lock);
-	/* The quota may be below what is used */
-	fits = account->used <= account->quota &&
-	       count <= account->quota - account->used;
-	if (fits)
-		account->used += count;
-	spin_unlock(&account->lock);
-	if (fits)
-		atomic_add(count, &account->set->used);
-	return fits;
-}
-
-/* Of @count that are not charged any more, @parked are PARKED. */
-static void ioasid_account_uncharge(struct ioasid_account *account, u32 count,
-				    u32 parked)
-{
-	lockdep_assert_held(&account->lock);
-	account->used -= count;
-	account->parked -= parked;
-	atomic_sub(count, &account->set->used);
-	atomic_sub(parked, &account->set->parked);
-}
-
-static bool ioasid_try_take(u32 count, bool reserve)
-{
-	int max = IOASID_COUNT - (reserve ? 0 : IOASID_RESERVE_COUNT);
-	int taken = atomic_read(&ioasid_nr_taken);
-
-	do {
-		if (taken > max || count > max - taken)
-			return false;
-	} while (!atomic_try_cmpxchg(&ioasid_nr_taken, &taken, taken + count));
-	return true;
-}
-
-/*
- * Charge all that limits who allocates. From the inside to the outside: what the
- * own quota refuses never counts where others would be refused meanwhile.
- */
-int ioasid_charge(const struct ioasid_request *req)
-{
-	struct ioasid_account *account = req->account;
-	u32 count = req->count;
-	int ret = -EDQUOT;
-
-	if (!ioasid_account_try_charge(account, count))
-		return -EDQUOT;
-	if (account->ucounts &&
-	    !ucounts_try_charge(account->ucounts, UCOUNT_IOASIDS, count))
-		goto err_account;
-	if (!ioasid_try_take(count, req->reserve)) {
-		ret = -ENOSPC;
-		goto err_user;
-	}
-	if (!req->cg ||
-	    !misc_cg_try_charge(MISC_CG_RES_IOASID, req->cg, count))
-		return 0;
-
-	atomic_sub(count, &ioasid_nr_taken);
-err_user:
-	if (account->ucounts)
-		ucounts_uncharge(account->ucounts, UCOUNT_IOASIDS, count);
-err_account:
-	spin_lock(&account->lock);
-	ioasid_account_uncharge(account, count, 0);
-	spin_unlock(&account->lock);
-	return ret;
-}
-
-/* What limits more than one account; see ioasid_account_uncharge() for that */
-static void ioasid_uncharge_outside(struct ioasid_account *account,
-				    struct misc_cg *cg, u32 count)
-{
-	misc_cg_uncharge(MISC_CG_RES_IOASID, cg, count);
-	atomic_sub(count, &ioasid_nr_taken);
-	if (account->ucounts)
-		ucounts_uncharge(account->ucounts, UCOUNT_IOASIDS, count);
-}
-
-void ioasid_uncharge(struct ioasid_account *account, struct misc_cg *cg,
-		     u32 count)
-{
-	ioasid_uncharge_outside(account, cg, count);
-	spin_lock(&account->lock);
-	ioasid_account_uncharge(account, count, 0);
-	spin_unlock(&account->lock);
-}
 
 /* Allocation */
 
@@ -673,7 +394,7 @@ void ioasid_publish(struct ioasid_account *account, struct ioasid_chain *chain)
 	spin_lock(&account->lock);
 	ioasid_chain_for_each(ioasid, chain) {
 		ioasid_publish_one(ioasid);
-		rb_add(&ioasid->node, &account->ioasids, ioasid_id_less);
+		ioasid_account_insert(account, ioasid);
 		cond_resched_lock(&account->lock);
 	}
 	spin_unlock(&account->lock);
@@ -701,15 +422,7 @@ static void ioasid_release_run(struct llist_node *list, u32 count)
 	struct misc_cg *cg = first->cg;
 	struct ioasid *ioasid;
 
-	ioasid_uncharge_outside(account, cg, count);
-	spin_lock(&account->lock);
-	llist_for_each_entry(ioasid, list, recycle_node) {
-		if (!RB_EMPTY_NODE(&ioasid->node))
-			rb_erase(&ioasid->node, &account->ioasids);
-	}
-	ioasid_account_uncharge(account, count,
-				first->state == IOASID_STATE_PARKED ? count : 0);
-	spin_unlock(&account->lock);
+	ioasid_uncharge_list(account, cg, list, count);
 
 	xa_lock(&ioasid_xa);
 	llist_for_each_entry(ioasid, list, recycle_node)
@@ -1066,10 +779,7 @@ void ioasid_free_chain(struct ioasid_chain *chain)
 
 	/* Counted before the owner's references go: recycle takes it off again */
 	account = llist_entry(chain->first, struct ioasid, recycle_node)->account;
-	spin_lock(&account->lock);
-	account->parked += count;
-	spin_unlock(&account->lock);
-	atomic_add(count, &account->set->parked);
+	ioasid_account_park(account, count);
 
 	/* lockdep learns nothing from a trylock */
 	might_lock(&llist_entry(chain->first, struct ioasid, recycle_node)->lock);
@@ -1408,37 +1118,6 @@ u32 ioasid_users(const struct ioasid *ioasid)
 	unsigned int refs = refcount_read(&ioasid->refs);
 
 	return refs && ioasid_is_active(ioasid) ? refs - 1 : refs;
-}
-
-/*
- * The users by kind, as "mdev=1,kvm=2", and as "other" the references of those
- * who do not tell. "-" if there is none. Counts that change meanwhile may not
- * add up.
- */
-void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid)
-{
-	static const char * const names[IOASID_USER_KINDS] = {
-		[IOASID_USER_DRIVER] = "driver",
-		[IOASID_USER_MDEV] = "mdev",
-		[IOASID_USER_KVM] = "kvm",
-	};
-	int other = ioasid_users(ioasid);
-	enum ioasid_user user;
-	const char *sep = "";
-	int count;
-
-	for (user = 0; user < IOASID_USER_KINDS; user++) {
-		count = atomic_read(&ioasid->users[user]);
-		if (!count)
-			continue;
-		seq_printf(s, "%s%s=%d", sep, names[user], count);
-		sep = ",";
-		other -= count;
-	}
-	if (other > 0)
-		seq_printf(s, "%sother=%d", sep, other);
-	else if (!*sep)
-		seq_putc(s, '-');
 }
 
 /* Attachments */
@@ -1910,72 +1589,8 @@ bool ioasid_bench_in_use(void)
 EXPORT_SYMBOL_GPL(ioasid_bench_in_use);
 #endif
 
-/* One line for each IOASID of the machine: who keeps what parked */
-static int ioasid_debugfs_show(struct seq_file *s, void *unused)
-{
-	struct ioasid *ioasid;
-	u64 owner;
-	u32 id;
-
-	seq_puts(s, "id state users attachments owner holders\n");
-	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
-		scoped_guard(rcu) {
-			ioasid = ioasid_next(&id);
-			if (!ioasid)
-				return 0;
-			seq_printf(s, "%u %s %u %u ", id,
-				   ioasid_is_active(ioasid) ? "active" : "parked",
-				   ioasid_users(ioasid),
-				   READ_ONCE(ioasid->nr_attached));
-			owner = ioasid->account->owner;
-			if (owner == IOASID_OWNER_KERNEL)
-				seq_puts(s, "kernel ");
-			else
-				seq_printf(s, "file-%llu ", owner);
-			ioasid_show_users(s, ioasid);
-			seq_putc(s, '\n');
-		}
-		cond_resched();
-	}
-	return 0;
-}
-DEFINE_SHOW_ATTRIBUTE(ioasid_debugfs);
-
-/* Where the users of each parked IOASID took their references */
-static int ioasid_refs_show(struct seq_file *s, void *unused)
-{
-	char *buf __free(kvfree) = kvmalloc(SZ_16K, GFP_KERNEL);
-	struct ioasid *ioasid;
-	int len;
-	u32 id;
-
-	if (!buf)
-		return -ENOMEM;
-
-	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
-		scoped_guard(rcu) {
-			ioasid = ioasid_next(&id);
-			if (!ioasid)
-				return 0;
-			len = 0;
-			if (!ioasid_is_active(ioasid))
-				len = ioasid_tracker_snprint(ioasid, buf,
-							     SZ_16K);
-		}
-		if (len) {
-			seq_printf(s, "PASID %u\n", id);
-			seq_write(s, buf, len);
-		}
-		cond_resched();
-	}
-	return 0;
-}
-DEFINE_SHOW_ATTRIBUTE(ioasid_refs);
-
 static int __init ioasid_init(void)
 {
-	struct dentry *dir = debugfs_create_dir("ioasid", NULL);
-
 	/* See struct ioasid on what shares a cache line */
 	ioasid_cache = KMEM_CACHE(ioasid, SLAB_HWCACHE_ALIGN | SLAB_ACCOUNT |
 				  SLAB_PANIC);
@@ -1984,12 +1599,6 @@ static int __init ioasid_init(void)
 	ioasid_wq = alloc_workqueue("ioasid", WQ_UNBOUND, 0);
 	if (!ioasid_wq)
 		panic("ioasid: no workqueue\n");
-	misc_cg_set_capacity(MISC_CG_RES_IOASID, IOASID_COUNT);
-	init_user_ns.ucount_max[UCOUNT_IOASIDS] = IOASID_USER_LIMIT;
-	debugfs_create_file("ioasids", 0400, dir, NULL, &ioasid_debugfs_fops);
-	if (IS_ENABLED(CONFIG_IOASID_REF_TRACKER))
-		debugfs_create_file("refs", 0400, dir, NULL,
-				    &ioasid_refs_fops);
 	return 0;
 }
 subsys_initcall(ioasid_init);

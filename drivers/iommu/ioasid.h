@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * IOASID: what the core, the character device and their tests share
+ * IOASID: what the parts of the subsystem and their tests share
  */
 #ifndef __IOASID_H
 #define __IOASID_H
@@ -233,7 +233,11 @@ extern struct ioasid_range ioasid_any[];
 
 struct ioasid_account *ioasid_account_create(struct mm_struct *mm,
 					     struct ucounts *ucounts);
+void ioasid_account_put_many(struct ioasid_account *account, u32 count);
 void ioasid_account_put(struct ioasid_account *account);
+void ioasid_account_insert(struct ioasid_account *account,
+			   struct ioasid *ioasid);
+void ioasid_account_park(struct ioasid_account *account, u32 count);
 struct ioasid *ioasid_account_find(struct ioasid_account *account, u32 id);
 struct ioasid *ioasid_account_next(struct ioasid_account *account,
 				   struct ioasid *ioasid);
@@ -279,6 +283,8 @@ static inline void ioasid_chain_move(struct ioasid_chain *to,
 int ioasid_charge(const struct ioasid_request *req);
 void ioasid_uncharge(struct ioasid_account *account, struct misc_cg *cg,
 		     u32 count);
+void ioasid_uncharge_list(struct ioasid_account *account, struct misc_cg *cg,
+			  struct llist_node *list, u32 count);
 int ioasid_reserve(const struct ioasid_request *req,
 		   struct ioasid_chain *chain);
 void ioasid_publish(struct ioasid_account *account, struct ioasid_chain *chain);
@@ -290,6 +296,7 @@ void ioasid_add_user(struct ioasid *ioasid, enum ioasid_user user,
 		     struct ioasid_tracker *tracker);
 u32 ioasid_users(const struct ioasid *ioasid);
 void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid);
+void ioasid_show_account(struct seq_file *s, struct ioasid_account *account);
 struct ioasid *ioasid_next(u32 *id);
 
 void ioasid_free_chain(struct ioasid_chain *chain);

@@ -17,7 +17,6 @@
 #include <linux/misc_cgroup.h>
 #include <linux/miscdevice.h>
 #include <linux/sched/signal.h>
-#include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -477,92 +476,11 @@ static long ioasid_fops_ioctl(struct file *file, unsigned int ioctl,
 	return 0;
 }
 
-/* Ranges and lines printed at most, so that reading fdinfo stays cheap */
-#define IOASID_FDINFO_RANGES	32
-#define IOASID_FDINFO_LINES	32
-
-static void ioasid_show_range(struct seq_file *s, u32 nr, u32 first, u32 last)
-{
-	if (nr > IOASID_FDINFO_RANGES)
-		return;
-	if (nr == IOASID_FDINFO_RANGES)
-		seq_puts(s, ",...");
-	else if (first == last)
-		seq_printf(s, "%s%u", nr ? "," : "", first);
-	else
-		seq_printf(s, "%s%u-%u", nr ? "," : "", first, last);
-}
-
-/* The numbers of @account that are in @state, as "1-3,7" */
-static void ioasid_show_ids(struct seq_file *s, struct ioasid_account *account,
-			    u32 state)
-{
-	u32 first = 0, last = 0, nr = 0;
-	struct ioasid *ioasid;
-
-	spin_lock(&account->lock);
-	for (ioasid = ioasid_account_find(account, IOASID_MIN);
-	     ioasid && nr <= IOASID_FDINFO_RANGES;
-	     ioasid = ioasid_account_next(account, ioasid)) {
-		if (READ_ONCE(ioasid->state) != state)
-			continue;
-		if (first && ioasid->id != last + 1) {
-			ioasid_show_range(s, nr++, first, last);
-			first = 0;
-		}
-		if (!first)
-			first = ioasid->id;
-		last = ioasid->id;
-	}
-	spin_unlock(&account->lock);
-	if (first)
-		ioasid_show_range(s, nr, first, last);
-	seq_putc(s, '\n');
-}
-
-/* Who holds what this file has freed, a line for each number */
-static void ioasid_show_parked_users(struct seq_file *s,
-				     struct ioasid_account *account)
-{
-	struct ioasid *ioasid;
-	unsigned int nr = 0;
-
-	spin_lock(&account->lock);
-	for (ioasid = ioasid_account_find(account, IOASID_MIN);
-	     ioasid && nr < IOASID_FDINFO_LINES;
-	     ioasid = ioasid_account_next(account, ioasid)) {
-		if (ioasid_is_active(ioasid))
-			continue;
-		seq_printf(s, "ioasid-parked-users:\t%u ", ioasid->id);
-		ioasid_show_users(s, ioasid);
-		seq_putc(s, '\n');
-		nr++;
-	}
-	spin_unlock(&account->lock);
-}
-
 static void ioasid_fops_show_fdinfo(struct seq_file *s, struct file *file)
 {
 	struct ioasid_ctx *ctx = file->private_data;
-	struct ioasid_account *account = ctx->account;
-	struct ioasid_info info = {};
-	int used, parked;
 
-	ioasid_cmd_get_info(ctx, &info);
-	seq_printf(s, "ioasid-quota:\t%u\n", info.quota);
-	seq_printf(s, "ioasid-active:\t%u\n", info.active);
-	seq_printf(s, "ioasid-parked:\t%u\n", info.parked);
-	/* Of all files of the process that opened this one, one after the other */
-	parked = atomic_read(&account->set->parked);
-	used = atomic_read(&account->set->used);
-	seq_printf(s, "ioasid-set-active:\t%d\n", max(used - parked, 0));
-	seq_printf(s, "ioasid-set-parked:\t%d\n", max(parked, 0));
-	seq_printf(s, "ioasid-owner:\tfile-%llu\n", account->owner);
-	seq_puts(s, "ioasid-active-ids:\t");
-	ioasid_show_ids(s, account, IOASID_STATE_ACTIVE);
-	seq_puts(s, "ioasid-parked-ids:\t");
-	ioasid_show_ids(s, account, IOASID_STATE_PARKED);
-	ioasid_show_parked_users(s, account);
+	ioasid_show_account(s, ctx->account);
 }
 
 static const struct file_operations ioasid_fops = {

@@ -3,7 +3,8 @@
  * IOASID: reference counted PASIDs
  *
  * See Documentation/driver-api/ioasid.rst. The functions are documented where
- * they are defined, in drivers/iommu/ioasid.c and drivers/iommu/ioasid_cdev.c.
+ * they are defined, in drivers/iommu/ioasid.c, ioasid_account.c and
+ * ioasid_cdev.c.
  */
 #ifndef _LINUX_IOASID_H
 #define _LINUX_IOASID_H
