@@ -10,7 +10,7 @@
 #include <linux/ioasid.h>
 #include <linux/iommu.h>
 #include <linux/kernel.h>
-#if IS_ENABLED(CONFIG_KVM)
+#ifdef CONFIG_KVM_IOASID
 #include <linux/kvm_host.h>
 #endif
 #include <linux/lockdep.h>
@@ -175,7 +175,7 @@ void vfio_ioasids_drop_all(struct vfio_ioasids *ioasids)
 }
 EXPORT_SYMBOL_GPL(vfio_ioasids_drop_all);
 
-#if IS_ENABLED(CONFIG_KVM)
+#ifdef CONFIG_KVM_IOASID
 static struct ioasid *vfio_ioasids_lookup_guest(struct vfio_ioasids *ioasids,
 						u32 guest_pasid,
 						struct ioasid_tracker *tracker)

@@ -61,8 +61,6 @@ struct ioasid *ioasid_get(struct ioasid *ioasid);
 void ioasid_put(struct ioasid *ioasid);
 struct ioasid *ioasid_tryget(struct ioasid *ioasid);
 struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id);
-struct ioasid *ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
-			     struct ioasid_tracker *tracker);
 struct ioasid *ioasid_user_get(struct ioasid *ioasid, enum ioasid_user user,
 			       struct ioasid_tracker *tracker);
 void ioasid_user_put(struct ioasid *ioasid, enum ioasid_user user,
@@ -128,13 +126,6 @@ static inline struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
 	return ERR_PTR(-EOPNOTSUPP);
 }
 
-static inline struct ioasid *ioasid_fd_get(int fd, u32 id,
-					   enum ioasid_user user,
-					   struct ioasid_tracker *tracker)
-{
-	return ERR_PTR(-EOPNOTSUPP);
-}
-
 static inline struct ioasid *ioasid_user_get(struct ioasid *ioasid,
 					     enum ioasid_user user,
 					     struct ioasid_tracker *tracker)
@@ -182,4 +173,20 @@ static inline void ioasid_detach_device(struct ioasid *ioasid,
 }
 
 #endif /* CONFIG_IOASID */
+
+#ifdef CONFIG_IOASID_CDEV
+
+struct ioasid *ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
+			     struct ioasid_tracker *tracker);
+
+#else /* CONFIG_IOASID_CDEV */
+
+static inline struct ioasid *ioasid_fd_get(int fd, u32 id,
+					   enum ioasid_user user,
+					   struct ioasid_tracker *tracker)
+{
+	return ERR_PTR(-EOPNOTSUPP);
+}
+
+#endif /* CONFIG_IOASID_CDEV */
 #endif
