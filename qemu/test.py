@@ -2590,6 +2590,37 @@ def responses_and_device_tlb_invalidations_are_sent_in_order(m):
         before += 1
 
 
+# ---------------------------- VT-d: what it writes does not reach its registers
+
+@test(SlowRig)
+def status_of_a_late_wait_does_not_reach_the_registers(m):
+    tail = m.reg(IQT, "q")
+    m.submit(iotlb(IOTLB_GLOBAL), wait_status(DMAR + IQT, tail))
+    m.step(200 * US)
+    check_equal(m.reg(IQT, "q"), m.tail << 5, "tail")
+    check_equal(m.reg(IQH, "q"), m.tail << 5, "head")
+    check_equal(m.reg(FSTS), 0, "status")
+
+
+@test(PriRig)
+def page_requests_do_not_reach_the_registers(m):
+    """They would fill the invalidation queue, with a drain of page requests."""
+    tail = m.reg(IQT, "q")
+    for slot in range(m.tail, QUEUE_SLOTS):
+        m.write_bytes(m.queue + slot * 32,
+                      struct.pack("<4Q", *wait_drain(), 0, 0))
+    m.bind(m.dev, 1, 6, 11)
+    m.set_reg(PQH, IQH & ~0x1f, "q")
+    m.set_reg(PQT, IQH & ~0x1f, "q")
+    m.set_reg(PQA, DMAR, "q")
+    m.dev.set_flight(5)
+    for channel in (0, 1):
+        m.dev.start_stream(channel, m.MISSING, 8, flags=ASK)
+    m.step(50 * US)
+    check_equal(m.reg(IQT, "q"), tail, "tail")
+    check_equal(m.reg(PQT, "q"), (IQH & ~0x1f) + 64, "tail of the page requests")
+
+
 @test(PriRig)
 def machine_reset_drops_page_requests(m):
     delayed_request(m)
