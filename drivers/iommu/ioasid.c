@@ -1310,43 +1310,6 @@ out_unlock:
 }
 EXPORT_SYMBOL_GPL(ioasid_detach_device);
 
-/**
- * ioasid_group_is_parked() - whether a group has had a PASID that is parked
- * @group: the group
- * @id: the PASID
- *
- * A group remembers no PASID that was detached, and the IOMMU driver only if it
- * has the hooks for park. For somebody who knows the number only, this tells that
- * it is not to be attached again while somebody holds it.
- *
- * Context: The group mutex of @group is held.
- * Return: true from the detach of a PARKED IOASID from @group until its last
- * reference is gone. Also before, if its DMA is blocked.
- */
-bool ioasid_group_is_parked(struct iommu_group *group, u32 id)
-{
-	struct ioasid_attachment *att;
-	struct ioasid *ioasid;
-	bool found = false;
-
-	/* Also keeps the number from being recycled meanwhile */
-	scoped_guard(rcu) {
-		ioasid = ioasid_lookup(id);
-		if (!ioasid || !ioasid_is_blocked(ioasid) ||
-		    !refcount_inc_not_zero(&ioasid->refs))
-			return false;
-	}
-
-	/* Nothing is added any more, and only recycle takes off */
-	list_for_each_entry(att, &ioasid->attachments, node) {
-		found = att->group == group;
-		if (found)
-			break;
-	}
-	ioasid_put(ioasid);
-	return found;
-}
-
 /* Recycle */
 
 /* A bug of a driver. Where that is, the stack of the worker does not tell. */

@@ -20,7 +20,6 @@
 #include <linux/types.h>
 #include <uapi/linux/ioasid.h>
 
-struct iommu_group;
 struct seq_file;
 struct ucounts;
 
@@ -176,26 +175,6 @@ struct ioasid {
 };
 
 static_assert(offsetofend(struct ioasid, recycle_node) <= 64);
-
-#ifdef CONFIG_IOASID
-u32 ioasid_alloc_global(u32 max);
-void ioasid_free_global(u32 id);
-bool ioasid_group_is_parked(struct iommu_group *group, u32 id);
-#else
-static inline u32 ioasid_alloc_global(u32 max)
-{
-	return 0;
-}
-
-static inline void ioasid_free_global(u32 id)
-{
-}
-
-static inline bool ioasid_group_is_parked(struct iommu_group *group, u32 id)
-{
-	return false;
-}
-#endif
 
 /**
  * struct ioasid_range - numbers

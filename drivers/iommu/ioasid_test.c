@@ -2493,6 +2493,19 @@ static void detach_does_not_wait_for_what_was_dequeued(struct kunit *test)
 	iopf_test_exit(&iopf);
 }
 
+static int attach_number(struct device *dev, u32 pasid)
+{
+	return iommu_attach_device_pasid(&mock_domain, dev, pasid, NULL);
+}
+
+static void mock_remove_hooks(void)
+{
+	mock_ops.park_dev_pasid = NULL;
+	mock_ops.park_sync = NULL;
+	mock_ops.unpark_dev_pasid = NULL;
+	mock_ops.unpark_sync = NULL;
+}
+
 /* A driver without the hooks: blocked by removal, and removed only once */
 static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 {
@@ -2501,10 +2514,7 @@ static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 	struct iommu_ops saved = mock_ops;
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
 
-	mock_ops.park_dev_pasid = NULL;
-	mock_ops.park_sync = NULL;
-	mock_ops.unpark_dev_pasid = NULL;
-	mock_ops.unpark_sync = NULL;
+	mock_remove_hooks();
 	ioasid_get(a);
 	ioasid_test_attach(test, a, fix->dev[0]);
 	ioasid_free(a);
@@ -2533,34 +2543,161 @@ static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 	mock_ops = saved;
 }
 
+/* Invariant final, in each group: for all who know no more than the number */
+static void refuse_until_recycle(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct iommu_attach_handle handle = {}, *old;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	unsigned int i;
+
+	ioasid_get(a);
+	for (i = 0; i < MOCK_DEVICES; i++)
+		ioasid_test_attach(test, a, fix->dev[i]);
+	KUNIT_EXPECT_EQ(test, attach_number(fix->dev[0], 9), -EBUSY);
+	ioasid_free(a);
+	for (i = 0; i < MOCK_DEVICES; i++)
+		KUNIT_EXPECT_EQ(test, attach_number(fix->dev[i], 9),
+				-ESHUTDOWN);
+	for (i = 0; i < MOCK_DEVICES; i++) {
+		ioasid_detach_device(a, &mock_domain, fix->dev[i]);
+		KUNIT_EXPECT_EQ(test, attach_number(fix->dev[i], 9),
+				-ESHUTDOWN);
+		/* Neither does a replace, which fails, change that */
+		KUNIT_EXPECT_NE(test,
+				iommu_switch_device_pasid(&mock_other_domain,
+							  fix->dev[i], 9,
+							  &handle, &old), 0);
+		KUNIT_EXPECT_EQ(test, attach_number(fix->dev[i], 9),
+				-ESHUTDOWN);
+	}
+	ioasid_put(a);
+	ioasid_recycle_flush();
+	for (i = 0; i < MOCK_DEVICES; i++) {
+		KUNIT_EXPECT_EQ(test, attach_number(fix->dev[i], 9), 0);
+		iommu_detach_device_pasid(&mock_domain, fix->dev[i], 9);
+	}
+}
+
+static void parked_number_is_refused_until_recycle(struct kunit *test)
+{
+	refuse_until_recycle(test);
+}
+
+static void parked_number_is_refused_without_hooks(struct kunit *test)
+{
+	struct iommu_ops saved = mock_ops;
+
+	mock_remove_hooks();
+	refuse_until_recycle(test);
+	mock_ops = saved;
+}
+
 /* A number that somebody chose for a device of his own is none of ours */
-static void parked_is_of_the_groups_that_had_it(struct kunit *test)
+static void parked_number_is_refused_only_where_it_was_attached(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
 
 	ioasid_get(a);
 	ioasid_test_attach(test, a, fix->dev[0]);
-	KUNIT_EXPECT_FALSE(test,
-			   ioasid_group_is_parked(fix->dev[0]->iommu_group, 9));
 	ioasid_free(a);
-	KUNIT_EXPECT_TRUE(test,
-			  ioasid_group_is_parked(fix->dev[0]->iommu_group, 9));
-	KUNIT_EXPECT_FALSE(test,
-			   ioasid_group_is_parked(fix->dev[0]->iommu_group, 8));
-	KUNIT_EXPECT_FALSE(test,
-			   ioasid_group_is_parked(fix->dev[1]->iommu_group, 9));
-	KUNIT_EXPECT_EQ(test, iommu_attach_device_pasid(&mock_domain,
-							fix->dev[1], 9, NULL),
-			0);
+	KUNIT_EXPECT_EQ(test, attach_number(fix->dev[0], 9), -ESHUTDOWN);
+	KUNIT_EXPECT_EQ(test, attach_number(fix->dev[0], 8), 0);
+	iommu_detach_device_pasid(&mock_domain, fix->dev[0], 8);
+	KUNIT_EXPECT_EQ(test, attach_number(fix->dev[1], 9), 0);
 	iommu_detach_device_pasid(&mock_domain, fix->dev[1], 9);
 	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
-	KUNIT_EXPECT_TRUE(test,
-			  ioasid_group_is_parked(fix->dev[0]->iommu_group, 9));
+	ioasid_put(a);
+}
+
+/* What the driver core and VFIO ask of the group, which nobody has */
+static void expect_group_is_free(struct kunit *test, struct device *dev)
+{
+	struct iommu_group *group = dev->iommu_group;
+
+	/* Drivers of two devices of the group come and go */
+	KUNIT_EXPECT_EQ(test, iommu_device_use_default_domain(dev), 0);
+	KUNIT_EXPECT_EQ(test, iommu_device_use_default_domain(dev), 0);
+	iommu_device_unuse_default_domain(dev);
+	iommu_device_unuse_default_domain(dev);
+	KUNIT_EXPECT_FALSE(test, iommu_group_dma_owner_claimed(group));
+
+	KUNIT_EXPECT_EQ(test, iommu_device_claim_dma_owner(dev, test), 0);
+	iommu_device_release_dma_owner(dev);
+	KUNIT_EXPECT_FALSE(test, iommu_group_dma_owner_claimed(group));
+
+	KUNIT_EXPECT_EQ(test, iommu_group_claim_dma_owner(group, test), 0);
+	iommu_group_release_dma_owner(group);
+	KUNIT_EXPECT_FALSE(test, iommu_group_dma_owner_claimed(group));
+}
+
+/* Nothing but the number is left of a parked PASID that was detached */
+static void bind_beside_parked_numbers(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct device *dev = fix->dev[0];
+	struct ioasid *ioasids[2];
+	unsigned int i;
+
+	KUNIT_ASSERT_EQ(test, iommu_device_use_default_domain(dev), 0);
+	for (i = 0; i < 2; i++) {
+		ioasids[i] = ioasid_test_alloc(test, 8 + i, 8 + i);
+		ioasid_get(ioasids[i]);
+		ioasid_test_attach(test, ioasids[i], dev);
+	}
+	for (i = 0; i < 2; i++)
+		ioasid_free(ioasids[i]);
+	KUNIT_EXPECT_EQ(test, iommu_device_use_default_domain(dev), -EBUSY);
+	ioasid_detach_device(ioasids[0], &mock_domain, dev);
+	KUNIT_EXPECT_EQ(test, iommu_device_use_default_domain(dev), -EBUSY);
+	ioasid_detach_device(ioasids[1], &mock_domain, dev);
+	iommu_device_unuse_default_domain(dev);
+	expect_group_is_free(test, dev);
+
+	for (i = 0; i < 2; i++)
+		ioasid_put(ioasids[i]);
+	ioasid_recycle_flush();
+	expect_group_is_free(test, dev);
+}
+
+static void parked_number_hinders_no_driver(struct kunit *test)
+{
+	bind_beside_parked_numbers(test);
+}
+
+static void parked_number_hinders_no_driver_without_hooks(struct kunit *test)
+{
+	struct iommu_ops saved = mock_ops;
+
+	mock_remove_hooks();
+	bind_beside_parked_numbers(test);
+	mock_ops = saved;
+}
+
+/* The new owner of the DMA has the numbers, but for those that are parked */
+static void parked_number_is_not_the_new_owners(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct device *dev = fix->dev[0];
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+
+	ioasid_get(a);
+	ioasid_test_attach(test, a, dev);
+	KUNIT_EXPECT_EQ(test, iommu_device_claim_dma_owner(dev, test), -EBUSY);
+	ioasid_free(a);
+	KUNIT_EXPECT_EQ(test, iommu_device_claim_dma_owner(dev, test), -EBUSY);
+	ioasid_detach_device(a, &mock_domain, dev);
+	KUNIT_ASSERT_EQ(test, iommu_device_claim_dma_owner(dev, test), 0);
+	KUNIT_EXPECT_EQ(test, attach_number(dev, 9), -ESHUTDOWN);
+	KUNIT_EXPECT_EQ(test, attach_number(dev, 8), 0);
+	iommu_detach_device_pasid(&mock_domain, dev, 8);
 	ioasid_put(a);
 	ioasid_recycle_flush();
-	KUNIT_EXPECT_FALSE(test,
-			   ioasid_group_is_parked(fix->dev[0]->iommu_group, 9));
+	KUNIT_EXPECT_EQ(test, attach_number(dev, 9), 0);
+	iommu_detach_device_pasid(&mock_domain, dev, 9);
+	iommu_device_release_dma_owner(dev);
+	KUNIT_EXPECT_FALSE(test, iommu_group_dma_owner_claimed(dev->iommu_group));
 }
 
 static void device_may_go_before_recycle(struct kunit *test)
@@ -2788,7 +2925,12 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(detach_of_a_number_waits_for_its_handlers),
 	KUNIT_CASE(detach_does_not_wait_for_what_was_dequeued),
 	KUNIT_CASE(driver_without_hooks_blocks_by_removal),
-	KUNIT_CASE(parked_is_of_the_groups_that_had_it),
+	KUNIT_CASE(parked_number_is_refused_until_recycle),
+	KUNIT_CASE(parked_number_is_refused_without_hooks),
+	KUNIT_CASE(parked_number_is_refused_only_where_it_was_attached),
+	KUNIT_CASE(parked_number_hinders_no_driver),
+	KUNIT_CASE(parked_number_hinders_no_driver_without_hooks),
+	KUNIT_CASE(parked_number_is_not_the_new_owners),
 	KUNIT_CASE(device_may_go_before_recycle),
 	KUNIT_CASE(kernel_numbers_are_of_the_same_space),
 	KUNIT_CASE_SLOW(threads_never_share_a_number),

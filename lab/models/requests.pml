@@ -70,7 +70,7 @@ byte begun;		/* lives */
 bit published, is_parked, blocked, attached;	/* the IOASID */
 bit ioasid_lock, group_mutex;
 byte array = NONE;	/* group->pasid_array: the handle */
-bit mark;		/* IOMMU_PASID_PARKED, goes with the above */
+bit mark;		/* IOMMU_PASID_PARKED, while attached */
 bit present;		/* the entry of the PASID table */
 bit cached;		/* in the PASID cache */
 bit stopped;		/* the device, by its driver */

@@ -44,8 +44,8 @@ bit ioasid_lock, group_mutex;
 
 byte entry;
 byte array;
-bit mark;		/* IOMMU_PASID_PARKED of the array, goes with that */
-bit mark_blocked;	/* IOMMU_PASID_BLOCKED, too */
+bit mark;		/* IOMMU_PASID_PARKED of the array, while attached */
+bit mark_blocked;	/* IOMMU_PASID_BLOCKED, while attached */
 bit recovery;		/* gdev->blocked, group->recovery_cnt */
 byte gathered;		/* dev->iommu->gathered */
 bit tag;		/* of the device, in the domain: an unmap is to flush it */

@@ -18,6 +18,7 @@
 #include <kunit/static_stub.h>
 #include <linux/bitfield.h>
 #include <linux/bitops.h>
+#include <linux/build_bug.h>
 #include <linux/dmar.h>
 #include <linux/iommu.h>
 #include <linux/list.h>
@@ -25,12 +26,12 @@
 #include <linux/mutex.h>
 #include <linux/pci-ats.h>
 #include <linux/pci.h>
+#include <linux/sched.h>
 
 #include "fence.h"
 #include "iommu.h"
 #include "pasid.h"
 #include "pasid-park.h"
-#include "../ioasid.h"
 #include "../ioasid_bench.h"
 #include "../iommu-priv.h"
 
@@ -39,6 +40,31 @@
  * know it. The device may be in the middle of a reset, and is left alone.
  */
 #define PARK_PGTT_ABSENT	0xff
+
+/**
+ * struct intel_park_entry - what park knows of a PASID that awaits a flush
+ * @pte: the entry that was blocked
+ * @did: the domain ID that caches are tagged with
+ * @pgtt: the type of translation, or PARK_PGTT_ABSENT
+ * @first: the first entry of a gather with this tag in the caches
+ *
+ * Kept in the area of struct iommu_pasid_gather_entry that belongs to the driver.
+ */
+struct intel_park_entry {
+	struct pasid_entry *pte;
+	u16 did;
+	u8 pgtt;
+	bool first;
+};
+
+static_assert(sizeof(struct intel_park_entry) <=
+	      sizeof_field(struct iommu_pasid_gather_entry, priv));
+
+static struct intel_park_entry *
+intel_park_priv(struct iommu_pasid_gather_entry *entry)
+{
+	return (struct intel_park_entry *)entry->priv;
+}
 
 /*
  * The entry of @pasid if there is a table for it. Unlike the lookup of those
@@ -90,6 +116,7 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 		      struct iommu_pasid_gather_entry *entry)
 {
 	struct device_domain_info *info = dev_iommu_priv_get(dev);
+	struct intel_park_entry *priv = intel_park_priv(entry);
 	struct intel_iommu *iommu = info->iommu;
 	struct pasid_entry *pte;
 	u64 val;
@@ -112,9 +139,9 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 	 */
 	if ((val || cap_caching_mode(iommu->cap)) &&
 	    !(val & PASID_PTE_PARKED)) {
-		entry->did = pasid_get_domain_id(pte);
-		entry->pgtt = val ? pasid_pte_get_pgtt(pte) : PARK_PGTT_ABSENT;
-		entry->table_entry = pte;
+		priv->did = pasid_get_domain_id(pte);
+		priv->pgtt = val ? pasid_pte_get_pgtt(pte) : PARK_PGTT_ABSENT;
+		priv->pte = pte;
 		iommu_pasid_gather_add(gather, entry, dev, pasid);
 	}
 	spin_unlock(&iommu->lock);
@@ -158,6 +185,13 @@ struct intel_park {
  * executed, and everybody else waits behind them.
  */
 #define PARK_BATCH		QI_MAX_BATCHED_DESC_COUNT
+
+/* In a loop over many entries: @count is the number of rounds so far */
+static void intel_park_cond_resched(unsigned int count)
+{
+	if (count % PARK_BATCH == 0)
+		cond_resched();
+}
 
 /**
  * struct intel_park_batch - descriptors that share a wait
@@ -224,9 +258,9 @@ intel_park_info(const struct iommu_pasid_gather_entry *entry)
 	return dev_iommu_priv_get(entry->dev);
 }
 
-static bool intel_park_is_absent(const struct iommu_pasid_gather_entry *entry)
+static bool intel_park_is_absent(struct iommu_pasid_gather_entry *entry)
 {
-	return entry->pgtt == PARK_PGTT_ABSENT;
+	return intel_park_priv(entry)->pgtt == PARK_PGTT_ABSENT;
 }
 
 static struct intel_iommu *
@@ -236,10 +270,17 @@ intel_park_iommu(const struct iommu_pasid_gather_entry *entry)
 }
 
 /* What second-stage translation caches has no PASID tag (VT-d 6.2.1) */
-static bool intel_park_by_pasid(const struct iommu_pasid_gather_entry *entry)
+static bool intel_park_by_pasid(struct iommu_pasid_gather_entry *entry)
 {
-	return entry->pgtt == PASID_ENTRY_PGTT_PT ||
-	       entry->pgtt == PASID_ENTRY_PGTT_FL_ONLY;
+	u8 pgtt = intel_park_priv(entry)->pgtt;
+
+	return pgtt == PASID_ENTRY_PGTT_PT || pgtt == PASID_ENTRY_PGTT_FL_ONLY;
+}
+
+/* The first entry of each tag stands for all that have the same */
+static bool intel_park_is_first(struct iommu_pasid_gather_entry *entry)
+{
+	return intel_park_priv(entry)->first;
 }
 
 /*
@@ -346,31 +387,33 @@ struct intel_park_count {
 	unsigned int iotlb;
 };
 
-/* Tells also which entries stand for all with the same tag. */
+static unsigned int intel_park_tag(struct iommu_pasid_gather_entry *entry)
+{
+	return PARK_TAG(intel_park_priv(entry)->did,
+			intel_park_by_pasid(entry));
+}
+
+/* Also marks the first entry of each tag. */
 static struct intel_park_count intel_park_count(struct intel_park *park,
 						struct list_head *entries)
 {
 	struct iommu_pasid_gather_entry *entry;
 	struct intel_park_count count = {};
 	unsigned int walked = 0;
-	bool by_pasid;
+	bool first;
 
 	guard(mutex)(&park->count_lock);
 	list_for_each_entry(entry, entries, node) {
-		by_pasid = intel_park_by_pasid(entry);
-		entry->first = !__test_and_set_bit(PARK_TAG(entry->did,
-							    by_pasid),
-						   park->seen);
-		count.domains += entry->first;
-		count.iotlb += entry->first || by_pasid;
-		ioasid_cond_resched(++count.pasids);
+		first = !__test_and_set_bit(intel_park_tag(entry), park->seen);
+		intel_park_priv(entry)->first = first;
+		count.domains += first;
+		count.iotlb += first || intel_park_by_pasid(entry);
+		intel_park_cond_resched(++count.pasids);
 	}
 	list_for_each_entry(entry, entries, node) {
-		if (entry->first)
-			__clear_bit(PARK_TAG(entry->did,
-					     intel_park_by_pasid(entry)),
-				    park->seen);
-		ioasid_cond_resched(++walked);
+		if (intel_park_is_first(entry))
+			__clear_bit(intel_park_tag(entry), park->seen);
+		intel_park_cond_resched(++walked);
 	}
 	return count;
 }
@@ -388,17 +431,17 @@ static void intel_park_flush_pasid_cache(struct intel_park_batch *batch,
 						   QI_PC_TYPE;
 	} else if (by_domain) {
 		list_for_each_entry(entry, entries, node) {
-			if (entry->first)
+			if (intel_park_is_first(entry))
 				intel_park_next_desc(batch)->qw0 =
-					QI_PC_DID(entry->did) |
+					QI_PC_DID(intel_park_priv(entry)->did) |
 					QI_PC_GRAN(QI_PC_ALL_PASIDS) |
 					QI_PC_TYPE;
-			ioasid_cond_resched(++walked);
+			intel_park_cond_resched(++walked);
 		}
 	} else {
 		list_for_each_entry(entry, entries, node)
 			intel_park_next_desc(batch)->qw0 =
-				QI_PC_DID(entry->did) |
+				QI_PC_DID(intel_park_priv(entry)->did) |
 				QI_PC_GRAN(QI_PC_PASID_SEL) |
 				QI_PC_PASID(entry->pasid) | QI_PC_TYPE;
 	}
@@ -420,14 +463,17 @@ static void intel_park_flush_iotlb(struct intel_park_batch *batch,
 	}
 
 	list_for_each_entry(entry, entries, node) {
+		u16 did = intel_park_priv(entry)->did;
+
 		if (intel_park_by_pasid(entry))
-			qi_desc_piotlb_all(entry->did, entry->pasid,
+			qi_desc_piotlb_all(did, entry->pasid,
 					   intel_park_next_desc(batch));
-		else if (entry->first && !intel_park_is_absent(entry))
-			qi_desc_iotlb(batch->iommu, entry->did, 0, 0,
+		else if (intel_park_is_first(entry) &&
+			 !intel_park_is_absent(entry))
+			qi_desc_iotlb(batch->iommu, did, 0, 0,
 				      DMA_TLB_DSI_FLUSH,
 				      intel_park_next_desc(batch));
-		ioasid_cond_resched(++walked);
+		intel_park_cond_resched(++walked);
 	}
 	intel_park_wait(batch);
 }
@@ -485,7 +531,7 @@ static void intel_park_flush_devtlb(struct intel_park_batch *batch,
 			*desc = of_device;
 			desc->qw0 |= QI_DEV_EIOTLB_PASID(entry->pasid);
 		}
-		ioasid_cond_resched(++walked);
+		intel_park_cond_resched(++walked);
 	}
 	intel_park_wait(batch);
 }
@@ -520,10 +566,10 @@ static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
  * Hardware is through with the entry: clear all but what keeps it blocked. It
  * looks at none of the rest while P=0, so there is no need to write it back.
  */
-static void intel_pasid_finish_park(const struct iommu_pasid_gather_entry *entry)
+static void intel_pasid_finish_park(struct iommu_pasid_gather_entry *entry)
 {
 	struct intel_iommu *iommu = intel_park_iommu(entry);
-	struct pasid_entry *pte = entry->table_entry;
+	struct pasid_entry *pte = intel_park_priv(entry)->pte;
 	unsigned int i;
 
 	spin_lock(&iommu->lock);
@@ -557,7 +603,7 @@ static void intel_park_move_device(struct iommu_pasid_gather_entry *entry,
 	list_for_each_entry_safe_from(entry, next, from, node) {
 		if (entry->dev == dev)
 			list_move_tail(&entry->node, to);
-		ioasid_cond_resched(++walked);
+		intel_park_cond_resched(++walked);
 	}
 }
 
@@ -602,7 +648,7 @@ void intel_pasid_park_sync(struct iommu_pasid_gather *gather)
 			}
 			intel_pasid_finish_park(entry);
 			iommu_pasid_gather_del(entry);
-			ioasid_cond_resched(++count);
+			intel_park_cond_resched(++count);
 		}
 	}
 }

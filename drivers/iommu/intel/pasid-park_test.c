@@ -330,8 +330,9 @@ static void park_touches_only_p_fpd_and_the_mark(struct kunit *test)
 	KUNIT_EXPECT_MEMEQ(test, &pte->val[1], &before.val[1],
 			   sizeof(*pte) - sizeof(pte->val[0]));
 	KUNIT_EXPECT_EQ(test, gathered(fix), 1);
-	KUNIT_EXPECT_EQ(test, fix->entry[0].did, TEST_DID);
-	KUNIT_EXPECT_EQ(test, fix->entry[0].pgtt, PASID_ENTRY_PGTT_SL_ONLY);
+	KUNIT_EXPECT_EQ(test, intel_park_priv(&fix->entry[0])->did, TEST_DID);
+	KUNIT_EXPECT_EQ(test, intel_park_priv(&fix->entry[0])->pgtt,
+			PASID_ENTRY_PGTT_SL_ONLY);
 	KUNIT_EXPECT_EQ(test, fix->submits, 0);
 }
 
@@ -409,7 +410,7 @@ static void blocked_entry_is_flushed_and_drained(struct kunit *test)
 	pasid_clear_present(pte);
 	park(fix, 0, PASID);
 	KUNIT_ASSERT_EQ(test, gathered(fix), 1);
-	KUNIT_EXPECT_EQ(test, fix->entry[0].did, TEST_DID);
+	KUNIT_EXPECT_EQ(test, intel_park_priv(&fix->entry[0])->did, TEST_DID);
 	intel_pasid_park_sync(&fix->gather);
 	KUNIT_EXPECT_EQ(test, fix->submits, 3);
 	KUNIT_EXPECT_EQ(test, fix->drains, 1);

@@ -45,6 +45,7 @@
 #include "ioasid_watch.h"
 #include "kvm_utils.h"
 #include "pdma_utils.h"
+#include "vfio_pci_utils.h"
 
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
@@ -602,6 +603,96 @@ TEST_F(unplug, number_outlives_the_device_and_the_engine_comes_back)
 	if (!variant->held_when_back)
 		EXPECT_EQ(0, engine_back(s));
 	/* The very same number: nothing is left of its last life */
+	expect_engine_works(_metadata, s, s->id);
+	EXPECT_TRUE(ioasid_wait_set_unparked(s->fd));
+	expect_charged(s->cgroup, 0);
+}
+
+/* Other drivers of an engine, while a machine holds a number that it had */
+FIXTURE(handover)
+{
+	struct scene scene;
+	bool vfio;		/* the engine may have another driver */
+};
+
+FIXTURE_VARIANT(handover)
+{
+	bool ats;
+};
+
+FIXTURE_VARIANT_ADD(handover, plain)
+{
+	.ats = false,
+};
+
+FIXTURE_VARIANT_ADD(handover, ats)
+{
+	.ats = true,
+};
+
+FIXTURE_SETUP(handover)
+{
+	if (!pdma_exists("/sys/bus/pci/drivers/vfio-pci"))
+		SKIP(return, "no driver vfio-pci");
+	scene_set(_metadata, &self->scene, variant->ats, false);
+}
+
+FIXTURE_TEARDOWN_PARENT(handover)
+{
+	if (self->vfio)
+		EXPECT_EQ(0, pci_set_driver(self->scene.engine.name, ""));
+	scene_clear(_metadata, &self->scene);
+}
+
+/* Own the DMA of the engine for a while, as its driver in user space */
+static void own_engine(struct __test_metadata *_metadata, struct scene *s)
+{
+	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+	int device, iommufd;
+
+	device = open_cdev(s->engine.name);
+	ASSERT_LE(0, device);
+	iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, iommufd);
+	bind.iommufd = iommufd;
+	EXPECT_EQ(0, ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, &bind));
+	close(device);
+	close(iommufd);
+}
+
+TEST_F(handover, parked_number_hinders_no_other_driver)
+{
+	struct scene *s = &self->scene;
+
+	start_stream(_metadata, &s->ch, 4096, PERIOD_US, 1);
+	test_cmd_free(s->owner, 1, &s->id);
+	s->freed = true;
+	expect_blocked(&s->ch);
+	bar_unmap(&s->engine.bar);
+	s->engine.bar.regs = NULL;
+	close_channel(s);
+	expect_scene(_metadata, s);
+
+	/* The same driver */
+	self->vfio = true;
+	ASSERT_EQ(0, pci_set_driver(s->engine.name, ""));
+	ASSERT_TRUE(engine_bound(s));
+	expect_engine_works(_metadata, s, 0);
+	expect_scene(_metadata, s);
+
+	/* Another one, which comes twice */
+	ASSERT_EQ(0, pci_set_driver(s->engine.name, "vfio-pci"));
+	own_engine(_metadata, s);
+	own_engine(_metadata, s);
+	ASSERT_EQ(0, pci_set_driver(s->engine.name, ""));
+	self->vfio = false;
+	expect_engine_works(_metadata, s, 0);
+	expect_scene(_metadata, s);
+
+	test_cmd_map_del(s->vm.dev, 1);
+	EXPECT_TRUE(ioasid_wait_recycled(s->owner, s->id));
+	vm_close(&s->vm);
+	expect_scene(_metadata, s);
 	expect_engine_works(_metadata, s, s->id);
 	EXPECT_TRUE(ioasid_wait_set_unparked(s->fd));
 	expect_charged(s->cgroup, 0);

@@ -12,6 +12,7 @@
 #include "ioasid_failures.h"
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
+#include "kvm_utils.h"
 #include "pdma_utils.h"
 #include "vfio_pci_utils.h"
 
@@ -645,6 +646,55 @@ TEST_F(pci, last_close_lets_go_of_a_parked_ioasid)
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 	expect_free(self->fd, self->id);
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/* Also for the next one that has the device, which never had the IOASID */
+TEST_F(pci, parked_number_of_a_machine_is_refused_until_recycle)
+{
+	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+	struct kvm_vm vm;
+	__u32 hwpt;
+
+	if (vm_open(&vm) == -ENOENT)
+		SKIP(return, "no KVM");
+	vm.dev = kvm_ioasid_create(vm.vm);
+	ASSERT_LE(0, vm.dev);
+	test_cmd_map_add(vm.dev, self->fd, self->id, 1);
+	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
+	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	test_cmd_free(self->fd, 1, &self->id);
+	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
+	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
+	bar_unmap(&self->bar);
+	pdma_close(&self->dev);
+
+	pdma_init(&self->dev);
+	self->dev.device = open_cdev(self->engine);
+	ASSERT_LE(0, self->dev.device);
+	self->dev.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, self->dev.iommufd);
+	bind.iommufd = self->dev.iommufd;
+	ASSERT_EQ(0, ioctl(self->dev.device, VFIO_DEVICE_BIND_IOMMUFD, &bind));
+	ASSERT_EQ(0, map_engine(&self->bar, self->dev.device));
+	ASSERT_EQ(0, make_space(&self->dev, bind.out_devid, self->buf[0],
+				&hwpt));
+	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, hwpt));
+	ASSERT_EQ(0, attach(&self->dev, PLAIN_PASID, hwpt));
+	start(0, PLAIN_PASID);
+	expect_running(0, self->buf[0]);
+	bar_stop(&self->bar, 0);
+	EXPECT_EQ(0, detach(&self->dev, PLAIN_PASID));
+
+	expect_taken(self->fd, self->id);
+	test_cmd_map_del(vm.dev, 1);
+	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
+	EXPECT_EQ(0, attach(&self->dev, self->id, hwpt));
+	start(0, self->id);
+	expect_running(0, self->buf[0]);
+	bar_stop(&self->bar, 0);
+	EXPECT_EQ(0, detach(&self->dev, self->id));
+	vm_close(&vm);
+	expect_silence();
 }
 
 /*
