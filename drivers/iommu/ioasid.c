@@ -1524,34 +1524,6 @@ void ioasid_recycle_flush(void)
 	} while (!llist_empty(&ioasid_recycle_list));
 }
 
-#if IS_ENABLED(CONFIG_IOASID_BENCH)
-/* For the benchmark, which is a module: not exported by all kernels */
-void ioasid_bench_kvfree_barrier(void)
-{
-	kvfree_rcu_barrier();
-}
-EXPORT_SYMBOL_GPL(ioasid_bench_kvfree_barrier);
-
-/* Whether an IOASID is attached or parked */
-bool ioasid_bench_in_use(void)
-{
-	struct ioasid *ioasid;
-	u32 id;
-
-	ioasid_recycle_flush();
-	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
-		guard(rcu)();
-		ioasid = ioasid_next(&id);
-		if (!ioasid)
-			return false;
-		if (!ioasid_is_active(ioasid) || READ_ONCE(ioasid->nr_attached))
-			return true;
-	}
-	return false;
-}
-EXPORT_SYMBOL_GPL(ioasid_bench_in_use);
-#endif
-
 static int __init ioasid_init(void)
 {
 	/* See struct ioasid on what shares a cache line */

@@ -280,8 +280,6 @@ struct ioasid *ioasid_next(u32 *id);
 
 void ioasid_free_chain(struct ioasid_chain *chain);
 void ioasid_recycle_flush(void);
-void ioasid_bench_kvfree_barrier(void);
-bool ioasid_bench_in_use(void);
 
 /* Where the users of an IOASID took their references, for a debug kernel */
 #ifdef CONFIG_IOASID_REF_TRACKER

@@ -32,7 +32,6 @@
 #include "iommu.h"
 #include "pasid.h"
 #include "pasid-park.h"
-#include "../ioasid_bench.h"
 #include "../iommu-priv.h"
 
 /*
@@ -730,17 +729,6 @@ void intel_pasid_unpark_sync(void)
 			intel_park_flush_unparked(iommu);
 	}
 }
-
-#if IS_ENABLED(CONFIG_IOASID_BENCH)
-/* What one costs that is blocked without park, for the benchmark */
-void intel_pasid_bench_teardown(struct device *dev, u32 pasid)
-{
-	struct device_domain_info *info = dev_iommu_priv_get(dev);
-
-	intel_pasid_tear_down_entry(info->iommu, dev, pasid, false);
-}
-EXPORT_SYMBOL_GPL(intel_pasid_bench_teardown);
-#endif
 
 #if IS_ENABLED(CONFIG_INTEL_IOMMU_PASID_PARK_KUNIT_TEST)
 #include "pasid-park_test.c"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * IOASIDs attached to an engine by the thousands, more than it has channels: by
- * the module ioasid_bench. Functions return 0 or a descriptor, or -errno.
+ * Use the IOASID test device to attach thousands of IOASIDs to an engine, more
+ * than it has channels. Functions return 0 or a descriptor, or -errno.
  */
 #ifndef __SELFTEST_IOASID_ATTACH_H
 #define __SELFTEST_IOASID_ATTACH_H
@@ -13,11 +13,11 @@
 #include <sys/ioctl.h>
 #include <linux/types.h>
 
-#include "../../../../drivers/iommu/ioasid_bench.h"
+#include "../../../../drivers/iommu/ioasid_selftest.h"
 
-#define ATTACH_FILE "/sys/kernel/debug/ioasid_bench/attach"
+#define ATTACH_FILE "/sys/kernel/debug/ioasid_selftest/attach"
 
-/* Whoever closes it last detaches all, and drops the references */
+/* The last close detaches all IOASIDs and drops the references */
 static inline int attach_open(void)
 {
 	int fd = open(ATTACH_FILE, O_RDWR | O_CLOEXEC);
@@ -25,11 +25,11 @@ static inline int attach_open(void)
 	return fd < 0 ? -errno : fd;
 }
 
-/* @per_domain of them share a domain, 0: all */
+/* @per_domain: number of IOASIDs that share a domain, 0 for all */
 static inline int attach_ids(int attach, const char *device, int owner,
 			     __u32 count, const __u32 *ids, __u32 per_domain)
 {
-	struct ioasid_bench_attach cmd = {
+	struct ioasid_test_attach cmd = {
 		.fd = owner, .count = count, .per_domain = per_domain,
 		.ids = (uintptr_t)ids,
 	};
@@ -37,7 +37,7 @@ static inline int attach_ids(int attach, const char *device, int owner,
 	if (strlen(device) >= sizeof(cmd.device))
 		return -ENODEV;
 	strcpy(cmd.device, device);
-	return ioctl(attach, IOASID_BENCH_ATTACH, &cmd) ? -errno : 0;
+	return ioctl(attach, IOASID_TEST_ATTACH, &cmd) ? -errno : 0;
 }
 
 #endif

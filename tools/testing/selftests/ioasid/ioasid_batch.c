@@ -103,7 +103,7 @@ FIXTURE_SETUP(batch)
 		     variant->ats ? "with" : "without");
 	self->attach = attach_open();
 	if (self->attach == -ENOENT)
-		SKIP(return, "no module ioasid_bench");
+		SKIP(return, "no IOASID test device");
 	ASSERT_LE(0, self->attach);
 	self->kmsg = kmsg_open();
 	ASSERT_LE(0, self->kmsg);
@@ -407,7 +407,7 @@ FIXTURE_SETUP(bystander)
 		SKIP(return, "no engine %s ATS",
 		     variant->ats ? "with" : "without");
 	if (access(ATTACH_FILE, F_OK))
-		SKIP(return, "no module ioasid_bench");
+		SKIP(return, "no IOASID test device");
 	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &files));
 	self->ids = calloc(MAX_IDS, sizeof(*self->ids));
 	ASSERT_NE(NULL, self->ids);

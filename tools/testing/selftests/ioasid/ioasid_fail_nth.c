@@ -474,7 +474,7 @@ static int setup_attachments(struct world *w)
 }
 
 static const struct op park_of_many = {
-	.missing = "no module ioasid_bench",
+	.missing = "no IOASID test device",
 	.setup = setup_attachments, .prepare = prepare_attachments,
 	.call = undo_open, .undo = undo_attachments,
 	.cannot_fail = true, .blocks_dma = true, .takes_long = true,

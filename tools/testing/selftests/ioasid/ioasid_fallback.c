@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * An IOMMU driver that has no hooks for park: the IOMMU core blocks a PASID by
- * what every driver that supports PASIDs has. DMA is blocked just as well, and
- * stays so, but its faults are reported.
+ * An IOMMU driver without park operations: the IOMMU core blocks a PASID with the
+ * operations that every driver with PASID support has. DMA is blocked just as
+ * well, and stays blocked, but its faults are reported.
  *
- * The driver is that of the machine, with real translation and real DMA: the
- * module ioasid_bench hides its hooks from the IOMMU core.
+ * The driver is the real one, with real translation and real DMA: the IOASID test
+ * device hides its park operations from the IOMMU core.
  */
-#include <sys/syscall.h>
 #include "../kselftest_harness.h"
 #include "ioasid_attach.h"
 #include "ioasid_channel.h"
@@ -15,14 +14,14 @@
 #include "ioasid_watch.h"
 #include "pdma_utils.h"
 
-#define PLAIN_FILE "/sys/kernel/debug/ioasid_bench/plain"
+#define NO_PARK_FILE "/sys/kernel/debug/ioasid_selftest/no_park"
 
 FIXTURE(fallback)
 {
 	pid_t pid;
 	int fd;
 	int kmsg;
-	bool plain;
+	bool hidden;
 	struct engine engine;
 	struct channel ch[2];
 };
@@ -51,21 +50,21 @@ FIXTURE_SETUP(fallback)
 	if (self->fd == -ENOENT)
 		SKIP(return, "no " IOASID_DEV);
 	ASSERT_LE(0, self->fd);
-	if (access(PLAIN_FILE, W_OK))
-		SKIP(return, "no module ioasid_bench");
+	if (access(NO_PARK_FILE, W_OK))
+		SKIP(return, "no IOASID test device");
 	if (find_engine(&self->engine, variant->ats))
 		SKIP(return, "no engine %s ATS",
 		     variant->ats ? "with" : "without");
 	self->kmsg = kmsg_open();
 	ASSERT_LE(0, self->kmsg);
 	kmsg_expect_faults(self->kmsg, true);
-	ASSERT_EQ(0, pdma_write_file(PLAIN_FILE, self->engine.name));
-	self->plain = true;
+	ASSERT_EQ(0, pdma_write_file(NO_PARK_FILE, self->engine.name));
+	self->hidden = true;
 	for (i = 0; i < 2; i++)
 		channel_open(_metadata, &self->ch[i], self->engine.name);
 }
 
-/* Nothing is attached any more: the hooks can come back */
+/* Nothing is attached any more: the park operations can come back */
 FIXTURE_TEARDOWN_PARENT(fallback)
 {
 	int i;
@@ -73,8 +72,8 @@ FIXTURE_TEARDOWN_PARENT(fallback)
 	for (i = 0; i < 2; i++)
 		if (self->ch[i].uuid[0])
 			channel_remove(_metadata, &self->ch[i], self->pid);
-	if (self->plain)
-		EXPECT_EQ(0, pdma_write_file(PLAIN_FILE, "none"));
+	if (self->hidden)
+		EXPECT_EQ(0, pdma_write_file(NO_PARK_FILE, "none"));
 	if (self->kmsg > 0)
 		kmsg_expect_faults(self->kmsg, false);
 }
@@ -184,26 +183,24 @@ TEST_F(fallback, others_of_the_device_go_on)
 	EXPECT_EQ(0, refused(&ch[1]));
 }
 
-/* What the rest relies on: one that a hook has parked is not unparked without */
+/* Only the park operations can unpark what they have parked */
 TEST_F(fallback, hooks_are_hidden_only_while_nothing_is_attached)
 {
 	struct channel *ch = self->ch;
 	__u32 id;
 
-	EXPECT_EQ(-EBUSY, pdma_write_file(PLAIN_FILE, self->engine.name));
-	EXPECT_EQ(-1, syscall(SYS_delete_module, "ioasid_bench", O_NONBLOCK));
-	EXPECT_EQ(EWOULDBLOCK, errno);
+	EXPECT_EQ(-EBUSY, pdma_write_file(NO_PARK_FILE, self->engine.name));
 
 	/* The domain of a channel is that of the operations it was opened with */
 	channel_remove(_metadata, &ch[0], self->pid);
-	ASSERT_EQ(0, pdma_write_file(PLAIN_FILE, "none"));
+	ASSERT_EQ(0, pdma_write_file(NO_PARK_FILE, "none"));
 	channel_open(_metadata, &ch[0], self->engine.name);
 	id = give_ioasid(_metadata, &ch[0], self->fd);
-	EXPECT_EQ(-EBUSY, pdma_write_file(PLAIN_FILE, self->engine.name));
+	EXPECT_EQ(-EBUSY, pdma_write_file(NO_PARK_FILE, self->engine.name));
 	test_cmd_free(self->fd, 1, &id);
-	EXPECT_EQ(-EBUSY, pdma_write_file(PLAIN_FILE, self->engine.name));
+	EXPECT_EQ(-EBUSY, pdma_write_file(NO_PARK_FILE, self->engine.name));
 	ASSERT_EQ(0, pdma_drop_all_ioasids(&ch[0].dev));
-	EXPECT_EQ(0, pdma_write_file(PLAIN_FILE, self->engine.name));
+	EXPECT_EQ(0, pdma_write_file(NO_PARK_FILE, self->engine.name));
 }
 
 TEST_HARNESS_MAIN

@@ -594,12 +594,12 @@ TEST_F(pci, reset_waits_for_the_flush_of_a_park)
 	struct free_many many = { .fd = self->fd };
 	unsigned int nth = 0;
 	pthread_t thread;
-	int bench;
+	int attach_fd;
 
-	bench = attach_open();
-	if (bench == -ENOENT)
-		SKIP(return, "no module ioasid_bench");
-	ASSERT_LE(0, bench);
+	attach_fd = attach_open();
+	if (attach_fd == -ENOENT)
+		SKIP(return, "no IOASID test device");
+	ASSERT_LE(0, attach_fd);
 	do {
 		ASSERT_EQ(0, pdma_find_parent(nth++, plain));
 	} while (pci_ats_enabled(plain));
@@ -610,8 +610,8 @@ TEST_F(pci, reset_waits_for_the_flush_of_a_park)
 	test_cmd_alloc(self->fd, 0, 0, MANY - 1, many.ids + 1);
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
 	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
-	ASSERT_EQ(0, attach_ids(bench, plain, self->fd, MANY - 1, many.ids + 1,
-				0));
+	ASSERT_EQ(0, attach_ids(attach_fd, plain, self->fd, MANY - 1,
+				many.ids + 1, 0));
 
 	ASSERT_EQ(0, trace_start(events));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, free_many_fn, &many));
@@ -628,7 +628,7 @@ TEST_F(pci, reset_waits_for_the_flush_of_a_park)
 	start(0, self->id);
 	expect_blocked(0);
 	bar_stop(&self->bar, 0);
-	close(bench);
+	close(attach_fd);
 	expect_silence();
 }
 

@@ -9,8 +9,8 @@
  *   alloc, lookup, free   the calls alone, BENCH_CALLS of each in a row
  *   deferred              what free leaves to others: the worker that recycles,
  *			   RCU callbacks; per call
- *   alone                 alloc, free, and to wait for the worker before the
- *			   next one: the most that it can cost to have one;
+ *   alone                 alloc, free, and ioasid_recycle_flush() before the
+ *			   next alloc: worst case, no batching of the recycle;
  *			   without RCU
  *
  * The interrupts of the machine go on, time that it sleeps is not counted, and
@@ -20,11 +20,13 @@
 #include <linux/completion.h>
 #include <linux/cpu.h>
 #include <linux/debugfs.h>
+#include <linux/fs.h>
 #include <linux/idr.h>
+#include <linux/init.h>
 #include <linux/iommu.h>
 #include <linux/kthread.h>
 #include <linux/ktime.h>
-#include <linux/module.h>
+#include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/rcupdate.h>
@@ -37,6 +39,8 @@
 #include <linux/uaccess.h>
 #include <linux/xarray.h>
 
+#include "intel/iommu.h"
+#include "intel/pasid.h"
 #include "ioasid.h"
 #include "ioasid_bench.h"
 
@@ -221,21 +225,6 @@ static void bench_ioasid_free(unsigned int i)
 	ioasid_free(bench_slots[i].ioasid);
 }
 
-/* An allocation beyond the quota waits for the worker before it fails. */
-static void bench_flush_set(struct ioasid_set *set)
-{
-	u32 quota = set->kernel.quota;
-
-	set->kernel.quota = 0;
-	WARN_ON(!IS_ERR(ioasid_alloc(set, IOASID_MIN, IOASID_MAX)));
-	set->kernel.quota = quota;
-}
-
-static void bench_ioasid_flush(void)
-{
-	bench_flush_set(bench_set);
-}
-
 /* NULL: there is no such thing. The flush waits for the worker. */
 static const struct bench_case {
 	const char *name;
@@ -251,9 +240,9 @@ static const struct bench_case {
 	{ "the same through functions", bench_object_alloc,
 	  bench_function_lookup, bench_object_free, NULL },
 	{ "iommu_alloc_global_pasid", bench_global_alloc, NULL,
-	  bench_global_free, bench_ioasid_flush },
+	  bench_global_free, ioasid_recycle_flush },
 	{ "ioasid_alloc", bench_ioasid_alloc, bench_ioasid_lookup,
-	  bench_ioasid_free, bench_ioasid_flush },
+	  bench_ioasid_free, ioasid_recycle_flush },
 };
 
 static u64 bench_idle_us(void)
@@ -297,7 +286,7 @@ static int bench_round(const struct bench_case *c, u64 took[BENCH_PHASES])
 	times[BENCH_DEFERRED] = bench_now();
 	if (c->flush)
 		c->flush();
-	ioasid_bench_kvfree_barrier();
+	kvfree_rcu_barrier();
 	rcu_barrier();
 
 	times[BENCH_ALONE] = bench_now();
@@ -392,22 +381,14 @@ DEFINE_SHOW_ATTRIBUTE(now);
 
 static int recycled_show(struct seq_file *s, void *unused)
 {
-	struct ioasid_set *set;
-
-	scoped_guard(mutex, &bench_lock) {
-		set = ioasid_set_get_mm(current->mm);
-		if (IS_ERR(set))
-			return PTR_ERR(set);
-		bench_flush_set(set);
-		ioasid_set_put(set);
-	}
+	ioasid_recycle_flush();
 	return now_show(s, unused);
 }
 DEFINE_SHOW_ATTRIBUTE(recycled);
 
 static int settled_show(struct seq_file *s, void *unused)
 {
-	ioasid_bench_kvfree_barrier();
+	kvfree_rcu_barrier();
 	rcu_barrier();
 	return recycled_show(s, unused);
 }
@@ -582,7 +563,7 @@ static int parallel_run(const struct parallel_case *c, unsigned int nr_cpus,
 		*ns = max(*ns, t[i].ns);
 	}
 	*ns = div_u64(*ns * 100, c->rounds * PARALLEL_OBJECTS);
-	ioasid_bench_kvfree_barrier();
+	kvfree_rcu_barrier();
 	rcu_barrier();
 	return 0;
 }
@@ -627,131 +608,32 @@ static int parallel_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(parallel);
 
-/* Thousands of attachments */
+/* PASIDs that are blocked one at a time, as without park */
 
-struct attach_one {
-	struct ioasid *ioasid;
-	struct ioasid_tracker tracker;
-	struct iommu_domain *domain;	/* NULL: detached */
-	struct device *dev;
-	bool owns_domain;		/* the first one of it */
-};
-
-/**
- * struct attach_chunk - what one IOASID_BENCH_ATTACH has attached
- * @node: in struct attach_file
- * @pdev: to what
- * @count: how many of @one are valid
- * @one: each of them
- */
-struct attach_chunk {
-	struct list_head node;
-	struct pci_dev *pdev;
-	u32 count;
-	struct attach_one one[];
-};
-
-struct attach_file {
-	struct mutex lock;	/* chunks */
-	struct list_head chunks;
-};
-
-static void attach_detach_chunk(struct attach_chunk *chunk)
-{
-	struct iommu_domain *domain = NULL;
-	u32 i;
-
-	for (i = 0; i < chunk->count; i++) {
-		struct attach_one *one = &chunk->one[i];
-
-		if (one->owns_domain && domain)
-			iommu_domain_free(domain);
-		if (one->owns_domain)
-			domain = one->domain;
-		if (one->domain)
-			ioasid_detach_device(one->ioasid, one->domain,
-					     one->dev);
-		one->domain = NULL;
-		one->owns_domain = false;
-		cond_resched();
-	}
-	if (domain)
-		iommu_domain_free(domain);
-}
-
-static void attach_put_chunk(struct attach_chunk *chunk)
-{
-	u32 i;
-
-	attach_detach_chunk(chunk);
-	for (i = 0; i < chunk->count; i++) {
-		ioasid_user_put(chunk->one[i].ioasid, IOASID_USER_DRIVER,
-				&chunk->one[i].tracker);
-		cond_resched();
-	}
-	chunk->count = 0;
-}
-
-static void attach_free_chunk(struct attach_chunk *chunk)
-{
-	attach_put_chunk(chunk);
-	pci_dev_put(chunk->pdev);
-	kvfree(chunk);
-}
-
-static int attach_add(struct attach_chunk *chunk, int fd, u32 id, bool first)
-{
-	struct attach_one *one = &chunk->one[chunk->count];
-	int ret;
-
-	one->dev = &chunk->pdev->dev;
-	one->ioasid = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &one->tracker);
-	if (IS_ERR(one->ioasid))
-		return PTR_ERR(one->ioasid);
-
-	one->owns_domain = first;
-	one->domain = first ? iommu_paging_domain_alloc(one->dev) :
-			      one[-1].domain;
-	if (IS_ERR(one->domain)) {
-		ret = PTR_ERR(one->domain);
-		goto err_put;
-	}
-
-	ret = ioasid_attach_device(one->ioasid, one->domain, one->dev, NULL);
-	if (ret)
-		goto err_free_domain;
-	chunk->count++;
-	return 0;
-
-err_free_domain:
-	if (first)
-		iommu_domain_free(one->domain);
-err_put:
-	ioasid_user_put(one->ioasid, IOASID_USER_DRIVER, &one->tracker);
-	return ret;
-}
-
-static struct pci_dev *attach_find_device(const char *name)
+static struct device *teardown_find_device(const char *name)
 {
 	struct device *dev = bus_find_device_by_name(&pci_bus_type, NULL, name);
 
-	if (dev && (!dev->iommu_group || !dev->iommu)) {
+	if (dev && (!dev->iommu_group || !dev->iommu ||
+		    dev->iommu->iommu_dev->ops != &intel_iommu_ops)) {
 		put_device(dev);
 		return NULL;
 	}
-	return dev ? to_pci_dev(dev) : NULL;
+	return dev;
 }
 
-static int attach_attach(struct attach_file *file,
-			 const struct ioasid_bench_attach __user *uptr)
+static long teardown_ioctl(struct file *filp, unsigned int cmd,
+			   unsigned long uarg)
 {
 	u32 *ids __free(kvfree) = NULL;
-	struct ioasid_bench_attach arg;
-	struct attach_chunk *chunk;
-	int ret = 0;
+	struct device_domain_info *info;
+	struct ioasid_bench_teardown arg;
+	struct device *dev;
 	u32 i;
 
-	if (copy_from_user(&arg, uptr, sizeof(arg)))
+	if (cmd != IOASID_BENCH_TEARDOWN)
+		return -ENOTTY;
+	if (copy_from_user(&arg, (void __user *)uarg, sizeof(arg)))
 		return -EFAULT;
 	arg.device[sizeof(arg.device) - 1] = 0;
 	if (!arg.count || arg.count > IOASID_MAX || arg.__reserved)
@@ -761,198 +643,41 @@ static int attach_attach(struct attach_file *file,
 	if (IS_ERR(ids))
 		return PTR_ERR(no_free_ptr(ids));
 
-	chunk = kvzalloc(struct_size(chunk, one, arg.count), GFP_KERNEL);
-	if (!chunk)
-		return -ENOMEM;
-	chunk->pdev = attach_find_device(arg.device);
-	if (!chunk->pdev) {
-		kvfree(chunk);
+	dev = teardown_find_device(arg.device);
+	if (!dev)
 		return -ENODEV;
-	}
-
-	for (i = 0; i < arg.count && !ret; i++) {
-		ret = attach_add(chunk, arg.fd, ids[i],
-				 arg.per_domain ? i % arg.per_domain == 0 : !i);
+	info = dev_iommu_priv_get(dev);
+	for (i = 0; i < arg.count; i++) {
+		intel_pasid_tear_down_entry(info->iommu, dev, ids[i], false);
 		cond_resched();
 	}
-	if (ret)
-		attach_free_chunk(chunk);
-	else
-		list_add_tail(&chunk->node, &file->chunks);
-	return ret;
-}
-
-static void attach_teardown(struct attach_chunk *chunk)
-{
-	u32 i;
-
-	for (i = 0; i < chunk->count; i++) {
-		intel_pasid_bench_teardown(chunk->one[i].dev,
-					   ioasid_id(chunk->one[i].ioasid));
-		cond_resched();
-	}
-}
-
-static long attach_ioctl(struct file *filp, unsigned int cmd,
-			 unsigned long arg)
-{
-	struct attach_file *file = filp->private_data;
-	struct attach_chunk *chunk;
-
-	guard(mutex)(&file->lock);
-	switch (cmd) {
-	case IOASID_BENCH_ATTACH:
-		return attach_attach(file, (void __user *)arg);
-	case IOASID_BENCH_DETACH:
-		list_for_each_entry(chunk, &file->chunks, node)
-			attach_detach_chunk(chunk);
-		return 0;
-	case IOASID_BENCH_PUT:
-		list_for_each_entry(chunk, &file->chunks, node)
-			attach_put_chunk(chunk);
-		return 0;
-	case IOASID_BENCH_TEARDOWN:
-		list_for_each_entry(chunk, &file->chunks, node)
-			attach_teardown(chunk);
-		return 0;
-	default:
-		return -ENOTTY;
-	}
-}
-
-static int attach_open(struct inode *inode, struct file *filp)
-{
-	struct attach_file *file = kzalloc(sizeof(*file), GFP_KERNEL);
-
-	if (!file)
-		return -ENOMEM;
-	mutex_init(&file->lock);
-	INIT_LIST_HEAD(&file->chunks);
-	filp->private_data = file;
+	put_device(dev);
 	return 0;
 }
 
-static int attach_release(struct inode *inode, struct file *filp)
-{
-	struct attach_file *file = filp->private_data;
-	struct attach_chunk *chunk, *next;
-
-	list_for_each_entry_safe(chunk, next, &file->chunks, node)
-		attach_free_chunk(chunk);
-	mutex_destroy(&file->lock);
-	kfree(file);
-	return 0;
-}
-
-static const struct file_operations attach_fops = {
-	.owner = THIS_MODULE,
-	.open = attach_open,
-	.release = attach_release,
-	.unlocked_ioctl = attach_ioctl,
+static const struct file_operations teardown_fops = {
+	.open = simple_open,
+	.unlocked_ioctl = teardown_ioctl,
 	.compat_ioctl = compat_ptr_ioctl,
 };
 
-/*
- * An IOMMU driver without hooks for park: the one that there is, of which the
- * hooks are hidden from the IOMMU core. Not while a PASID is attached or parked:
- * one that was parked by a hook is not unparked without. They may come back at
- * any time, since they do nothing about what was parked without them. Until then
- * this module stays, as the IOMMU core uses its copy of the operations.
- */
-static DEFINE_MUTEX(plain_lock);	/* all below */
-static struct iommu_ops plain_ops;
-static const struct iommu_ops *plain_real_ops;
-static struct iommu_device *plain_iommu;	/* whose hooks are hidden */
-
-static void plain_show(void)
-{
-	lockdep_assert_held(&plain_lock);
-	if (!plain_iommu)
-		return;
-	WRITE_ONCE(plain_iommu->ops, plain_real_ops);
-	plain_iommu = NULL;
-	module_put(THIS_MODULE);
-}
-
-static int plain_hide(const char *name)
-{
-	struct pci_dev *pdev;
-
-	lockdep_assert_held(&plain_lock);
-	if (plain_iommu || ioasid_bench_in_use())
-		return -EBUSY;
-
-	pdev = attach_find_device(name);
-	if (!pdev)
-		return -ENODEV;
-
-	__module_get(THIS_MODULE);
-	plain_iommu = pdev->dev.iommu->iommu_dev;
-	pci_dev_put(pdev);
-	plain_real_ops = plain_iommu->ops;
-	plain_ops = *plain_real_ops;
-	plain_ops.park_dev_pasid = NULL;
-	plain_ops.park_sync = NULL;
-	plain_ops.unpark_dev_pasid = NULL;
-	plain_ops.unpark_sync = NULL;
-	WRITE_ONCE(plain_iommu->ops, &plain_ops);
-	return 0;
-}
-
-static ssize_t plain_write(struct file *filp, const char __user *ubuf,
-			   size_t count, loff_t *ppos)
-{
-	char name[32];
-	int ret = 0;
-
-	if (!count || count >= sizeof(name))
-		return -EINVAL;
-	if (copy_from_user(name, ubuf, count))
-		return -EFAULT;
-	name[count] = 0;
-
-	guard(mutex)(&plain_lock);
-	if (strcmp(strim(name), "none"))
-		ret = plain_hide(strim(name));
-	else
-		plain_show();
-	return ret ?: count;
-}
-
-static const struct file_operations plain_fops = {
-	.owner = THIS_MODULE,
-	.open = simple_open,
-	.write = plain_write,
-};
-
-static struct dentry *bench_dir;
-
 static int __init bench_init(void)
 {
+	struct dentry *dir;
+
 	bench_cache = kmem_cache_create("ioasid_bench", sizeof(struct ioasid),
 					0, SLAB_HWCACHE_ALIGN | SLAB_ACCOUNT,
 					NULL);
 	if (!bench_cache)
 		return -ENOMEM;
 
-	bench_dir = debugfs_create_dir("ioasid_bench", NULL);
-	debugfs_create_file("calls", 0400, bench_dir, NULL, &bench_fops);
-	debugfs_create_file("now", 0400, bench_dir, NULL, &now_fops);
-	debugfs_create_file("recycled", 0400, bench_dir, NULL, &recycled_fops);
-	debugfs_create_file("settled", 0400, bench_dir, NULL, &settled_fops);
-	debugfs_create_file("parallel", 0400, bench_dir, NULL, &parallel_fops);
-	debugfs_create_file("attach", 0600, bench_dir, NULL, &attach_fops);
-	debugfs_create_file("plain", 0200, bench_dir, NULL, &plain_fops);
+	dir = debugfs_create_dir("ioasid_bench", NULL);
+	debugfs_create_file("calls", 0400, dir, NULL, &bench_fops);
+	debugfs_create_file("now", 0400, dir, NULL, &now_fops);
+	debugfs_create_file("recycled", 0400, dir, NULL, &recycled_fops);
+	debugfs_create_file("settled", 0400, dir, NULL, &settled_fops);
+	debugfs_create_file("parallel", 0400, dir, NULL, &parallel_fops);
+	debugfs_create_file("teardown", 0600, dir, NULL, &teardown_fops);
 	return 0;
 }
-module_init(bench_init);
-
-static void __exit bench_exit(void)
-{
-	debugfs_remove(bench_dir);
-	kmem_cache_destroy(bench_cache);
-}
-module_exit(bench_exit);
-
-MODULE_LICENSE("GPL");
-MODULE_DESCRIPTION("Benchmark of reference counted PASIDs");
+late_initcall(bench_init);

@@ -15,7 +15,9 @@
  *			    beside a stream of somebody else: for a trace of the
  *			    emulator, which tells what the stream has lost
  *
- * Times are those of ioasid_bench/ in debugfs. Needs the module ioasid_bench.
+ * Times are those of ioasid_bench/ in debugfs. "One by one" calls the driver's
+ * intel_pasid_tear_down_entry() for each PASID, with nothing around it. Needs
+ * CONFIG_IOASID_BENCH.
  */
 #include <errno.h>
 #include <dirent.h>
@@ -29,6 +31,7 @@
 #include <linux/ioasid.h>
 #include <linux/iommufd.h>
 
+#include "../../../../drivers/iommu/ioasid_bench.h"
 #include "ioasid_attach.h"
 #include "ioasid_watch.h"
 #include "pdma_utils.h"
@@ -318,16 +321,33 @@ static void attach_all(int attach_fd, int fd, __u32 count, __u32 per_domain,
 			die(devices[i]);
 }
 
+/* Blocks one entry at a time, as without park */
+static void teardown_all(int teardown_fd, __u32 count, int nr_devices)
+{
+	struct ioasid_bench_teardown cmd = {
+		.count = count, .ids = (uintptr_t)ids,
+	};
+	int i;
+
+	for (i = 0; i < nr_devices; i++) {
+		strcpy(cmd.device, devices[i]);
+		if (ioctl(teardown_fd, IOASID_BENCH_TEARDOWN, &cmd))
+			die("IOASID_BENCH_TEARDOWN");
+	}
+}
+
 static void bench_close(__u32 count, __u32 per_domain, int nr_devices)
 {
+	int teardown_fd = open(BENCH "teardown", O_RDWR | O_CLOEXEC);
 	int fd = open_ioasid(), attach_fd = open_attach();
 
-	/* Each entry of its own, as without park */
+	if (teardown_fd < 0)
+		die(BENCH "teardown");
 	attach_all(attach_fd, fd, count, per_domain, nr_devices);
 	cost_begin("now");
-	if (ioctl(attach_fd, IOASID_BENCH_TEARDOWN))
-		die("IOASID_BENCH_TEARDOWN");
+	teardown_all(teardown_fd, count, nr_devices);
 	print_cost("one by one", count, nr_devices, per_domain, cost_end());
+	close(teardown_fd);
 	close(attach_fd);
 	close(fd);
 
@@ -338,11 +358,11 @@ static void bench_close(__u32 count, __u32 per_domain, int nr_devices)
 	close(fd);
 	print_cost("close", count, nr_devices, per_domain, cost_end());
 
-	if (ioctl(attach_fd, IOASID_BENCH_DETACH))
-		die("IOASID_BENCH_DETACH");
+	if (ioctl(attach_fd, IOASID_TEST_DETACH))
+		die("IOASID_TEST_DETACH");
 	cost_begin("recycled");
-	if (ioctl(attach_fd, IOASID_BENCH_PUT))
-		die("IOASID_BENCH_PUT");
+	if (ioctl(attach_fd, IOASID_TEST_PUT))
+		die("IOASID_TEST_PUT");
 	print_cost("recycle", count, nr_devices, per_domain, cost_end());
 	close(attach_fd);
 }
