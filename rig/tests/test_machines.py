@@ -171,12 +171,15 @@ fi""" % (s.path("heard"), s.path("heard"))))
 
     def test_virtual_machines_have_a_host_of_the_default_version(self):
         with Machines("ioasid ioasid_vmm") as s:
-            host = ["ioasid_vmm"] if BASE == "6.12" else []
+            host = ["ioasid-test ioasid_vmm"] if BASE == "6.12" else []
             self.assertEqual(re.findall("in the run kernel, machine [0-9]+: (.*) \\.\\.\\.", s.test("guest")), host)
             self.assertEqual([" -m 2G" in line for line in s.started()].count(True), len(host))
             # It takes too long in the long form
             self.assertEqual("ioasid_vmm" in s.test("guest", LONG="1"), False)
-            self.assertHolds(s.test("vmm"), "in the run kernel, machine 1: ioasid_vmm", "3 passed, 0 failed, 0 skipped")
+            self.assertHolds(s.test("vmm"), "in the run kernel, machine 1: ioasid-test ioasid_vmm",
+                             "4 passed, 0 failed, 0 skipped")
+            self.assertHolds(s.test("ioasid-test"), "in the run kernel, machine 1: ioasid-test",
+                             "3 passed, 0 failed, 0 skipped")
 
     def test_triple_fault_is_named(self):
         with Machines("ioasid") as s:
