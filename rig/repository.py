@@ -41,7 +41,7 @@ def differences(one, other, path=""):
 def series(run):
     """Merges the patches into a pristine tree, writes them back and makes the commits"""
     touched = {"/MAINTAINERS", "/.gitignore"}
-    for folder in (os.path.join(TOP, "patches"), os.path.join(LAB, "patches")):
+    for folder in (os.path.join(TOP, "patches/*"), os.path.join(LAB, "patches")):
         for path in glob.glob(os.path.join(folder, BASE, "*.patch")):
             touched.update(line[5:].strip() for line in read(path).splitlines() if line.startswith("+++ b/"))
     with tempfile.TemporaryDirectory(prefix="rig-check-") as scratch:
@@ -55,7 +55,7 @@ def series(run):
             status, output = run(os.path.join(repo, "rig/tree"), command, cwd=repo, env={
                 "BUILD": "build", "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@b"})
             if status:
-                return [(f"patches/{BASE}", 1, f"rig/tree {command}: {output.strip().splitlines()[-1]}")]
+                return [("patches", 1, f"rig/tree {command}: {output.strip().splitlines()[-1]}")]
         shutil.rmtree(os.path.join(repo, "build"))
         return [(path, 1, "is not the same after rig/tree merge and refresh") for path in differences(TOP, repo)
                 if path.split("/")[0] not in ("build", ".git")]

@@ -10,8 +10,8 @@ import unittest
 
 from lib import BASE, RIG
 
-FIRST = f"repo/patches/{BASE}/0001-first.patch"
-SECOND = f"repo/patches/{BASE}/0002-second.patch"
+FIRST = f"repo/patches/features/{BASE}/0001-first.patch"
+SECOND = f"repo/patches/features/{BASE}/0002-second.patch"
 
 
 def holds(text, *parts):
@@ -61,9 +61,9 @@ class Scratch:
         self.write("kernel/drivers/iommu/Kconfig", lines)
         self.write("repo/MAINTAINERS", "IOASID\nF:\tdrivers/iommu/ioasid.c\n")
         self.write("repo/drivers/iommu/ioasid.c", "int new;\n")
-        self.write(f"repo/patches/{BASE}/0001-first.patch", "First\n\nWhy.\n---\n+++ b/drivers/iommu/iommu.c\n")
+        self.write(f"repo/patches/features/{BASE}/0001-first.patch", "First\n\nWhy.\n---\n+++ b/drivers/iommu/iommu.c\n")
         self.write("tmp", lines.replace("line 7\n", "line 7\nours\n"))
-        self.patch = self.read(f"repo/patches/{BASE}/0001-first.patch")
+        self.patch = self.read(f"repo/patches/features/{BASE}/0001-first.patch")
 
     def __enter__(self):
         return self
@@ -147,7 +147,7 @@ class Stacked(Scratch):
         self.write(SECOND, "Second\n\nWhy.\n---\n--- a/drivers/iommu/iommu.c\n+++ b/drivers/iommu/iommu.c\n"
                    "@@ -19,6 +19,7 @@ line 17\n line 18\n line 19\n line 20\n+second\n line 21\n line 22\n"
                    " line 23\n")
-        self.write("repo/patches/0003-third.patch", "Third\n\nWhy.\n---\n")
+        self.write("repo/patches/features/0003-third.patch", "Third\n\nWhy.\n---\n")
         self.prepare()
         self.tree()
 

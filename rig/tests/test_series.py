@@ -13,12 +13,12 @@ class Series(Stacked):
 
     def prepare(self):
         self.write(SECOND, self.read(SECOND).replace("Second\n\nWhy.\n", ""))
-        self.write("repo/patches/0001-first.patch", "First, but another one here\n---\n")
-        self.write("repo/patches/0002-second.patch", "Second, for all\n\nWhy.\n---\n"
+        self.write("repo/patches/features/0001-first.patch", "First, but another one here\n---\n")
+        self.write("repo/patches/features/0002-second.patch", "Second, for all\n\nWhy.\n---\n"
                    "+++ b/drivers/iommu/ioasid.c\n+++ b/drivers/iommu/run.sh\n+++ b/MAINTAINERS\n")
-        self.write("repo/patches/0003-third.patch", "Third\n\nWhy.\n---\n--- a/drivers/iommu/ioasid.c\n"
+        self.write("repo/patches/features/0003-third.patch", "Third\n\nWhy.\n---\n--- a/drivers/iommu/ioasid.c\n"
                    "+++ b/drivers/iommu/ioasid.c\n@@ -1,1 +1,2 @@\n int new;\n+int newer;\n")
-        self.write("repo/patches/0004-other.patch", "For another base\n---\n")
+        self.write("repo/patches/features/0004-other.patch", "For another base\n---\n")
         self.write("repo/patches/cover-letter.txt", "Subject\n\nText, for @BASE@.\n")
         self.write("repo/drivers/iommu/ioasid.c", "int new;\nint newer;\n")
         self.write("repo/drivers/iommu/run.sh", "#!/bin/sh\n")
@@ -117,9 +117,10 @@ class SeriesTest(Case):
             s.write("repo/drivers/iommu/more.c", "int more;\n")
             s.does_not("no patch of the series brings drivers/iommu/more.c", "+++ b/FILE")
             for name in ("0001-first", "0003-third"):
-                old = s.read(f"repo/patches/{name}.patch") if name == "0003-third" else "---\n"
-                s.write(f"repo/patches/{name}.patch", old + "+++ b/drivers/iommu/more.c\n")
-            s.does_not("drivers/iommu/more.c is brought by patches/0001-first.patch and by patches/0003-third.patch")
+                old = s.read(f"repo/patches/features/{name}.patch") if name == "0003-third" else "---\n"
+                s.write(f"repo/patches/features/{name}.patch", old + "+++ b/drivers/iommu/more.c\n")
+            s.does_not("drivers/iommu/more.c is brought by patches/features/0001-first.patch and by "
+                       "patches/features/0003-third.patch")
             os.remove(s.path("repo/drivers/iommu/more.c"))
             s.does_not("0001-first.patch claims drivers/iommu/more.c, which is no new file")
 
@@ -129,22 +130,36 @@ class SeriesTest(Case):
             self.assertHolds(s.run("rig/tree", "refresh"), "no patch of the series brings drivers/iommu/more.c yet")
             s.write(os.path.join(s.src, "drivers/iommu/most.c"), "int most;\n")
             s.run("rig/tree", "refresh", "0003")
-            self.assertHolds(s.read("repo/patches/0003-third.patch"), "+int newer;\n+++ b/drivers/iommu/most.c\n")
+            self.assertHolds(s.read("repo/patches/features/0003-third.patch"), "+int newer;\n+++ b/drivers/iommu/most.c\n")
 
     def test_addition_to_a_new_file_that_does_not_come_off_is_named(self):
         with Series() as s:
             s.write("repo/drivers/iommu/ioasid.c", "int old;\n")
             s.does_not("0003-third.patch does not come off drivers/iommu/ioasid.c", ".rej")
-            s.write("repo/patches/0001-first.patch", s.read("repo/patches/0003-third.patch"))
+            s.write("repo/patches/features/0001-first.patch", s.read("repo/patches/features/0003-third.patch"))
             s.does_not("0001-first.patch adds to drivers/iommu/ioasid.c, but no patch before it brings that")
 
     def test_patch_of_the_series_has_a_message_and_changes_something(self):
         with Series() as s:
-            s.write("repo/patches/0003-third.patch", "---\n" + s.read("repo/patches/0003-third.patch")[13:])
+            s.write("repo/patches/features/0003-third.patch", "---\n" + s.read("repo/patches/features/0003-third.patch")[13:])
             s.does_not("0003-third.patch has no message")
         with Series() as s:
-            s.write(f"repo/patches/{BASE}/0004-other.patch", "---\n+++ b/drivers/iommu/iommu.c\n")
+            s.write(f"repo/patches/features/{BASE}/0004-other.patch", "---\n+++ b/drivers/iommu/iommu.c\n")
             s.does_not("0004-other.patch changes nothing")
+
+    def test_patch_has_one_class(self):
+        with Series() as s:
+            os.makedirs(s.path("repo/patches/fixes"))
+            os.rename(s.path("repo/patches/features/0002-second.patch"), s.path("repo/patches/fixes/0002-second.patch"))
+            s.does_not("0002-second.patch is in patches/fixes and in patches/features")
+            os.makedirs(s.path(f"repo/patches/fixes/{BASE}"))
+            os.rename(s.path(SECOND), s.path(f"repo/patches/fixes/{BASE}/0002-second.patch"))
+            # The order is that of the numbers, whatever the class
+            self.assertEqual(list(s.series()[1]), ["0000-cover-letter.patch", "0001-First.patch",
+                                                   "0002-Second-for-all.patch", "0003-Third.patch"])
+            os.rename(s.path("repo/patches/features/0003-third.patch"), s.path("repo/patches/0003-third.patch"))
+            self.assertHolds(s.fails("rig/tree", "merge"), "patches/0003-third.patch is in no class",
+                             "patches/fixes", "patches/tests")
 
     def test_lab_lies_over_the_payload(self):
         with Lab() as s:
@@ -197,9 +212,9 @@ class SeriesTest(Case):
                                      for option in ("CONFIG_IOASID=y", "CONFIG_IOASID=n")])
             self.assertHolds(output, "2/3 Second, for all, CONFIG_IOASID=n:", "each of 3 steps builds")
             # What a message says is no reason to build again, nor are documents
-            s.write("repo/patches/0003-third.patch", s.read("repo/patches/0003-third.patch").replace("Why", "That"))
+            s.write("repo/patches/features/0003-third.patch", s.read("repo/patches/features/0003-third.patch").replace("Why", "That"))
             s.write("repo/Documentation/ioasid.rst", "Text\n")
-            s.write("repo/patches/0004-other.patch", "Document\n---\n+++ b/Documentation/ioasid.rst\n")
+            s.write("repo/patches/features/0004-other.patch", "Document\n---\n+++ b/Documentation/ioasid.rst\n")
             s.tree()
             self.assertEqual(s.built()[1], [])
             s.edit("second\n", "seconds\n")
@@ -208,7 +223,7 @@ class SeriesTest(Case):
 
     def test_step_that_does_not_build_is_named(self):
         with Steps() as s:
-            s.write("repo/patches/0003-third.patch", s.read("repo/patches/0003-third.patch").replace(
+            s.write("repo/patches/features/0003-third.patch", s.read("repo/patches/features/0003-third.patch").replace(
                 "-1,1 +1,2", "-1,2 +1,2").replace("+int newer", "-BROKEN\n+int newer"))
             s.run("rig/series", **IDENTITY)
             output = s.run("rig/bisect", status=1)

@@ -130,7 +130,7 @@ class TreeTest(Case):
         with Stacked() as s:
             first = s.read(FIRST)
             s.edit("line 30\n", "")
-            self.assertEqual(s.run("rig/tree", "refresh"), f"-- patches/{BASE}/0002-second.patch\n")
+            self.assertEqual(s.run("rig/tree", "refresh"), f"-- patches/features/{BASE}/0002-second.patch\n")
             self.assertHolds(s.read(SECOND), "-line 30\n")
             self.assertEqual(s.read(FIRST), first)
 
@@ -153,15 +153,15 @@ class TreeTest(Case):
             s.edit("line 3\n", "", "drivers/iommu/Kconfig")
             s.edit("line 35\n", "line 35\nthird\n")
             s.run("rig/tree", "refresh", "0003-third")
-            third = s.read(f"repo/patches/{BASE}/0003-third.patch")
+            third = s.read(f"repo/patches/features/{BASE}/0003-third.patch")
             self.assertEqual(third.startswith("---\n--- a/drivers/iommu/Kconfig\n"), True)
             self.assertHolds(third, "-line 3\n", "+third\n")
             self.assertEqual("third" in s.read(SECOND), False)
             # Between two that are there
-            s.write("repo/patches/0001-then.patch", "Then\n\nWhy.\n---\n")
+            s.write("repo/patches/features/0001-then.patch", "Then\n\nWhy.\n---\n")
             s.edit("line 18\n", "")
             s.run("rig/tree", "refresh", "0001-then.patch")
-            self.assertHolds(s.read(f"repo/patches/{BASE}/0001-then.patch"), "-line 18\n", " line 20\n line 21\n")
+            self.assertHolds(s.read(f"repo/patches/features/{BASE}/0001-then.patch"), "-line 18\n", " line 20\n line 21\n")
             self.assertHolds(s.read(SECOND), " line 17\n line 19\n line 20\n+second\n")
             self.assertEqual(s.tree(), "")
 
@@ -225,8 +225,8 @@ class TreeTest(Case):
     def test_base_without_patches_is_refused(self):
         with Scratch() as s:
             s.run("rig/unpack")
-            shutil.rmtree(s.path(f"repo/patches/{BASE}"))
-            self.assertHolds(s.fails("rig/tree", "merge"), "no patches for Linux", f"patches/{BASE}")
+            shutil.rmtree(s.path(f"repo/patches/features/{BASE}"))
+            self.assertHolds(s.fails("rig/tree", "merge"), "no patches for Linux", f"patches/CLASS/{BASE}")
 
     def test_tree_is_made_again_when_the_source_changes(self):
         with Scratch() as s:
