@@ -19,12 +19,8 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-#include "../kselftest_harness.h"
-#include "cgroup_utils.h"
-#include "ioasid_utils.h"
-#include "pdma_utils.h"
-
-#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+#include "ioasid_failures.h"
+#include "ioasid_fixture.h"
 
 #define PAGE 4096
 
@@ -100,10 +96,7 @@ FIXTURE_SETUP(cgroup)
 	const char *why;
 	int i;
 
-	self->fd = ioasid_open();
-	if (self->fd == -ENOENT)
-		SKIP(return, "no " IOASID_DEV);
-	ASSERT_LE(0, self->fd);
+	skip_for(setup_ioasid(_metadata, &self->fd));
 	if (find_controller(&why))
 		SKIP(return, "%s", why);
 
@@ -707,14 +700,49 @@ TEST_F(cgroup, removed_cgroup_is_uncharged_and_then_goes)
 	test_leave();
 }
 
+/* An ALLOC of which each allocation fails once */
+struct world {
+	FIXTURE_DATA(cgroup) *self;
+	__u32 ids[3];
+};
+
+static int call_alloc(struct world *w)
+{
+	return ioasid_alloc(w->self->fd, 0, 0, 3, w->ids);
+}
+
+static void expect_nothing_charged(struct __test_metadata *_metadata,
+				   struct world *w)
+{
+	FIXTURE_DATA(cgroup) *self = w->self;
+
+	test_current(A, 0);
+	test_current(TOP, 0);
+}
+
+static void expect_charged(struct __test_metadata *_metadata, struct world *w)
+{
+	FIXTURE_DATA(cgroup) *self = w->self;
+
+	test_current(A, 3);
+	test_cmd_free(self->fd, 3, w->ids);
+	test_falls_to(A, 0);
+}
+
 /* Nothing, not even a reference to the group, is left by an ALLOC that fails */
 TEST_F(cgroup, failed_alloc_leaves_no_charge)
 {
 	/* The second batch cannot be copied out */
 	char *page = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct world w = { .self = self };
+	struct sweep sweep = {
+		.w = &w,
+		.call = call_alloc,
+		.expect_unchanged = expect_nothing_charged,
+		.expect_success = expect_charged,
+	};
 	__u32 ids[20], some = 500001;
-	int nth_fd, i;
 
 	ASSERT_NE(MAP_FAILED, page);
 	ASSERT_EQ(0, munmap(page + PAGE, PAGE));
@@ -747,32 +775,8 @@ TEST_F(cgroup, failed_alloc_leaves_no_charge)
 	test_in_use(self->fd, 0, 0);
 	test_limit(TOP, 100);
 
-	nth_fd = fail_nth_open();
-	if (nth_fd != -ENOENT) {
-		unsigned int failed = 0;
-		bool last = false;
-
-		ASSERT_LE(0, nth_fd);
-		for (i = 1; !last && i < 1000; i++) {
-			int ret;
-
-			ASSERT_EQ(0, fail_nth_begin(nth_fd, i));
-			ret = ioasid_alloc(self->fd, 0, 0, 3, ids);
-			last = !fail_nth_end(nth_fd);
-			if (ret) {
-				failed++;
-				EXPECT_EQ(-ENOMEM, ret);
-				test_current(A, 0);
-				test_current(TOP, 0);
-			} else {
-				test_current(A, 3);
-				test_cmd_free(self->fd, 3, ids);
-				test_falls_to(A, 0);
-			}
-		}
-		EXPECT_TRUE(last);
-		EXPECT_LT(0, failed);
-	}
+	if (!sweep_open(_metadata, &sweep, "Y"))
+		sweep_each(_metadata, &sweep, sweep_round);
 
 	test_enter(B);
 	ASSERT_EQ(0, remove_group(self->group[A]));

@@ -11,14 +11,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-#include "../kselftest_harness.h"
-#include "ioasid_channel.h"
-#include "ioasid_utils.h"
-#include "ioasid_watch.h"
-#include "kvm_utils.h"
-#include "pdma_utils.h"
-
-#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+#include "ioasid_fixture.h"
 
 /* Never mapped */
 #define BAD_IOVA 0x40000000ULL
@@ -33,55 +26,7 @@
 } while (0)
 
 /* One engine, and two of its channels. One variant for each kind of engine */
-FIXTURE(dma)
-{
-	pid_t pid;
-	int fd;
-	int kmsg;
-	struct engine engine;
-	struct channel ch[2];
-};
-
-FIXTURE_VARIANT(dma)
-{
-	bool ats;
-};
-
-FIXTURE_VARIANT_ADD(dma, plain)
-{
-	.ats = false,
-};
-
-FIXTURE_VARIANT_ADD(dma, ats)
-{
-	.ats = true,
-};
-
-FIXTURE_SETUP(dma)
-{
-	int i;
-
-	self->pid = getpid();
-	self->fd = ioasid_open();
-	if (self->fd == -ENOENT)
-		SKIP(return, "no " IOASID_DEV);
-	ASSERT_LE(0, self->fd);
-	if (find_engine(&self->engine, variant->ats))
-		SKIP(return, "no engine %s ATS",
-		     variant->ats ? "with" : "without");
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
-	for (i = 0; i < ARRAY_LEN(self->ch); i++)
-		channel_open(_metadata, &self->ch[i], self->engine.name);
-}
-
-FIXTURE_TEARDOWN_PARENT(dma)
-{
-	int i;
-
-	for (i = 0; i < ARRAY_LEN(self->ch); i++)
-		channel_remove(_metadata, &self->ch[i], self->pid);
-}
+DMA_TEST_SUITE(dma)
 
 TEST_F(dma, active_number_lets_dma_through)
 {
@@ -938,16 +883,10 @@ FIXTURE_SETUP(both)
 	int i;
 
 	self->pid = getpid();
-	self->fd = ioasid_open();
-	if (self->fd == -ENOENT)
-		SKIP(return, "no " IOASID_DEV);
-	ASSERT_LE(0, self->fd);
+	skip_for(setup_ioasid(_metadata, &self->fd));
 	for (i = 0; i < 2; i++)
-		if (find_engine(&self->engine[i], i))
-			SKIP(return, "no engine %s ATS",
-			     i ? "with" : "without");
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
+		skip_for(setup_engine(&self->engine[i], i));
+	setup_kmsg(_metadata, &self->kmsg);
 	for (i = 0; i < 2; i++)
 		channel_open(_metadata, &self->ch[i], self->engine[i].name);
 }

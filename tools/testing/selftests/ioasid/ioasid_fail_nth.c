@@ -12,17 +12,11 @@
  * What needs another driver of the engine is in ioasid_sva.c and
  * ioasid_vfio_pci.c.
  */
-#include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "../kselftest_harness.h"
-#include "cgroup_utils.h"
 #include "ioasid_attach.h"
-#include "ioasid_channel.h"
 #include "ioasid_failures.h"
-#include "ioasid_utils.h"
-#include "kvm_utils.h"
-#include "pdma_utils.h"
+#include "ioasid_fixture.h"
 
 /* Some batches of the allocation, whose objects fail one by one */
 #define SOME 40
@@ -33,7 +27,10 @@
 
 #define PERIOD_US 250
 
+struct op;
+
 struct world {
+	const struct op *op;
 	int fd;			/* of the set that is looked at, or -1 */
 	int owner;		/* another file of the same set */
 	__u32 ids[MANY];	/* of fd, or of owner where there is one */
@@ -60,9 +57,6 @@ struct op {
 	bool by_worker;		/* not only the allocations of this thread */
 	bool takes_long;
 };
-
-/* What an operation may fail with. It is the same for all of them. */
-#define FAILURE (-ENOMEM)
 
 static int keep(int *where, int fd)
 {
@@ -482,7 +476,7 @@ static const struct op park_of_many = {
 
 /* KVM */
 
-static int setup_vm(struct world *w)
+static int setup_machine(struct world *w)
 {
 	int ret = setup_file(w);
 
@@ -511,7 +505,7 @@ static int undo_vm(struct world *w)
 
 static int setup_map(struct world *w)
 {
-	int ret = setup_vm(w);
+	int ret = setup_machine(w);
 
 	if (!ret)
 		ret = prepare_vm(w);
@@ -553,7 +547,7 @@ static int call_map_list(struct world *w)
 }
 
 static const struct op vm_create = {
-	.missing = "no KVM", .setup = setup_vm, .prepare = prepare_vm,
+	.missing = "no KVM", .setup = setup_machine, .prepare = prepare_vm,
 	.call = call_create, .undo = undo_vm,
 };
 static const struct op vm_add = {
@@ -577,12 +571,7 @@ static const struct op vm_list = {
 	.call = call_map_list, .undo = call_del, .cannot_fail = true,
 };
 
-/* Everything that user space is told */
-struct snapshot {
-	char text[512];
-};
-
-static void snapshot(struct world *w, struct snapshot *snap)
+static void snapshot(struct world *w, char text[SNAPSHOT_LEN])
 {
 	struct ioasid_query query[2] = {};
 	struct ioasid_info info = {};
@@ -599,7 +588,7 @@ static void snapshot(struct world *w, struct snapshot *snap)
 	for (i = 0; i < 2; i++)
 		if (ret[i])
 			query[i] = (struct ioasid_query){};
-	snprintf(snap->text, sizeof(snap->text),
+	snprintf(text, SNAPSHOT_LEN,
 		 "quota %u active %u parked %u, first %u %u %u, second %u %u %u, device %d, rows %d, cgroup %lld",
 		 info.quota, info.active, info.parked, query[0].state,
 		 query[0].users, query[0].attachments, query[1].state,
@@ -607,10 +596,33 @@ static void snapshot(struct world *w, struct snapshot *snap)
 		 w->group ? current_of(w->group) : -1);
 }
 
+static void prepare(struct __test_metadata *_metadata, struct world *w)
+{
+	w->round++;
+	if (w->op->prepare)
+		ASSERT_EQ(0, w->op->prepare(w));
+}
+
+static void expect_unchanged(struct __test_metadata *_metadata,
+			     struct world *w)
+{
+	if (w->dma)
+		expect_running(_metadata, &w->ch);
+}
+
+static void expect_success(struct __test_metadata *_metadata, struct world *w)
+{
+	if (w->op->blocks_dma)
+		expect_blocked(&w->ch);
+	w->dma = false;
+	if (w->op->undo)
+		ASSERT_EQ(0, w->op->undo(w));
+}
+
 FIXTURE(fail_nth)
 {
 	struct world *w;
-	struct failures failures;
+	struct sweep sweep;
 	char uuid[PDMA_UUID_LEN + 1];
 	char group[64];
 };
@@ -663,15 +675,25 @@ FIXTURE_SETUP(fail_nth)
 	w = calloc(1, sizeof(*w));
 	ASSERT_NE(NULL, w);
 	self->w = w;
+	w->op = op;
 	w->fd = -1;
 	w->owner = -1;
 	w->attach = -1;
 	pdma_init(&w->ch.dev);
 	vm_init(&w->vm);
-	ret = failures_open(&self->failures, op->by_worker ? "N" : "Y");
-	if (ret == -ENOENT)
-		SKIP(return, "no fault injection");
-	ASSERT_EQ(0, ret);
+	self->sweep = (struct sweep){
+		.w = w,
+		.prepare = prepare,
+		.call = op->call,
+		.snapshot = snapshot,
+		.expect_unchanged = expect_unchanged,
+		.expect_success = expect_success,
+		.cannot_fail = op->cannot_fail,
+		.settles = true,
+	};
+	why = sweep_open(_metadata, &self->sweep, op->by_worker ? "N" : "Y");
+	if (why)
+		SKIP(return, "%s", why);
 	if (!find_controller(&why)) {
 		snprintf(self->group, sizeof(self->group),
 			 CGROUP_ROOT "/ioasid-fail-nth-%d", getpid());
@@ -687,8 +709,6 @@ FIXTURE_SETUP(fail_nth)
 	if (ret > 0)
 		SKIP(return, "%s", op->missing ?: "no PASID DMA engine");
 	ASSERT_EQ(0, ret);
-	/* Nothing is to be faulted in while allocations fail */
-	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
 }
 
 FIXTURE_TEARDOWN_PARENT(fail_nth)
@@ -703,97 +723,16 @@ FIXTURE_TEARDOWN_PARENT(fail_nth)
 	}
 }
 
-/* Recycling is deferred */
-#define expect_as(_before) do {						\
-	struct snapshot __now;						\
-									\
-	wait_until((snapshot(w, &__now),				\
-		    !strcmp((_before)->text, __now.text)));		\
-	ASSERT_STREQ((_before)->text, __now.text);			\
-} while (0)
-
-/* The call has succeeded: back to the state before its prepare() */
-static void expect_success(struct __test_metadata *_metadata,
-			   const struct op *op, struct world *w,
-			   const struct snapshot *start)
-{
-	if (op->blocks_dma)
-		expect_blocked(&w->ch);
-	w->dma = false;
-	if (op->undo)
-		ASSERT_EQ(0, op->undo(w));
-	expect_as(start);
-}
-
-static void prepare(struct __test_metadata *_metadata, const struct op *op,
-		    struct world *w, struct snapshot *start,
-		    struct snapshot *before)
-{
-	w->round++;
-	snapshot(w, start);
-	if (op->prepare)
-		ASSERT_EQ(0, op->prepare(w));
-	snapshot(w, before);
-}
-
 TEST_F(fail_nth, failure_is_enomem_and_changes_nothing)
 {
-	const struct op *op = variant->op;
-	struct snapshot start, before;
-	struct world *w = self->w;
-	unsigned int errors = 0;
-	bool failed = true;
-	int nth, ret;
-
-	if (op->takes_long && short_run())
+	if (variant->op->takes_long && short_run())
 		SKIP(return, LONG_ONLY);
-	for (nth = 1; failed && nth < MAX_NTH; nth++) {
-		prepare(_metadata, op, w, &start, &before);
-		ASSERT_EQ(0, failures_begin(&self->failures, nth));
-		ret = op->call(w);
-		failed = failures_end(&self->failures);
-		if (ret) {
-			errors++;
-			ASSERT_EQ(FAILURE, ret);
-			EXPECT_TRUE(failed);
-			EXPECT_FALSE(op->cannot_fail);
-			expect_as(&before);
-			if (w->dma)
-				expect_running(_metadata, &w->ch);
-			/* The next try works */
-			ASSERT_EQ(0, op->call(w));
-		}
-		/* What failed may also be something that can be done without */
-		expect_success(_metadata, op, w, &start);
-	}
-	EXPECT_FALSE(failed);
-	if (!op->cannot_fail)
-		EXPECT_LT(0, errors);
-	TH_LOG("%d rounds, %u errors", nth - 1, errors);
+	sweep_each(_metadata, &self->sweep, sweep_round);
 }
 
-/* From the first one on, as long as the call takes */
 TEST_F(fail_nth, without_any_memory)
 {
-	const struct op *op = variant->op;
-	struct snapshot start, before;
-	struct world *w = self->w;
-	int ret;
-
-	prepare(_metadata, op, w, &start, &before);
-	ASSERT_EQ(0, failures_begin(&self->failures, 0));
-	ret = op->call(w);
-	failures_end(&self->failures);
-	if (op->cannot_fail) {
-		EXPECT_EQ(0, ret);
-	} else {
-		ASSERT_EQ(FAILURE, ret);
-		expect_as(&before);
-		if (w->dma)
-			expect_running(_metadata, &w->ch);
-		ASSERT_EQ(0, op->call(w));
-	}
-	expect_success(_metadata, op, w, &start);
+	sweep_all(_metadata, &self->sweep, sweep_round);
 }
 
 TEST_HARNESS_MAIN

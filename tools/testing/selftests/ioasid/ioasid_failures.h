@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Allocations that fail, of objects and of pages: one of those that a call
- * makes, or all of them. See Documentation/fault-injection/fault-injection.rst.
+ * Failing allocations, of objects and of pages: one of those that a call makes,
+ * or all of them. See Documentation/fault-injection/fault-injection.rst.
+ *
+ * struct failures lets them fail, struct sweep does that to an operation until
+ * each of its allocations has failed once.
  *
  * Functions that can fail return 0 or -errno.
  */
 #ifndef __SELFTEST_IOASID_FAILURES_H
 #define __SELFTEST_IOASID_FAILURES_H
 
+#include <sys/mman.h>
+
+#include "../kselftest_harness.h"
 #include "ioasid_utils.h"
 #include "pdma_utils.h"
 
@@ -61,12 +67,12 @@ static inline int failures_open(struct failures *f, const char *task_filter)
 	char path[96];
 	int i, ret;
 
-	f->nth = fail_nth_open();
-	if (f->nth < 0)
-		return f->nth;
 	ret = set_failures(task_filter);
 	if (ret)
 		return ret;
+	f->nth = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+	if (f->nth < 0)
+		return -errno;
 	for (i = 0; i < 2; i++) {
 		snprintf(path, sizeof(path), "%s/probability", fail_attrs[i]);
 		f->probability[i] = open(path, O_WRONLY | O_CLOEXEC);
@@ -80,11 +86,14 @@ static inline int failures_open(struct failures *f, const char *task_filter)
 /* The @nth one fails, 0: all of them */
 static inline int failures_begin(struct failures *f, unsigned int nth)
 {
-	int i;
+	char buf[16];
+	int i, len;
 
 	f->all = !nth;
-	if (!f->all)
-		return fail_nth_begin(f->nth, nth);
+	if (!f->all) {
+		len = snprintf(buf, sizeof(buf), "%u", nth);
+		return pwrite(f->nth, buf, len, 0) == len ? 0 : -EIO;
+	}
 	if (pwrite(f->filter, "1", 1, 0) != 1)
 		return -EIO;
 	for (i = 0; i < 2; i++)
@@ -96,16 +105,150 @@ static inline int failures_begin(struct failures *f, unsigned int nth)
 /* Whether one failed. Of all nobody knows, they would have. */
 static inline bool failures_end(struct failures *f)
 {
+	char buf[16] = {};
+	ssize_t n;
 	int i;
 
-	if (!f->all)
-		return fail_nth_end(f->nth);
+	if (!f->all) {
+		n = pread(f->nth, buf, sizeof(buf) - 1, 0);
+		/* This write may be the allocation that fails */
+		while (pwrite(f->nth, "0", 1, 0) != 1)
+			;
+		return n > 0 && !atoi(buf);
+	}
 	for (i = 0; i < 2; i++)
 		while (write(f->probability[i], "0", 1) != 1)
 			;
 	while (pwrite(f->filter, "0", 1, 0) != 1)
 		;
 	return true;
+}
+
+/* What an operation works on. Each program defines its own. */
+struct world;
+
+#define SNAPSHOT_LEN 512
+
+/*
+ * An operation that is done in rounds. When call() fails, everything is as
+ * before, and the next try works.
+ */
+struct sweep {
+	struct failures failures;
+	struct world *w;
+
+	/* Make the state before call(). May be NULL */
+	void (*prepare)(struct __test_metadata *_metadata, struct world *w);
+	/* Allocations fail during this */
+	int (*call)(struct world *w);
+	/* All that user space is told. May be NULL */
+	void (*snapshot)(struct world *w, char text[SNAPSHOT_LEN]);
+	/* call() has failed: what a snapshot does not show. May be NULL */
+	void (*expect_unchanged)(struct __test_metadata *_metadata,
+				 struct world *w);
+	/* call() has succeeded: go back to the state before prepare() */
+	void (*expect_success)(struct __test_metadata *_metadata,
+			       struct world *w);
+
+	int also[2];		/* errors that it may have besides -ENOMEM */
+	bool cannot_fail;
+	bool settles;		/* after a failure, it takes a moment */
+
+	unsigned int errors;	/* rounds in which call() failed */
+	bool failed;		/* whether an allocation did, in the last one */
+};
+
+/* Why nothing can be made to fail, or NULL */
+static inline const char *sweep_open(struct __test_metadata *_metadata,
+				     struct sweep *s, const char *task_filter)
+{
+	int ret = failures_open(&s->failures, task_filter);
+
+	if (ret == -ENOENT)
+		return "no fault injection";
+	ASSERT_EQ(0, ret);
+	return NULL;
+}
+
+static inline void sweep_snapshot(struct sweep *s, char text[SNAPSHOT_LEN])
+{
+	text[0] = 0;
+	if (s->snapshot)
+		s->snapshot(s->w, text);
+}
+
+static inline void sweep_expect(struct __test_metadata *_metadata,
+				struct sweep *s, const char *before, bool wait)
+{
+	char now[SNAPSHOT_LEN];
+
+	sweep_snapshot(s, now);
+	if (wait)
+		wait_until((sweep_snapshot(s, now), !strcmp(before, now)));
+	ASSERT_STREQ(before, now);
+}
+
+/* @nth: which allocation fails, 0: all of them */
+static inline void sweep_round(struct __test_metadata *_metadata,
+			       struct sweep *s, unsigned int nth)
+{
+	char start[SNAPSHOT_LEN], before[SNAPSHOT_LEN];
+	int ret;
+
+	/* Nothing is to be faulted in while allocations fail */
+	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
+	sweep_snapshot(s, start);
+	if (s->prepare)
+		s->prepare(_metadata, s->w);
+	sweep_snapshot(s, before);
+
+	ASSERT_EQ(0, failures_begin(&s->failures, nth));
+	ret = s->call(s->w);
+	s->failed = failures_end(&s->failures);
+	if (ret) {
+		s->errors++;
+		EXPECT_FALSE(s->cannot_fail);
+		EXPECT_TRUE(s->failed);
+		if (ret != s->also[0] && ret != s->also[1])
+			ASSERT_EQ(-ENOMEM, ret);
+		sweep_expect(_metadata, s, before, s->settles);
+		if (s->expect_unchanged)
+			s->expect_unchanged(_metadata, s->w);
+		/* The next try works */
+		ASSERT_EQ(0, s->call(s->w));
+	}
+	/* Some allocations can fail without making the call fail */
+	s->expect_success(_metadata, s->w);
+	/* Recycling is deferred */
+	sweep_expect(_metadata, s, start, true);
+}
+
+typedef void sweep_round_fn(struct __test_metadata *_metadata, struct sweep *s,
+			    unsigned int nth);
+
+/* Each allocation fails once. @round: sweep_round(), or what calls it */
+static inline void sweep_each(struct __test_metadata *_metadata,
+			      struct sweep *s, sweep_round_fn *round)
+{
+	unsigned int nth = 0;
+
+	s->errors = 0;
+	do {
+		round(_metadata, s, ++nth);
+	} while (s->failed && nth < MAX_NTH);
+	EXPECT_FALSE(s->failed);
+	if (!s->cannot_fail)
+		EXPECT_LT(0, s->errors);
+	TH_LOG("%u rounds, %u errors", nth, s->errors);
+}
+
+/* All allocations fail, from the first one on, as long as the call takes */
+static inline void sweep_all(struct __test_metadata *_metadata,
+			     struct sweep *s, sweep_round_fn *round)
+{
+	s->errors = 0;
+	round(_metadata, s, 0);
+	EXPECT_EQ(!s->cannot_fail, s->errors);
 }
 
 #endif

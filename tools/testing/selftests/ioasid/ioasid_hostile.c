@@ -37,13 +37,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include "../kselftest_harness.h"
-#include "cgroup_utils.h"
-#include "ioasid_utils.h"
-#include "kvm_utils.h"
-#include "pdma_utils.h"
-
-#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+#include "ioasid_fixture.h"
 
 #define NOBODY 65534
 
@@ -69,10 +63,7 @@ FIXTURE(hostile)
 
 FIXTURE_SETUP(hostile)
 {
-	self->fd = ioasid_open();
-	if (self->fd == -ENOENT)
-		SKIP(return, "no " IOASID_DEV);
-	ASSERT_LE(0, self->fd);
+	skip_for(setup_ioasid(_metadata, &self->fd));
 	self->shared = map_shared(sizeof(*self->shared));
 	ASSERT_NE(NULL, self->shared);
 	test_cmd_alloc(self->fd, 0, 0, 1, &self->mine);
@@ -120,7 +111,7 @@ static int hostile_hold(struct shared *shared)
 #define expect_reaped(_pid) do {					\
 	pid_t __pid = (_pid);						\
 									\
-	EXPECT_TRUE(wait_until(waitpid(__pid, NULL, WNOHANG) == __pid));	\
+	EXPECT_TRUE(wait_until(waitpid(__pid, NULL, WNOHANG) == __pid)); \
 } while (0)
 
 /* Whatever it does, and that never ends by itself */
@@ -657,10 +648,7 @@ FIXTURE_SETUP(stall)
 	if (uffd < 0)
 		SKIP(return, "no userfaultfd: %s", strerror(errno));
 	close(uffd);
-	self->fd = ioasid_open();
-	if (self->fd == -ENOENT)
-		SKIP(return, "no " IOASID_DEV);
-	ASSERT_LE(0, self->fd);
+	skip_for(setup_ioasid(_metadata, &self->fd));
 	if (find_controller(&why))
 		SKIP(return, "%s", why);
 	self->shared = map_shared(sizeof(*self->shared));

@@ -11,12 +11,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
-#include "../kselftest_harness.h"
-#include "ioasid_utils.h"
-#include "ioasid_watch.h"
-#include "kvm_utils.h"
-
-#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+#include "ioasid_fixture.h"
 
 #define MAX_PASID 0xfffffU
 #define NR_IDS 4
@@ -32,19 +27,11 @@ FIXTURE(kvm)
 
 FIXTURE_SETUP(kvm)
 {
-	int ret = vm_open(&self->vm);
-
-	if (ret == -ENOENT)
-		SKIP(return, "no KVM");
-	ASSERT_EQ(0, ret);
+	skip_for(setup_vm(_metadata, &self->vm));
+	self->dev = self->vm.dev;
 	self->fd = ioasid_open();
 	ASSERT_LE(0, self->fd);
 	test_cmd_alloc(self->fd, 0, 0, NR_IDS, self->ids);
-	self->dev = kvm_ioasid_create(self->vm.vm);
-	if (self->dev == -ENODEV)
-		SKIP(return, "KVM does not hold IOASIDs");
-	ASSERT_LE(0, self->dev);
-	self->vm.dev = self->dev;
 }
 
 FIXTURE_TEARDOWN(kvm)

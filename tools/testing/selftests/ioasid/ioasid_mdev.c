@@ -10,19 +10,15 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-#include "../kselftest_harness.h"
-#include "ioasid_utils.h"
-#include "pdma_utils.h"
+#include "ioasid_failures.h"
+#include "ioasid_fixture.h"
 #include "stall_utils.h"
 
 #define DRIVER		"/sys/bus/pci/drivers/pdma"
 
-#define IOVA		0x40000000ULL
-#define BUF_LEN		0x40000
+#define MEM_LEN		0x40000
 #define PAGE		0x1000
 
-/* Long compared with the period of a stream, short compared with a timeout */
-#define A_WHILE_MS	50
 /* A race takes at least this long, and this many rounds on either side */
 #define RACE_MS		1000
 #define RACE_ROUNDS	10
@@ -73,8 +69,7 @@ FIXTURE_SETUP(mdev)
 
 	if (variant->takes_long && short_run())
 		SKIP(return, LONG_ONLY);
-	if (pdma_find_parent(0, self->parent))
-		SKIP(return, "no PASID DMA engine");
+	skip_for(setup_parent(self->parent));
 
 	self->available = pdma_available(self->parent);
 	ASSERT_LT(1, self->available);
@@ -88,10 +83,10 @@ FIXTURE_SETUP(mdev)
 	self->other = ids[1];
 
 	/* Shared: so that who is left can watch what is written to it */
-	self->buf = mmap(NULL, BUF_LEN, PROT_READ | PROT_WRITE,
+	self->buf = mmap(NULL, MEM_LEN, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, self->buf);
-	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
 }
 
@@ -125,18 +120,6 @@ FIXTURE_TEARDOWN_PARENT(mdev)
 	EXPECT_EQ(_attachments, __query.attachments);			\
 })
 
-static bool is_still(const void *buf, size_t len)
-{
-	char *before = malloc(len);
-	bool ret;
-
-	memcpy(before, buf, len);
-	pdma_sleep_ms(A_WHILE_MS);
-	ret = !memcmp(before, buf, len);
-	free(before);
-	return ret;
-}
-
 /* The stream of @_dev into the first page goes on */
 #define test_streams(_dev) ({						\
 	EXPECT_EQ(0, pdma_wait_counter(_dev, 20));			\
@@ -146,11 +129,11 @@ static bool is_still(const void *buf, size_t len)
 
 /* It does not, and nothing is written any more */
 #define test_stopped(_dev) ({						\
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));			\
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));			\
 	EXPECT_EQ(0, pdma_status(_dev) & PDMA_STATUS_BUSY);		\
 })
 
-#define start_stream(_dev) ({						\
+#define start_page_stream(_dev) ({					\
 	ASSERT_EQ(0, pdma_stream(_dev, IOVA, PAGE, 0, 0));		\
 	ASSERT_EQ(0, pdma_wait_counter(_dev, 20));			\
 })
@@ -178,26 +161,11 @@ static bool has_exited(pid_t pid, int *status)
 	return waitpid(pid, status, WNOHANG) == pid;
 }
 
-static void reset_path(const char *parent, char path[PDMA_PATH_LEN + NAME_MAX])
-{
-	snprintf(path, PDMA_PATH_LEN + NAME_MAX,
-		 "/sys/bus/pci/devices/%s/reset", parent);
-}
-
-/* Function level reset of the engine @parent */
-static int reset_engine(const char *parent)
-{
-	char path[PDMA_PATH_LEN + NAME_MAX];
-
-	reset_path(parent, path);
-	return pdma_write_file(path, "1");
-}
-
 static bool has_reset(const char *parent)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX];
 
-	reset_path(parent, path);
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/reset", parent);
 	return pdma_exists(path);
 }
 
@@ -322,7 +290,7 @@ TEST_F(mdev, set_of_what_is_not_ours_is_refused_and_changes_nothing)
 	test_cmd_free(self->ioasid, 1, &gone);
 	ASSERT_TRUE(ioasid_wait_recycled(self->ioasid, gone));
 	ASSERT_EQ(0, pipe(pipefd));
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 
 	/* The descriptor */
 	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, 1000, self->other));
@@ -391,8 +359,8 @@ TEST_F(mdev, one_pasid_has_one_user_on_a_parent)
 
 	/* Nor does it lose the one that it has, or the stream it is used for */
 	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
-	ASSERT_EQ(0, pdma_map(&second, self->buf, IOVA, BUF_LEN));
-	start_stream(&second);
+	ASSERT_EQ(0, pdma_map(&second, self->buf, IOVA, MEM_LEN));
+	start_page_stream(&second);
 	EXPECT_EQ(-EBUSY, pdma_set_ioasid(&second, self->ioasid, self->id));
 	EXPECT_EQ(self->other, pdma_get_ioasid(&second));
 	test_users(self->id, 1, 1);
@@ -421,7 +389,7 @@ TEST_F(mdev, one_pasid_works_on_two_parents)
 	ASSERT_EQ(0, variant->open(&second, self->uuid[1], &self->dev));
 	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->id));
 	test_users(self->id, 2, 2);
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pdma_copy_wait(&second, IOVA + PAGE, IOVA + 2 * PAGE,
 				    PAGE));
 	test_streams(&self->dev);
@@ -436,7 +404,7 @@ TEST_F(mdev, replaced_pasid_is_free_and_the_new_one_works)
 {
 	struct pdma_dev second;
 
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->other));
 	EXPECT_EQ(self->other, pdma_get_ioasid(&self->dev));
 	test_users(self->id, 0, 0);
@@ -454,7 +422,7 @@ TEST_F(mdev, replaced_pasid_is_free_and_the_new_one_works)
 
 TEST_F(mdev, set_of_the_same_pasid_changes_nothing)
 {
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
 	test_users(self->id, 1, 1);
 	test_streams(&self->dev);
@@ -462,7 +430,7 @@ TEST_F(mdev, set_of_the_same_pasid_changes_nothing)
 
 TEST_F(mdev, dropped_pasid_is_free_and_dma_has_ended)
 {
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	test_stopped(&self->dev);
 	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
@@ -598,7 +566,7 @@ TEST_F(mdev, channel_changes_its_pasid_with_a_command)
 
 TEST_F(mdev, channels_share_pages_whatever_they_do_with_them)
 {
-	const __u64 ro = IOVA + BUF_LEN;
+	const __u64 ro = IOVA + MEM_LEN;
 	char *mem = pdma_alloc_buffer(PAGE);
 	struct pdma_dev ch[NR_CH];
 
@@ -619,13 +587,13 @@ TEST_F(mdev, channels_share_pages_whatever_they_do_with_them)
 	EXPECT_EQ(-EFAULT, pdma_copy(&ch[2], ro, IOVA, PAGE));
 	test_streams(&ch[1]);
 	EXPECT_EQ(0, pdma_refused(&ch[1]));
-	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
 	test_channel_stopped(ch, 1);
 }
 
 TEST_F(mdev, unmap_stops_only_the_channels_that_use_the_memory)
 {
-	const __u64 iova = IOVA + BUF_LEN;
+	const __u64 iova = IOVA + MEM_LEN;
 	char *mem = pdma_alloc_buffer(2 * PAGE);
 	struct pdma_dev ch[NR_CH];
 
@@ -649,7 +617,7 @@ TEST_F(mdev, unmap_stops_only_the_channels_that_use_the_memory)
 	EXPECT_EQ(-EFAULT, pdma_copy(&ch[3], IOVA + 3 * PAGE, iova + PAGE,
 				     PAGE));
 
-	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
 	test_channel_stopped(ch, 0);
 	test_streams(&ch[1]);
 	EXPECT_EQ(0, pdma_unmap(&self->dev, iova, PAGE));
@@ -727,7 +695,7 @@ TEST_F(mdev, failed_replace_leaves_the_old_ioasid_working)
 	ASSERT_EQ(0, pdma_add_ioasid(&second, self->ioasid, parked));
 	test_cmd_free(self->ioasid, 1, &parked);
 	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->other));
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 
 #define BAD_REPLACE(_errno, _fd, _id, _old) ({				\
 	EXPECT_EQ(-(_errno), pdma_replace_ioasid(&self->dev, _fd, _id,	\
@@ -778,7 +746,7 @@ TEST_F(mdev, parked_ioasid_can_be_replaced_and_dropped)
 
 TEST_F(mdev, held_ioasid_is_not_added_twice)
 {
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	EXPECT_EQ(-EEXIST, pdma_add_ioasid(&self->dev, self->ioasid,
 					   self->id));
 	test_users(self->id, 1, 1);
@@ -817,7 +785,7 @@ TEST_F(mdev, bad_request_is_refused_and_changes_nothing)
 	test_holds(&self->dev, id);					\
 })
 
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	for (bit = 1 << 4; bit; bit <<= 1) {
 		BAD(add, flags, add.flags | bit, EOPNOTSUPP);
 		BAD(drop, flags, bit, EOPNOTSUPP);
@@ -947,7 +915,7 @@ TEST_F(mdev, list_takes_any_count_and_tells_the_width)
 	ASSERT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_EQ(0, pdma_list_ioasids(&self->dev, 0, UINT32_MAX, entries));
 	ASSERT_EQ(0, add_many(&self->dev, self->ioasid, ids));
-	memset(self->buf, 0x5a, BUF_LEN);
+	memset(self->buf, 0x5a, MEM_LEN);
 	EXPECT_EQ(MANY_IDS, pdma_list_ioasids(&self->dev, 0, UINT32_MAX,
 					      entries));
 	EXPECT_EQ(ids[0], entries[0].id);
@@ -1022,7 +990,7 @@ TEST_F(mdev, close_drops_all_ioasids)
 	start_channel(ch, 0, self->id);
 	start_channel(ch, 3, self->other);
 	pdma_close(&self->dev);
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	test_users(self->id, 0, 0);
 	test_users(self->other, 0, 0);
 
@@ -1048,7 +1016,7 @@ TEST_F(mdev, resets_stop_all_channels_and_keep_all_ioasids)
 	for (i = 0; i < 2; i++) {
 		start_channel(ch, 0, self->id);
 		start_channel(ch, 2, self->other);
-		EXPECT_EQ(0, i ? reset_engine(self->parent) :
+		EXPECT_EQ(0, i ? pci_reset(self->parent) :
 				 pdma_reset(&self->dev));
 		test_channel_stopped(ch, 0);
 		test_channel_stopped(ch, 2);
@@ -1058,40 +1026,56 @@ TEST_F(mdev, resets_stop_all_channels_and_keep_all_ioasids)
 	start_channel(ch, 0, self->id);
 	start_channel(ch, 2, self->other);
 	test_cmd_free(self->ioasid, 1, &self->id);
-	EXPECT_EQ(0, reset_engine(self->parent));
+	EXPECT_EQ(0, pci_reset(self->parent));
 	EXPECT_EQ(-ESHUTDOWN, pdma_copy_with(&ch[0], self->id, IOVA, IOVA, 8));
 	start_channel(ch, 0, self->other);
 	start_channel(ch, 2, self->other);
+}
+
+/* A submission of which each allocation fails once */
+struct world {
+	FIXTURE_DATA(mdev) *self;
+};
+
+static int call_stream(struct world *w)
+{
+	return pdma_stream(&w->self->dev, IOVA, PDMA_MAX_LEN, 0, 0);
+}
+
+static void expect_nothing_pinned(struct __test_metadata *_metadata,
+				  struct world *w)
+{
+	FIXTURE_DATA(mdev) *self = w->self;
+
+	EXPECT_EQ(0, pdma_stop(&self->dev));
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
+}
+
+static void expect_not_submitted(struct __test_metadata *_metadata,
+				 struct world *w)
+{
+	EXPECT_EQ(0, pdma_status(&w->self->dev));
+	expect_nothing_pinned(_metadata, w);
 }
 
 TEST_F(mdev, submission_without_memory_is_enomem_and_pins_nothing)
 {
 	bool fails_more = variant->open != pdma_open_group &&
 			  iommufd_fails_more();
-	int nth_fd = fail_nth_open(), rc;
-	unsigned int nth, failed = 0;
-	bool last;
+	struct world w = { .self = self };
+	struct sweep sweep = {
+		.w = &w,
+		.call = call_stream,
+		.expect_unchanged = expect_not_submitted,
+		.expect_success = expect_nothing_pinned,
+		.also = { fails_more ? -EFAULT : 0 },
+	};
+	const char *why = sweep_open(_metadata, &sweep, "Y");
 
-	if (nth_fd == -ENOENT)
-		SKIP(return, "no fault injection");
-	ASSERT_LE(0, nth_fd);
-
-	for (nth = 1, last = false; !last; nth++) {
-		ASSERT_EQ(0, fail_nth_begin(nth_fd, nth));
-		rc = pdma_stream(&self->dev, IOVA, PDMA_MAX_LEN, 0, 0);
-		last = !fail_nth_end(nth_fd);
-		if (rc) {
-			failed++;
-			if (rc != -EFAULT || !fails_more)
-				EXPECT_EQ(-ENOMEM, rc);
-			EXPECT_EQ(0, pdma_status(&self->dev));
-		}
-		EXPECT_EQ(0, pdma_stop(&self->dev));
-		/* Nothing stayed pinned */
-		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
-		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
-	}
-	EXPECT_LT(0, failed);
+	if (why)
+		SKIP(return, "%s", why);
+	sweep_each(_metadata, &sweep, sweep_round);
 	test_copies(&self->dev);
 }
 
@@ -1112,13 +1096,13 @@ TEST_F(mdev, copy_arrives)
 		/* As many pages as a command can touch */
 		{ 0xfff, 0x20ffe, PDMA_MAX_LEN },
 	};
-	char *before = malloc(BUF_LEN);
+	char *before = malloc(MEM_LEN);
 	unsigned int i, j;
 
 	for (i = 0; i < ARRAY_SIZE(copies); i++) {
-		for (j = 0; j < BUF_LEN; j++)
+		for (j = 0; j < MEM_LEN; j++)
 			self->buf[j] = j * 7 + (j >> 8) + i;
-		memcpy(before, self->buf, BUF_LEN);
+		memcpy(before, self->buf, MEM_LEN);
 		memmove(before + copies[i].dst, before + copies[i].src,
 			copies[i].len);
 
@@ -1126,7 +1110,7 @@ TEST_F(mdev, copy_arrives)
 					    IOVA + copies[i].src,
 					    copies[i].len));
 		/* This much has changed, and no more */
-		EXPECT_EQ(0, memcmp(before, self->buf, BUF_LEN)) {
+		EXPECT_EQ(0, memcmp(before, self->buf, MEM_LEN)) {
 			TH_LOG("copy %u", i);
 		}
 	}
@@ -1183,7 +1167,7 @@ TEST_F(mdev, stream_arrives_until_stopped)
 
 TEST_F(mdev, second_command_is_refused_while_one_goes_on)
 {
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	EXPECT_EQ(-EBUSY, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
 	EXPECT_EQ(-EBUSY, pdma_copy(&self->dev, IOVA, IOVA + PAGE, 8));
 	test_streams(&self->dev);
@@ -1196,7 +1180,7 @@ TEST_F(mdev, submission_without_pasid_is_refused)
 	struct pdma_dev second;
 
 	open_second(&second, NULL);
-	ASSERT_EQ(0, pdma_map(&second, self->buf, IOVA, BUF_LEN));
+	ASSERT_EQ(0, pdma_map(&second, self->buf, IOVA, MEM_LEN));
 	EXPECT_EQ(0, pdma_get_ioasid(&second));
 	EXPECT_EQ(-ENXIO, pdma_copy(&second, IOVA, IOVA + PAGE, 8));
 	EXPECT_EQ(-ENXIO, pdma_stream(&second, IOVA, PAGE, 0, 0));
@@ -1225,17 +1209,17 @@ TEST_F(mdev, submission_with_parked_pasid_is_refused)
 
 TEST_F(mdev, stream_is_refused_when_its_pasid_is_parked)
 {
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	test_cmd_free(self->ioasid, 1, &self->id);
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	EXPECT_EQ(0, pdma_wait_refused(&self->dev, 20));
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
 
 	/* Whatever user space does with the device, the PASID stays blocked */
-	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
 	test_stopped(&self->dev);
-	EXPECT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
 	EXPECT_EQ(0, pdma_reset(&self->dev));
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
@@ -1280,7 +1264,7 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	}								\
 })
 
-	memset(self->buf, 0x5a, BUF_LEN);
+	memset(self->buf, 0x5a, MEM_LEN);
 
 	BAD(copy, cmd, 3, EINVAL);
 	BAD(copy, cmd, 0x80000001, EINVAL);
@@ -1292,12 +1276,12 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	BAD(copy, src, top + 1, EINVAL);
 	BAD(copy, src, top, EINVAL);
 	BAD(copy, dst, ~0ULL, EINVAL);
-	BAD(copy, src, IOVA + BUF_LEN, EFAULT);
-	BAD(copy, dst, IOVA + BUF_LEN, EFAULT);
+	BAD(copy, src, IOVA + MEM_LEN, EFAULT);
+	BAD(copy, dst, IOVA + MEM_LEN, EFAULT);
 	BAD(copy, src, IOVA - PAGE, EFAULT);
 	/* The last byte */
-	BAD(copy, src, IOVA + BUF_LEN - PAGE + 1, EFAULT);
-	BAD(copy, dst, IOVA + BUF_LEN - PAGE + 1, EFAULT);
+	BAD(copy, src, IOVA + MEM_LEN - PAGE + 1, EFAULT);
+	BAD(copy, dst, IOVA + MEM_LEN - PAGE + 1, EFAULT);
 	BAD(copy, dst, 0, EFAULT);
 	/* Not held, and what is not a PASID */
 	BAD(copy, pasid, 0, ENXIO);
@@ -1318,8 +1302,8 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	BAD(stream, period, 1000001, EINVAL);
 	BAD(stream, burst, 4097, EINVAL);
 	BAD(stream, dst, top + 8, EINVAL);
-	BAD(stream, dst, IOVA + BUF_LEN, EFAULT);
-	BAD(stream, dst, IOVA + BUF_LEN - 8, EFAULT);
+	BAD(stream, dst, IOVA + MEM_LEN, EFAULT);
+	BAD(stream, dst, IOVA + MEM_LEN - 8, EFAULT);
 	BAD(stream, pasid, self->other, ENXIO);
 	BAD(stream, result, 0x80000000, EINVAL);
 
@@ -1343,7 +1327,7 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	EXPECT_EQ(0, pdma_done(&self->dev));
 	EXPECT_EQ(0, pdma_refused(&self->dev));
 	EXPECT_EQ(0x5a, self->buf[0]);
-	EXPECT_EQ(0, memcmp(self->buf, self->buf + 1, BUF_LEN - 1));
+	EXPECT_EQ(0, memcmp(self->buf, self->buf + 1, MEM_LEN - 1));
 	EXPECT_EQ(0, pdma_submit(&self->dev, &copy));
 }
 
@@ -1397,7 +1381,7 @@ TEST_F(mdev, submission_is_one_whole_write)
 
 TEST_F(mdev, memory_is_used_as_it_was_mapped)
 {
-	const __u64 ro = IOVA + BUF_LEN, wo = ro + PAGE;
+	const __u64 ro = IOVA + MEM_LEN, wo = ro + PAGE;
 	char *mem = pdma_alloc_buffer(2 * PAGE);
 
 	ASSERT_NE(NULL, mem);
@@ -1419,21 +1403,21 @@ TEST_F(mdev, memory_is_used_as_it_was_mapped)
 
 TEST_F(mdev, unmap_of_streaming_memory_stops_dma)
 {
-	start_stream(&self->dev);
-	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	start_page_stream(&self->dev);
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
 	test_stopped(&self->dev);
 	/* Stopped by us, not by the IOMMU */
 	EXPECT_EQ(0, pdma_refused(&self->dev));
 	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
 
 	/* The device has all it needs to go on */
-	EXPECT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 	test_copies(&self->dev);
 }
 
 TEST_F(mdev, unmap_of_everything_stops_dma)
 {
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pdma_unmap(&self->dev, 0, 0));
 	test_stopped(&self->dev);
 	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
@@ -1441,7 +1425,7 @@ TEST_F(mdev, unmap_of_everything_stops_dma)
 
 TEST_F(mdev, unmap_of_other_memory_does_not_stop_dma)
 {
-	const __u64 below = IOVA - PAGE, above = IOVA + BUF_LEN;
+	const __u64 below = IOVA - PAGE, above = IOVA + MEM_LEN;
 	struct pdma_dev second;
 	char *mem = pdma_alloc_buffer(2 * PAGE);
 
@@ -1454,7 +1438,7 @@ TEST_F(mdev, unmap_of_other_memory_does_not_stop_dma)
 	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
 	EXPECT_EQ(0, pdma_copy_wait(&second, above, below, PAGE));
 
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pdma_unmap(&self->dev, below, PAGE));
 	test_streams(&self->dev);
 	EXPECT_EQ(0, pdma_stop(&self->dev));
@@ -1471,7 +1455,7 @@ TEST_F(mdev, unmap_of_other_memory_does_not_stop_dma)
 TEST_F(mdev, unmap_of_one_page_of_a_stream_stops_dma)
 {
 	/* Two ends of memory that was mapped piece by piece */
-	const __u64 first = IOVA - PAGE, last = IOVA + BUF_LEN;
+	const __u64 first = IOVA - PAGE, last = IOVA + MEM_LEN;
 	const __u64 iova[][2] = { { first, first }, { last - PAGE, last } };
 	char *mem = pdma_alloc_buffer(PAGE);
 	int i;
@@ -1499,9 +1483,9 @@ TEST_F(mdev, unmap_stops_all_devices_that_use_the_memory)
 
 	open_second(&second, &self->dev);
 	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
-	start_stream(&self->dev);
-	start_stream(&second);
-	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	start_page_stream(&self->dev);
+	start_page_stream(&second);
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
 	test_stopped(&self->dev);
 	test_stopped(&second);
 	pdma_close(&second);
@@ -1509,7 +1493,7 @@ TEST_F(mdev, unmap_stops_all_devices_that_use_the_memory)
 
 TEST_F(mdev, unmap_of_either_side_of_a_copy_succeeds)
 {
-	const __u64 src = IOVA + BUF_LEN;
+	const __u64 src = IOVA + MEM_LEN;
 	char *mem = pdma_alloc_buffer(PAGE);
 
 	ASSERT_NE(NULL, mem);
@@ -1521,7 +1505,7 @@ TEST_F(mdev, unmap_of_either_side_of_a_copy_succeeds)
 
 	ASSERT_EQ(0, pdma_map(&self->dev, mem, src, PAGE));
 	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA, src, PAGE));
-	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
 	EXPECT_EQ(-EFAULT, pdma_copy(&self->dev, IOVA, src, PAGE));
 }
 
@@ -1532,11 +1516,11 @@ TEST_F(mdev, remapped_iova_reaches_the_new_memory)
 
 	ASSERT_NE(NULL, mem);
 	test_copies(&self->dev);
-	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
 	ASSERT_EQ(0, pdma_map(&self->dev, mem, IOVA, PAGE));
 
 	memset(mem, 0x77, PAGE / 2);
-	memset(self->buf, 0, BUF_LEN);
+	memset(self->buf, 0, MEM_LEN);
 	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA + PAGE / 2, IOVA,
 				    PAGE / 2));
 	EXPECT_EQ(0, memcmp(mem, mem + PAGE / 2, PAGE / 2));
@@ -1548,7 +1532,7 @@ TEST_F(mdev, detached_ioas_stops_dma)
 	if (!variant->cdev)
 		SKIP(return, "a group cannot leave its container when open");
 
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pdma_detach_ioas(&self->dev));
 	test_stopped(&self->dev);
 	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
@@ -1567,7 +1551,7 @@ TEST_F(mdev, replaced_ioas_stops_dma)
 		SKIP(return, "a group has one container");
 
 	ASSERT_EQ(0, ioctl(self->dev.iommufd, IOMMU_IOAS_ALLOC, &alloc));
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pdma_attach_ioas(&self->dev, alloc.out_ioas_id));
 	test_stopped(&self->dev);
 	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
@@ -1638,17 +1622,17 @@ TEST_F(mdev, unmap_races_with_submission)
 	struct race race = { .dev = &self->dev };
 	__u64 start = pdma_now_ms();
 	unsigned int rounds = 0, moved = 0;
-	char *before = malloc(BUF_LEN);
+	char *before = malloc(MEM_LEN);
 	pthread_t thread;
 
 	ASSERT_EQ(0, pthread_create(&thread, NULL, submit_until_end, &race));
 	while (race_goes_on(&race, start, rounds)) {
 		usleep(rounds % 7 * 100);
-		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
-		memcpy(before, self->buf, BUF_LEN);
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
+		memcpy(before, self->buf, MEM_LEN);
 		usleep(rounds % 5 * 100);
-		moved += !!memcmp(before, self->buf, BUF_LEN);
-		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+		moved += !!memcmp(before, self->buf, MEM_LEN);
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 		rounds++;
 	}
 	end_race(&race);
@@ -1702,8 +1686,8 @@ TEST_F(mdev, unmap_ends_while_many_devices_submit)
 	start = pdma_now_ms();
 	while (any_goes_on(race, MANY, start, rounds)) {
 		usleep(rounds % 7 * 100);
-		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
-		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 		rounds++;
 	}
 	for (i = 0; i < MANY; i++)
@@ -1722,7 +1706,7 @@ TEST_F(mdev, unmap_ends_while_many_devices_submit)
 static void *unmap_until_end(void *arg)
 {
 	struct race *race = arg;
-	const __u64 iova = IOVA + BUF_LEN + PAGE;
+	const __u64 iova = IOVA + MEM_LEN + PAGE;
 	char *mem = pdma_alloc_buffer(PAGE);
 	int rc;
 
@@ -1752,8 +1736,8 @@ TEST_F(mdev, two_unmaps_of_pinned_memory_do_not_block_each_other)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, unmap_until_end, &race));
 	while (race_goes_on(&race, start, rounds)) {
 		EXPECT_EQ(0, pdma_copy(&self->dev, IOVA, IOVA, PAGE));
-		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
-		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 		rounds++;
 	}
 	end_race(&race);
@@ -1881,8 +1865,8 @@ TEST_F(mdev, ioasids_change_while_all_channels_work)
 	}
 	while (any_goes_on(race, 3, start, rounds)) {
 		usleep(rounds % 7 * 1000);
-		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
-		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 		rounds++;
 	}
 	for (i = 0; i < 3; i++)
@@ -1905,7 +1889,7 @@ TEST_F(mdev, ioasids_change_while_all_channels_work)
 
 TEST_F(mdev, reset_stops_dma_and_keeps_the_pasid)
 {
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pdma_reset(&self->dev));
 	test_stopped(&self->dev);
 	EXPECT_EQ(0, pdma_counter(&self->dev));
@@ -1928,8 +1912,8 @@ TEST_F(mdev, reset_of_the_engine_stops_dma_and_keeps_the_pasids)
 
 	/* One that has a PASID, one that has none */
 	open_second(&second, NULL);
-	start_stream(&self->dev);
-	EXPECT_EQ(0, reset_engine(self->parent));
+	start_page_stream(&self->dev);
+	EXPECT_EQ(0, pci_reset(self->parent));
 	test_stopped(&self->dev);
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
 	test_users(self->id, 1, 1);
@@ -1938,7 +1922,7 @@ TEST_F(mdev, reset_of_the_engine_stops_dma_and_keeps_the_pasids)
 
 	/* What was parked before stays so */
 	test_cmd_free(self->ioasid, 1, &self->id);
-	EXPECT_EQ(0, reset_engine(self->parent));
+	EXPECT_EQ(0, pci_reset(self->parent));
 	EXPECT_EQ(-ESHUTDOWN, pdma_copy(&self->dev, IOVA, IOVA, 8));
 	pdma_close(&second);
 }
@@ -1949,17 +1933,17 @@ TEST_F(mdev, memory_of_a_command_that_a_reset_ended_can_be_unmapped)
 	if (!has_reset(self->parent))
 		SKIP(return, "the engine has no function level reset");
 
-	start_stream(&self->dev);
-	EXPECT_EQ(0, reset_engine(self->parent));
-	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
+	start_page_stream(&self->dev);
+	EXPECT_EQ(0, pci_reset(self->parent));
+	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
 	test_stopped(&self->dev);
 	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
-	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 	test_copies(&self->dev);
 
 	/* Or closed */
-	start_stream(&self->dev);
-	EXPECT_EQ(0, reset_engine(self->parent));
+	start_page_stream(&self->dev);
+	EXPECT_EQ(0, pci_reset(self->parent));
 	pdma_close(&self->dev);
 	test_users(self->id, 0, 0);
 }
@@ -1977,10 +1961,10 @@ TEST_F(mdev, reset_of_the_engine_races_with_submission)
 	start = pdma_now_ms();
 	ASSERT_EQ(0, pthread_create(&thread, NULL, submit_until_end, &race));
 	while (race_goes_on(&race, start, rounds)) {
-		EXPECT_EQ(0, reset_engine(self->parent));
+		EXPECT_EQ(0, pci_reset(self->parent));
 		usleep(rounds % 5 * 1000);
-		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, BUF_LEN));
-		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+		EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
+		ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 		rounds++;
 	}
 	end_race(&race);
@@ -2042,19 +2026,19 @@ TEST_F(mdev, user_that_waits_for_its_memory_delays_nobody)
 	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
 	ASSERT_EQ(0, pdma_map(&second, stall.page, IOVA, PAGE));
 	ASSERT_EQ(0, pdma_map(&second, mem, IOVA + PAGE, PAGE));
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	ASSERT_EQ(0, pthread_create(&thread, NULL, copy_from_stalled_page,
 				    &copy));
 	ASSERT_TRUE(wait_until(copy_is_done(&copy) || stall_wait(&stall, 0)));
 	EXPECT_EQ(variant->pinning_waits, !copy_is_done(&copy));
 
 	/* In another process: when it does not return, this one goes on */
-	pid = run_alone(reset_engine, self->parent);
+	pid = run_alone(pci_reset, self->parent);
 	ASSERT_LT(0, pid);
 	ASSERT_TRUE(wait_until_ms(has_exited(pid, &status), 30000));
 	EXPECT_EQ(0, status);
 	test_stopped(&self->dev);
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	test_streams(&self->dev);
 	EXPECT_EQ(0, pdma_stop(&self->dev));
 	test_copies(&self->dev);
@@ -2083,9 +2067,9 @@ TEST_F(mdev, user_that_waits_for_its_memory_delays_nobody)
 
 TEST_F(mdev, close_stops_dma_and_drops_the_pasid)
 {
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	pdma_close(&self->dev);
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	test_users(self->id, 0, 0);
 	EXPECT_EQ(IOASID_STATE_ACTIVE, ioasid_state(self->ioasid, self->id));
 
@@ -2097,7 +2081,7 @@ TEST_F(mdev, close_stops_dma_and_drops_the_pasid)
 	EXPECT_EQ(0, pdma_done(&self->dev));
 	EXPECT_EQ(0, pdma_read64(&self->dev, PDMA_DST));
 	EXPECT_EQ(-ENXIO, pdma_copy(&self->dev, IOVA, IOVA, 8));
-	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
 	test_copies(&self->dev);
 }
@@ -2107,14 +2091,14 @@ TEST_F(mdev, mapped_status_page_keeps_the_device_open)
 	const void *regs = pdma_map_status(&self->dev);
 
 	ASSERT_NE(NULL, regs);
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	close(self->dev.device);
 	EXPECT_EQ(PDMA_STATUS_BUSY,
 		  pdma_mmio32(regs, PDMA_STATUS) & PDMA_STATUS_BUSY);
 	test_users(self->id, 1, 1);
 
 	pdma_unmap_status(regs);
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	test_users(self->id, 0, 0);
 	self->dev.device = -1;
 }
@@ -2125,16 +2109,16 @@ TEST_F(mdev, owner_first_close_order_keeps_the_number_for_the_user)
 	__u32 id;
 
 	ASSERT_LE(0, file);
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	close(self->ioasid);
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
 	EXPECT_EQ(-ESHUTDOWN, pdma_copy(&self->dev, IOVA, IOVA, 8));
 	test_err_alloc(ENOSPC, file, self->id, self->id, 1, &id);
 	test_set_in_use(file, 0, 1);
 
 	pdma_close(&self->dev);
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	test_cmd_alloc(file, self->id, self->id, 1, &id);
 	test_set_in_use(file, 1, 0);
 	close(file);
@@ -2142,9 +2126,9 @@ TEST_F(mdev, owner_first_close_order_keeps_the_number_for_the_user)
 
 TEST_F(mdev, user_first_close_order_leaves_the_owner_alone)
 {
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	pdma_close(&self->dev);
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	test_set_in_use(self->ioasid, 2, 0);
 	test_users(self->id, 0, 0);
 	test_cmd_free(self->ioasid, 1, &self->id);
@@ -2154,7 +2138,7 @@ TEST_F(mdev, user_first_close_order_leaves_the_owner_alone)
 TEST_F(mdev, killed_process_leaves_nothing_behind)
 {
 	int ready[2], status;
-	__u32 id, *shared = (__u32 *)(self->buf + BUF_LEN - PAGE);
+	__u32 id, *shared = (__u32 *)(self->buf + MEM_LEN - PAGE);
 	pid_t pid;
 	char c;
 
@@ -2167,7 +2151,7 @@ TEST_F(mdev, killed_process_leaves_nothing_behind)
 
 		if (!variant->open(&self->dev, self->uuid[0], NULL) &&
 		    !ioasid_alloc(fd, 0, 0, 1, shared) &&
-		    !pdma_map(&self->dev, self->buf, IOVA, BUF_LEN) &&
+		    !pdma_map(&self->dev, self->buf, IOVA, MEM_LEN) &&
 		    !pdma_set_ioasid(&self->dev, fd, *shared) &&
 		    !pdma_stream(&self->dev, IOVA, PAGE, 10, 10) &&
 		    !pdma_wait_counter(&self->dev, 100))
@@ -2177,14 +2161,14 @@ TEST_F(mdev, killed_process_leaves_nothing_behind)
 	}
 	close(ready[1]);
 	EXPECT_EQ(1, read(ready[0], &c, 1));
-	EXPECT_FALSE(is_still(self->buf, BUF_LEN));
+	EXPECT_FALSE(is_still(self->buf, MEM_LEN));
 	EXPECT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(pid, waitpid(pid, &status, 0));
 
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	test_cmd_alloc(self->ioasid, *shared, *shared, 1, &id);
 	ASSERT_EQ(0, variant->open(&self->dev, self->uuid[0], NULL));
-	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, id));
 	test_copies(&self->dev);
 }
@@ -2194,7 +2178,7 @@ TEST_F(mdev, device_passed_by_fork_stays_open)
 	int status;
 	pid_t pid;
 
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -2203,11 +2187,11 @@ TEST_F(mdev, device_passed_by_fork_stays_open)
 	}
 	pdma_close(&self->dev);
 	test_users(self->id, 1, 1);
-	EXPECT_FALSE(is_still(self->buf, BUF_LEN));
+	EXPECT_FALSE(is_still(self->buf, MEM_LEN));
 
 	EXPECT_EQ(0, kill(pid, SIGKILL));
 	EXPECT_EQ(pid, waitpid(pid, &status, 0));
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	test_users(self->id, 0, 0);
 }
 
@@ -2218,7 +2202,7 @@ TEST_F(mdev, removal_waits_for_close)
 	int status;
 	pid_t pid;
 
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 	pid = run_alone(pdma_remove, self->uuid[0]);
 	ASSERT_LE(0, pid);
 	pdma_sleep_ms(500);
@@ -2229,13 +2213,13 @@ TEST_F(mdev, removal_waits_for_close)
 	EXPECT_EQ(0, pdma_stop(&self->dev));
 	test_copies(&self->dev);
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->other));
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 
 	pdma_close(&self->dev);
 	EXPECT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
 	EXPECT_FALSE(pdma_mdev_exists(self->uuid[0]));
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	EXPECT_EQ(self->available, pdma_available(self->parent));
 	test_users(self->id, 0, 0);
 	test_users(self->other, 0, 0);
@@ -2271,7 +2255,7 @@ TEST_F(mdev, parent_removal_waits_for_all_devices)
 
 	open_second(&second, NULL);
 	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
-	start_stream(&self->dev);
+	start_page_stream(&self->dev);
 
 	pid = run_alone(unbind_parent, self->parent);
 	ASSERT_LE(0, pid);
@@ -2283,7 +2267,7 @@ TEST_F(mdev, parent_removal_waits_for_all_devices)
 	pdma_close(&second);
 	EXPECT_EQ(pid, waitpid(pid, &status, 0));
 	EXPECT_EQ(0, status);
-	EXPECT_TRUE(is_still(self->buf, BUF_LEN));
+	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	EXPECT_FALSE(pdma_mdev_exists(self->uuid[0]));
 	EXPECT_FALSE(pdma_mdev_exists(self->uuid[1]));
 	EXPECT_NE(self->available, pdma_available(self->parent));
@@ -2294,7 +2278,7 @@ TEST_F(mdev, parent_removal_waits_for_all_devices)
 	EXPECT_EQ(self->available, pdma_available(self->parent));
 	ASSERT_EQ(0, pdma_create(self->parent, self->uuid[0]));
 	ASSERT_EQ(0, variant->open(&self->dev, self->uuid[0], NULL));
-	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, BUF_LEN));
+	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->id));
 	test_copies(&self->dev);
 }

@@ -11,16 +11,10 @@
  */
 #include <pthread.h>
 
-#include "../kselftest_harness.h"
-#include "ioasid_utils.h"
-#include "ioasid_watch.h"
-#include "pdma_utils.h"
-#include "sva_utils.h"
+#include "ioasid_fixture.h"
 
 #define PAGE 4096
-#define BUF_LEN PDMA_MAX_LEN
 #define NR_PAGES (BUF_LEN / PAGE)
-#define POISON 0x5a
 
 /* To the IOMMU, and again until the IOMMU handles it; in us */
 #define LATE 3000000
@@ -59,7 +53,7 @@ static int start_copy(struct pdma_dev *dev, volatile void *dst,
 	return pdma_submit(dev, &cmd);
 }
 
-static int start_stream(struct pdma_dev *dev, __u64 dst, __u32 len,
+static int start_asking(struct pdma_dev *dev, __u64 dst, __u32 len,
 			__u32 flags)
 {
 	struct pdma_submit cmd = {
@@ -94,8 +88,7 @@ static int present(volatile void *buf, size_t len)
 }
 
 struct rig {
-	char engine[NAME_MAX + 1];
-	bool ours;		/* the engine has our driver */
+	struct lent engine;
 	int fd;
 	int kmsg;
 	struct pdma_bar bar;
@@ -105,43 +98,39 @@ struct rig {
 };
 
 /* The PRI capability and the IOMMU's support of it */
-static bool has_pages(struct rig *rig)
+static bool has_pages(const char *engine)
 {
 	char ecap[32];
 
 	/* In ECAP: page requests, and draining them */
-	return !pci_read(rig->engine, "iommu/intel-iommu/ecap", ecap,
+	return !pci_read(engine, "iommu/intel-iommu/ecap", ecap,
 			 sizeof(ecap)) &&
 	       (strtoull(ecap, NULL, 16) >> 29 & 1) &&
 	       (strtoull(ecap, NULL, 16) >> 42 & 1);
 }
 
+static const char *unfit_for_pages(const char *engine)
+{
+	return has_pages(engine) ? unfit_for_sva(engine) :
+				   "the IOMMU has no page requests";
+}
+
 static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 {
-	rig->fd = ioasid_open();
-	if (rig->fd == -ENOENT)
-		return "no " IOASID_DEV;
-	ASSERT_LE(0, rig->fd);
-	if (pci_find_engine(rig->engine))
-		return "no engine with ATS";
-	if (!has_first_stage(rig->engine))
-		return "the IOMMU has no first-stage translation";
-	if (!has_pages(rig))
-		return "the IOMMU has no page requests";
-	if (!pdma_exists(PCI_DRIVERS PDMA_SVA_DRIVER))
-		return "no driver " PDMA_SVA_DRIVER;
-	if (sva_is_refused())
-		return "SVA is off, boot with iommu_sva.allow_unsafe_x86=1";
+	const char *why = setup_ioasid(_metadata, &rig->fd);
 
-	ASSERT_EQ(0, pci_set_driver(rig->engine, PDMA_SVA_DRIVER));
-	rig->ours = true;
-	ASSERT_EQ(0, bar_map(&rig->bar, rig->engine));
+	if (!why)
+		why = setup_lent(_metadata, &rig->engine, PDMA_SVA_DRIVER,
+				 unfit_for_pages);
+	if (why)
+		return why;
+
+	ASSERT_EQ(0, bar_map(&rig->bar, rig->engine.name));
 	rig->faults = bar_recorded(&rig->bar);
-	rig->kmsg = kmsg_open();
-	ASSERT_LE(0, rig->kmsg);
+	setup_kmsg(_metadata, &rig->kmsg);
 	rig->buf = fresh(BUF_LEN);
 	ASSERT_NE(NULL, rig->buf);
-	ASSERT_EQ(0, sva_open(&rig->dev, rig->engine));
+	ASSERT_EQ(0, sva_open(&rig->dev, rig->engine.name));
 	ASSERT_LT(0, sva_bind(&rig->dev));
 	return NULL;
 }
@@ -160,9 +149,7 @@ static void faults_begin(struct rig *rig)
 
 static void faults_end(struct rig *rig)
 {
-	/* The fault interrupt runs in a thread of its own, let it finish */
-	while (usleep(100000), kmsg_faults(rig->kmsg, 0) > 0)
-		;
+	kmsg_drop_faults(rig->kmsg);
 	kmsg_expect_faults(rig->kmsg, false);
 	rig->faults = bar_recorded(&rig->bar);
 }
@@ -178,7 +165,7 @@ static void ask_late(struct __test_metadata *_metadata, struct pdma_dev *dev,
 		     __u64 addr, __u32 flag)
 {
 	ASSERT_EQ(0, pages_set_delay(dev, LATE));
-	ASSERT_EQ(0, start_stream(dev, addr, PAGE, flag));
+	ASSERT_EQ(0, start_asking(dev, addr, PAGE, flag));
 	ASSERT_TRUE(wait_until(pages_asked(dev) == 1));
 	ASSERT_EQ(0, pages_answered(dev));
 }
@@ -190,16 +177,12 @@ FIXTURE(pri)
 
 FIXTURE_SETUP(pri)
 {
-	const char *reason = setup(_metadata, &self->rig);
-
-	if (reason)
-		SKIP(return, "%s", reason);
+	skip_for(setup(_metadata, &self->rig));
 }
 
 FIXTURE_TEARDOWN_PARENT(pri)
 {
-	if (self->rig.ours)
-		EXPECT_EQ(0, pci_set_driver(self->rig.engine, ""));
+	give_back(_metadata, &self->rig.engine);
 }
 
 /* Served */
@@ -246,7 +229,7 @@ TEST_F(pri, page_that_is_dropped_is_faulted_in_again)
 	struct rig *rig = &self->rig;
 	int i;
 
-	ASSERT_EQ(0, start_stream(&rig->dev, (uintptr_t)rig->buf, PAGE,
+	ASSERT_EQ(0, start_asking(&rig->dev, (uintptr_t)rig->buf, PAGE,
 				  PDMA_CMD_ASK));
 	for (i = 0; i < times(100); i++) {
 		ASSERT_EQ(0, pdma_wait_counter(&rig->dev, 2));
@@ -264,7 +247,7 @@ TEST_F(pri, page_is_not_faulted_in_without_being_asked_for)
 	struct rig *rig = &self->rig;
 
 	faults_begin(rig);
-	ASSERT_EQ(0, start_stream(&rig->dev, (uintptr_t)rig->buf, PAGE, 0));
+	ASSERT_EQ(0, start_asking(&rig->dev, (uintptr_t)rig->buf, PAGE, 0));
 	EXPECT_EQ(0, pdma_wait_refused(&rig->dev, 3));
 	EXPECT_EQ(0, pdma_stop(&rig->dev));
 	EXPECT_EQ(0, pages_asked(&rig->dev));
@@ -321,7 +304,7 @@ TEST_F(pri, channels_are_served_side_by_side)
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(dev); i++) {
-		ASSERT_EQ(0, sva_open(&dev[i], rig->engine));
+		ASSERT_EQ(0, sva_open(&dev[i], rig->engine.name));
 		ASSERT_LT(0, sva_bind(&dev[i]));
 	}
 	/* All of them the same pages */
@@ -345,7 +328,7 @@ static __u32 attach(struct __test_metadata *_metadata, struct rig *rig,
 	__u32 id;
 
 	test_cmd_alloc(rig->fd, 0, 0, 1, &id);
-	ASSERT_EQ(0, sva_open(dev, rig->engine));
+	ASSERT_EQ(0, sva_open(dev, rig->engine.name));
 	ASSERT_EQ(0, sva_attach(dev, rig->fd, id));
 	return id;
 }
@@ -442,7 +425,7 @@ TEST_F(pri, request_from_before_a_reset_is_not_served_later)
 
 	ask_late(_metadata, &rig->dev, (uintptr_t)rig->buf, PDMA_CMD_ASK);
 	faults_begin(rig);
-	ASSERT_EQ(0, pci_reset(rig->engine));
+	ASSERT_EQ(0, pci_reset(rig->engine.name));
 	/*
 	 * It may have been served in time: its handler may even be at work, and
 	 * what that answers is dropped.
@@ -466,11 +449,12 @@ TEST_F(pri, end_of_the_fault_queue_drains_what_is_on_its_way)
 	ask_late(_metadata, &rig->dev, (uintptr_t)rig->buf, PDMA_CMD_ASK);
 	faults_begin(rig);
 	refused = refused_requests(rig);
-	ASSERT_EQ(0, pci_write(rig->engine, "driver/unbind", rig->engine));
+	ASSERT_EQ(0, pci_write(rig->engine.name, "driver/unbind",
+			       rig->engine.name));
 	EXPECT_EQ(refused + 1, refused_requests(rig));
 	EXPECT_EQ(0, present(rig->buf, BUF_LEN));
 	faults_end(rig);
-	ASSERT_EQ(0, pci_set_driver(rig->engine, PDMA_SVA_DRIVER));
+	ASSERT_EQ(0, pci_set_driver(rig->engine.name, PDMA_SVA_DRIVER));
 }
 
 /* Parked */
@@ -521,7 +505,7 @@ TEST_F(pri, request_of_a_parked_pasid_is_not_reported)
 		/* Several, so that there is something in the queue */
 		if (i)
 			attach(_metadata, rig, &dev[i]);
-		ASSERT_EQ(0, start_stream(&dev[i], PDMA_SVA_IOVA, PAGE,
+		ASSERT_EQ(0, start_asking(&dev[i], PDMA_SVA_IOVA, PAGE,
 					  PDMA_CMD_FAULT));
 	}
 	ASSERT_TRUE(wait_until(pages_answered(&dev[0]) >= 10));
@@ -559,7 +543,7 @@ TEST_F(pri, fault_queue_ends_while_parked_pasids_ask)
 
 	for (i = 0; i < ARRAY_SIZE(dev); i++) {
 		ids[i] = attach(_metadata, rig, &dev[i]);
-		ASSERT_EQ(0, start_stream(&dev[i], PDMA_SVA_IOVA, PAGE,
+		ASSERT_EQ(0, start_asking(&dev[i], PDMA_SVA_IOVA, PAGE,
 					  PDMA_CMD_FAULT));
 	}
 	test_cmd_free(rig->fd, ARRAY_SIZE(ids), ids);
@@ -572,8 +556,9 @@ TEST_F(pri, fault_queue_ends_while_parked_pasids_ask)
 	}
 	for (i = 0; i < ARRAY_SIZE(dev); i++)
 		EXPECT_LT(0, pages_answered(&dev[i]));
-	ASSERT_EQ(0, pci_write(rig->engine, "driver/unbind", rig->engine));
-	ASSERT_EQ(0, pci_set_driver(rig->engine, PDMA_SVA_DRIVER));
+	ASSERT_EQ(0, pci_write(rig->engine.name, "driver/unbind",
+			       rig->engine.name));
+	ASSERT_EQ(0, pci_set_driver(rig->engine.name, PDMA_SVA_DRIVER));
 	expect_silence();
 }
 
@@ -585,10 +570,10 @@ TEST_F(pri, park_and_detach_while_all_channels_ask)
 	unsigned int i;
 	int round;
 
-	ASSERT_EQ(0, start_stream(&rig->dev, (uintptr_t)rig->buf, BUF_LEN,
+	ASSERT_EQ(0, start_asking(&rig->dev, (uintptr_t)rig->buf, BUF_LEN,
 				  PDMA_CMD_FAULT));
 	for (i = 0; i < ARRAY_SIZE(dev); i++)
-		ASSERT_EQ(0, sva_open(&dev[i], rig->engine));
+		ASSERT_EQ(0, sva_open(&dev[i], rig->engine.name));
 	for (round = 0; round < times(100); round++) {
 		__u64 answered;
 
@@ -597,7 +582,7 @@ TEST_F(pri, park_and_detach_while_all_channels_ask)
 			ASSERT_EQ(0, sva_attach(&dev[i], rig->fd, ids[i]));
 			ASSERT_EQ(0, pages_set_delay(&dev[i],
 						     (round * 7 + i) % 50));
-			ASSERT_EQ(0, start_stream(&dev[i], PDMA_SVA_IOVA, PAGE,
+			ASSERT_EQ(0, start_asking(&dev[i], PDMA_SVA_IOVA, PAGE,
 						  PDMA_CMD_FAULT));
 		}
 		answered = pages_answered(&rig->dev);

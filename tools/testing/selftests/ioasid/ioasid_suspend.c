@@ -15,14 +15,7 @@
 #include <fcntl.h>
 #include <sys/wait.h>
 
-#include "../kselftest_harness.h"
-#include "ioasid_channel.h"
-#include "ioasid_utils.h"
-#include "ioasid_watch.h"
-#include "pdma_utils.h"
-#include "suspend_utils.h"
-#include "sva_utils.h"
-#include "vfio_pci_utils.h"
+#include "ioasid_fixture.h"
 
 #define PAGE 4096
 #define PERIOD 1000		/* of a stream, in us */
@@ -60,19 +53,9 @@ static volatile __u64 *alloc_victim(void)
 	return page;
 }
 
-static bool is_poisoned(volatile __u64 *page)
-{
-	size_t i;
-
-	for (i = 0; i < PAGE / sizeof(*page); i++)
-		if (page[i] != 0x0101010101010101ull * POISON)
-			return false;
-	return true;
-}
-
 /* Nothing was written to it, and it is where it was */
 #define expect_untouched(_victim, _iova) do {				\
-	EXPECT_TRUE(is_poisoned(_victim));				\
+	EXPECT_TRUE(buf_is_poison(_victim, PAGE));			\
 	EXPECT_EQ(_iova, physical(_victim));				\
 } while (0)
 
@@ -108,13 +91,6 @@ static __u64 count_after(const char *pm_test, __u64 before)
 	EXPECT_EQ(__done, bar_done(_bar, _ch));				\
 	EXPECT_EQ(__recorded, bar_recorded(_bar));			\
 } while (0)
-
-/* The fault interrupt runs in a thread of its own: let it finish */
-static void drop_faults(int kmsg)
-{
-	while (usleep(100000), kmsg_faults(kmsg, 0) > 0)
-		;
-}
 
 /* Mediated devices: one that is ACTIVE and one that is PARKED on each engine */
 
@@ -181,17 +157,11 @@ static void pair_stream(struct __test_metadata *_metadata, struct pair *pair,
 
 FIXTURE_SETUP(mdev)
 {
-	const char *reason = cannot_suspend(variant->pm_test);
 	int ats;
 
-	if (reason)
-		SKIP(return, "%s", reason);
-	self->fd = ioasid_open();
-	if (self->fd == -ENOENT)
-		SKIP(return, "no " IOASID_DEV);
-	ASSERT_LE(0, self->fd);
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
+	skip_for(cannot_suspend(variant->pm_test));
+	skip_for(setup_ioasid(_metadata, &self->fd));
+	setup_kmsg(_metadata, &self->kmsg);
 	self->opener = getpid();
 	for (ats = 0; ats < 2; ats++)
 		if (!find_engine(&self->pair[self->nr_pairs].engine, ats))
@@ -274,8 +244,7 @@ TEST_F(mdev, active_works_again_and_parked_stays_parked)
 
 FIXTURE(pci)
 {
-	char engine[NAME_MAX + 1];
-	bool ours;		/* the engine has our driver */
+	struct lent engine;
 	bool takes_ioasids;
 	int fd;
 	int kmsg;
@@ -297,65 +266,30 @@ FIXTURE_VARIANT(pci)
 FIXTURE_VARIANT_ADD(pci, mem) { .pm_test = "none" };
 FIXTURE_VARIANT_ADD(pci, core) { .pm_test = "core" };
 
-static int map_buf(struct pdma_dev *dev, volatile __u64 *buf, __u64 iova)
+static const char *unfit_for_second_stage(const char *engine)
 {
-	struct iommu_ioas_alloc ioas = { .size = sizeof(ioas) };
-
-	if (ioctl(dev->iommufd, IOMMU_IOAS_ALLOC, &ioas))
-		return -errno;
-	dev->ioas_id = ioas.out_ioas_id;
-	return pdma_map(dev, (void *)buf, iova, PAGE);
-}
-
-static int alloc_hwpt(struct pdma_dev *dev, __u32 dev_id, __u32 *hwpt)
-{
-	struct iommu_hwpt_alloc alloc = {
-		.size = sizeof(alloc), .flags = HWPT_ALLOC_PASID,
-		.dev_id = dev_id, .pt_id = dev->ioas_id,
-	};
-
-	if (ioctl(dev->iommufd, IOMMU_HWPT_ALLOC, &alloc))
-		return -errno;
-	*hwpt = alloc.out_hwpt_id;
-	return 0;
+	return has_first_stage(engine) ?
+		       "the IOMMU has first-stage translation only" : NULL;
 }
 
 FIXTURE_SETUP(pci)
 {
-	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
-	const char *reason = cannot_suspend(variant->pm_test);
+	__u32 dev_id;
 	struct pdma_feature probe = {};
 	int i;
 
-	if (reason)
-		SKIP(return, "%s", reason);
-	self->fd = ioasid_open();
-	if (self->fd == -ENOENT)
-		SKIP(return, "no " IOASID_DEV);
-	ASSERT_LE(0, self->fd);
-	if (pci_find_engine(self->engine))
-		SKIP(return, "no engine with ATS");
-	if (has_first_stage(self->engine))
-		SKIP(return, "the IOMMU has first-stage translation only");
-	if (!pdma_exists("/sys/bus/pci/drivers/vfio-pci"))
-		SKIP(return, "no driver vfio-pci");
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
+	skip_for(cannot_suspend(variant->pm_test));
+	skip_for(setup_ioasid(_metadata, &self->fd));
+	setup_kmsg(_metadata, &self->kmsg);
+	skip_for(setup_lent(_metadata, &self->engine, "vfio-pci",
+			    unfit_for_second_stage));
 
-	ASSERT_EQ(0, pci_set_driver(self->engine, "vfio-pci"));
-	self->ours = true;
-	pdma_init(&self->dev);
-	self->dev.device = open_cdev(self->engine);
-	ASSERT_LE(0, self->dev.device);
-	self->dev.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
-	ASSERT_LE(0, self->dev.iommufd);
-	bind.iommufd = self->dev.iommufd;
-	ASSERT_EQ(0, ioctl(self->dev.device, VFIO_DEVICE_BIND_IOMMUFD, &bind));
+	ASSERT_EQ(0, vfio_open_pci(&self->dev, self->engine.name, &dev_id));
 	self->takes_ioasids =
 		pdma_feature_ioasid(&self->dev, VFIO_DEVICE_FEATURE_PROBE |
 				    VFIO_DEVICE_FEATURE_SET, &probe) != -ENOTTY;
 
-	ASSERT_EQ(0, map_engine(&self->bar, self->dev.device));
+	ASSERT_EQ(0, vfio_map_bar(&self->bar, self->dev.device));
 	for (i = 0; i < 2; i++) {
 		self->buf[i] = pdma_alloc_buffer(PAGE);
 		ASSERT_NE(NULL, self->buf[i]);
@@ -363,10 +297,11 @@ FIXTURE_SETUP(pci)
 		ASSERT_NE(NULL, self->victim[i]);
 		self->iova[i] = physical(self->victim[i]);
 		ASSERT_NE(0, self->iova[i]);
-		ASSERT_EQ(0, map_buf(&self->dev, self->buf[i], self->iova[i]));
+		ASSERT_EQ(0, vfio_map_space(&self->dev, self->buf[i],
+					    self->iova[i], PAGE));
 		if (self->takes_ioasids)
-			ASSERT_EQ(0, alloc_hwpt(&self->dev, bind.out_devid,
-						&self->hwpt[i]));
+			ASSERT_EQ(0, vfio_alloc_hwpt(&self->dev, dev_id,
+						     &self->hwpt[i]));
 	}
 	/* Enables the PASID capability, even if no PASID is attached */
 	ASSERT_EQ(0, pdma_attach_ioas(&self->dev, self->takes_ioasids ?
@@ -377,8 +312,7 @@ FIXTURE_SETUP(pci)
 /* In the parent of the test, where nothing is open any more */
 FIXTURE_TEARDOWN_PARENT(pci)
 {
-	if (self->ours)
-		EXPECT_EQ(0, pci_set_driver(self->engine, ""));
+	give_back(_metadata, &self->engine);
 }
 
 /* What the channel writes arrives in this buffer */
@@ -388,7 +322,7 @@ FIXTURE_TEARDOWN_PARENT(pci)
 	memset((void *)(_buf), POISON, PAGE);				\
 	__done = bar_done(&self->bar, _ch);				\
 	EXPECT_TRUE(wait_until(bar_done(&self->bar, _ch) >= __done + 3)); \
-	EXPECT_FALSE(is_poisoned(_buf));				\
+	EXPECT_FALSE(buf_is_poison(_buf, PAGE));			\
 } while (0)
 
 #define start(_ch, _pasid, _space) \
@@ -415,8 +349,8 @@ TEST_F(pci, active_works_again)
 	if (!self->takes_ioasids)
 		SKIP(return, "vfio-pci takes no IOASIDs");
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
-	ASSERT_EQ(0, attach(&self->dev, PLAIN_PASID, self->hwpt[1]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, PLAIN_PASID, self->hwpt[1]));
 	start(0, self->id, 0);
 	start(1, PLAIN_PASID, 1);
 	expect_arrives(0, self->buf[0]);
@@ -438,7 +372,7 @@ TEST_F(pci, active_works_again)
 	test_cmd_free(self->fd, 1, &self->id);
 	memset((void *)self->buf[0], POISON, PAGE);
 	expect_silently_blocked(&self->bar, 0);
-	EXPECT_TRUE(is_poisoned(self->buf[0]));
+	EXPECT_TRUE(buf_is_poison(self->buf[0], PAGE));
 	expect_arrives(1, self->buf[1]);
 	expect_untouched_victims();
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
@@ -451,7 +385,7 @@ TEST_F(pci, parked_stays_parked_until_it_is_recycled)
 	if (!self->takes_ioasids)
 		SKIP(return, "vfio-pci takes no IOASIDs");
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	start(0, self->id, 0);
 	expect_arrives(0, self->buf[0]);
 	test_cmd_free(self->fd, 1, &self->id);
@@ -464,15 +398,15 @@ TEST_F(pci, parked_stays_parked_until_it_is_recycled)
 	EXPECT_EQ(count_after(variant->pm_test, recorded),
 		  bar_recorded(&self->bar));
 	expect_untouched_victims();
-	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
+	EXPECT_EQ(-ESHUTDOWN, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	restart_if_lost(0, self->id, 0);
 	expect_silently_blocked(&self->bar, 0);
-	EXPECT_TRUE(is_poisoned(self->buf[0]));
+	EXPECT_TRUE(buf_is_poison(self->buf[0], PAGE));
 	expect_untouched_victims();
 
 	expect_taken(self->fd, self->id);
 	bar_stop(&self->bar, 0);
-	EXPECT_EQ(0, detach(&self->dev, self->id));
+	EXPECT_EQ(0, pt_detach(&self->dev, self->id));
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 	expect_free(self->fd, self->id);
@@ -501,11 +435,11 @@ TEST_F(pci, what_was_never_attached_is_blocked_and_reported)
 	expect_untouched_victims();
 	restart_if_lost(0, UNKNOWN_PASID, 0);
 	/* The message may wait for the end of the time in which there were many */
-	drop_faults(self->kmsg);
+	kmsg_drop_faults(self->kmsg);
 	expect_reported(0, UNKNOWN_PASID);
 	expect_untouched_victims();
 	bar_stop(&self->bar, 0);
-	drop_faults(self->kmsg);
+	kmsg_drop_faults(self->kmsg);
 	kmsg_expect_faults(self->kmsg, false);
 }
 
@@ -536,18 +470,18 @@ TEST_F(pci, device_in_low_power_does_no_dma)
 	start(0, UNKNOWN_PASID, 0);
 	expect_reported(0, UNKNOWN_PASID);
 	ASSERT_EQ(0, low_power(&self->dev, VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY));
-	ASSERT_TRUE(wait_until(runtime_suspended(self->engine)));
+	ASSERT_TRUE(wait_until(runtime_suspended(self->engine.name)));
 
 	ASSERT_SUSPEND(variant->pm_test);
 
 	expect_untouched_victims();
 	EXPECT_EQ(0, low_power(&self->dev, VFIO_DEVICE_FEATURE_LOW_POWER_EXIT));
 	restart_if_lost(0, UNKNOWN_PASID, 0);
-	drop_faults(self->kmsg);
+	kmsg_drop_faults(self->kmsg);
 	expect_reported(0, UNKNOWN_PASID);
 	expect_untouched_victims();
 	bar_stop(&self->bar, 0);
-	drop_faults(self->kmsg);
+	kmsg_drop_faults(self->kmsg);
 	kmsg_expect_faults(self->kmsg, false);
 }
 
@@ -555,8 +489,7 @@ TEST_F(pci, device_in_low_power_does_no_dma)
 
 FIXTURE(sva)
 {
-	char engine[NAME_MAX + 1];
-	bool ours;
+	struct lent engine;
 	int fd;
 	int kmsg;
 	struct pdma_bar bar;
@@ -599,38 +532,23 @@ static bool alloc_pages(volatile __u64 **victim, volatile __u64 **buf)
 
 FIXTURE_SETUP(sva)
 {
-	const char *reason = cannot_suspend(variant->pm_test);
 	int i;
 
-	if (reason)
-		SKIP(return, "%s", reason);
-	self->fd = ioasid_open();
-	if (self->fd == -ENOENT)
-		SKIP(return, "no " IOASID_DEV);
-	ASSERT_LE(0, self->fd);
-	if (pci_find_engine(self->engine))
-		SKIP(return, "no engine with ATS");
-	if (!has_first_stage(self->engine))
-		SKIP(return, "the IOMMU has no first-stage translation");
-	if (!pdma_exists(PCI_DRIVERS PDMA_SVA_DRIVER))
-		SKIP(return, "no driver " PDMA_SVA_DRIVER);
-	if (sva_is_refused())
-		SKIP(return, "SVA is off, boot with iommu_sva.allow_unsafe_x86=1");
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
+	skip_for(cannot_suspend(variant->pm_test));
+	skip_for(setup_ioasid(_metadata, &self->fd));
+	setup_kmsg(_metadata, &self->kmsg);
+	skip_for(setup_lent(_metadata, &self->engine, PDMA_SVA_DRIVER,
+			    unfit_for_sva));
 	ASSERT_TRUE(alloc_pages(&self->victim, &self->buf));
 
-	ASSERT_EQ(0, pci_set_driver(self->engine, PDMA_SVA_DRIVER));
-	self->ours = true;
-	ASSERT_EQ(0, bar_map(&self->bar, self->engine));
+	ASSERT_EQ(0, bar_map(&self->bar, self->engine.name));
 	for (i = 0; i < 3; i++)
-		ASSERT_EQ(0, sva_open(&self->dev[i], self->engine));
+		ASSERT_EQ(0, sva_open(&self->dev[i], self->engine.name));
 }
 
 FIXTURE_TEARDOWN_PARENT(sva)
 {
-	if (self->ours)
-		EXPECT_EQ(0, pci_set_driver(self->engine, ""));
+	give_back(_metadata, &self->engine);
 }
 
 static void find_channel(struct __test_metadata *_metadata,
@@ -672,7 +590,7 @@ static void expect_sva_running(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, pdma_stream(&self->dev[OWN], (uintptr_t)self->buf, PAGE,
 				 PERIOD, 1));
 	EXPECT_EQ(0, pdma_wait_counter(&self->dev[OWN], 3));
-	EXPECT_FALSE(is_poisoned(self->buf));
+	EXPECT_FALSE(buf_is_poison(self->buf, PAGE));
 }
 
 TEST_F(sva, active_works_again_and_what_is_blocked_stays_blocked)
@@ -720,7 +638,7 @@ TEST_F(sva, active_works_again_and_what_is_blocked_stays_blocked)
 			  (uintptr_t)self->buf);
 		expect_silently_blocked(&self->bar, self->nr[i]);
 	}
-	EXPECT_TRUE(is_poisoned(self->buf));
+	EXPECT_TRUE(buf_is_poison(self->buf, PAGE));
 
 	EXPECT_EQ(0, pdma_stop(&self->dev[OWN]));
 	expect_sva_running(_metadata, self);

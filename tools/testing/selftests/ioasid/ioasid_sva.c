@@ -13,18 +13,9 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-#include "../kselftest_harness.h"
 #include "ioasid_failures.h"
-#include "ioasid_utils.h"
-#include "ioasid_watch.h"
-#include "pdma_utils.h"
+#include "ioasid_fixture.h"
 #include "stall_utils.h"
-#include "sva_utils.h"
-
-#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
-
-#define BUF_LEN PDMA_MAX_LEN
-#define POISON 0x5a
 
 /* All of the number space */
 #define NR_IDS 0x100000
@@ -36,7 +27,6 @@ struct shared {
 	int errors;
 	int collisions;
 	int allocated;
-	int failed;		/* whether an allocation has */
 	__u8 owned[NR_IDS];
 };
 
@@ -54,32 +44,8 @@ static void touch(volatile __u64 *buf)
 		buf[i] = 0;
 }
 
-static void poison(volatile __u64 *buf)
-{
-	memset((void *)buf, POISON, BUF_LEN);
-}
-
-static bool is_poison(volatile __u64 *buf)
-{
-	__u64 all;
-	size_t i;
-
-	memset(&all, POISON, sizeof(all));
-	for (i = 0; i < BUF_LEN / sizeof(all); i++)
-		if (buf[i] != all)
-			return false;
-	return true;
-}
-
-static bool wait_refused(struct pdma_dev *dev, __u64 more)
-{
-	__u64 min = pdma_refused(dev) + more;
-
-	return wait_until(pdma_refused(dev) >= min);
-}
-
 /* Values of the stream into the first page of @buf arrive where they should */
-static void expect_running(struct __test_metadata *_metadata,
+static void expect_arrives(struct __test_metadata *_metadata,
 			   struct pdma_dev *dev, volatile __u64 *buf)
 {
 	__u64 last, value;
@@ -92,15 +58,15 @@ static void expect_running(struct __test_metadata *_metadata,
 }
 
 /* The engine goes on trying, and nothing of that arrives */
-static void expect_blocked(struct __test_metadata *_metadata,
+static void expect_refused(struct __test_metadata *_metadata,
 			   struct pdma_dev *dev, volatile __u64 *buf)
 {
 	__u64 arrived = pdma_done(dev);
 
-	poison(buf);
-	ASSERT_TRUE(wait_refused(dev, 10));
+	poison_buf(buf, BUF_LEN);
+	ASSERT_EQ(0, pdma_wait_refused(dev, 10));
 	EXPECT_EQ(arrived, pdma_done(dev));
-	EXPECT_TRUE(is_poison(buf));
+	EXPECT_TRUE(buf_is_poison(buf, BUF_LEN));
 }
 
 /*
@@ -137,8 +103,7 @@ static bool wait_free(int fd, __u32 id)
 
 /* What every test has */
 struct rig {
-	char engine[NAME_MAX + 1];
-	bool ours;		/* the engine has our driver */
+	struct lent engine;
 	int fd;
 	int kmsg;
 	struct pdma_bar bar;
@@ -151,39 +116,24 @@ struct rig {
 /* Why there is nothing to test, or NULL */
 static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 {
-	rig->fd = ioasid_open();
-	if (rig->fd == -ENOENT)
-		return "no " IOASID_DEV;
-	ASSERT_LE(0, rig->fd);
-	if (pci_find_engine(rig->engine))
-		return "no engine with ATS";
-	if (!has_first_stage(rig->engine))
-		return "the IOMMU has no first-stage translation";
-	if (!pdma_exists(PCI_DRIVERS PDMA_SVA_DRIVER))
-		return "no driver " PDMA_SVA_DRIVER;
-	if (sva_is_refused())
-		return "SVA is off, boot with iommu_sva.allow_unsafe_x86=1";
+	const char *why = setup_ioasid(_metadata, &rig->fd);
 
-	ASSERT_EQ(0, pci_set_driver(rig->engine, PDMA_SVA_DRIVER));
-	rig->ours = true;
-	ASSERT_EQ(0, bar_map(&rig->bar, rig->engine));
+	if (!why)
+		why = setup_lent(_metadata, &rig->engine, PDMA_SVA_DRIVER,
+				 unfit_for_sva);
+	if (why)
+		return why;
+
+	ASSERT_EQ(0, bar_map(&rig->bar, rig->engine.name));
 	rig->faults = bar_recorded(&rig->bar);
-	rig->kmsg = kmsg_open();
-	ASSERT_LE(0, rig->kmsg);
+	setup_kmsg(_metadata, &rig->kmsg);
 	rig->buf = map_shared(BUF_LEN);
 	ASSERT_NE(NULL, rig->buf);
 	touch(rig->buf);
 	rig->shared = map_shared(sizeof(*rig->shared));
 	ASSERT_NE(NULL, rig->shared);
-	ASSERT_EQ(0, sva_open(&rig->dev, rig->engine));
+	ASSERT_EQ(0, sva_open(&rig->dev, rig->engine.name));
 	return NULL;
-}
-
-/* In the parent of the test, where nothing is open any more */
-static void teardown(struct __test_metadata *_metadata, struct rig *rig)
-{
-	if (rig->ours)
-		EXPECT_EQ(0, pci_set_driver(rig->engine, ""));
 }
 
 /* Nothing was reported since the test began */
@@ -201,9 +151,7 @@ static __u64 faults_begin(struct rig *rig)
 
 static void faults_end(struct rig *rig)
 {
-	/* The fault interrupt runs in a thread of its own, let it finish */
-	while (usleep(100000), kmsg_faults(rig->kmsg, 0) > 0)
-		;
+	kmsg_drop_faults(rig->kmsg);
 	kmsg_expect_faults(rig->kmsg, false);
 	rig->faults = bar_recorded(&rig->bar);
 }
@@ -238,15 +186,12 @@ FIXTURE(sva)
 
 FIXTURE_SETUP(sva)
 {
-	const char *reason = setup(_metadata, &self->rig);
-
-	if (reason)
-		SKIP(return, "%s", reason);
+	skip_for(setup(_metadata, &self->rig));
 }
 
 FIXTURE_TEARDOWN_PARENT(sva)
 {
-	teardown(_metadata, &self->rig);
+	give_back(_metadata, &self->rig.engine);
 }
 
 TEST_F(sva, copy_between_buffers_of_the_process_arrives)
@@ -295,7 +240,7 @@ TEST_F(sva, stream_arrives_in_memory_of_the_process)
 		  bar_read32(&rig->bar, PDMA_CTL(0) + PDMA_CTL_PASID));
 	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
 				 8));
-	expect_running(_metadata, &rig->dev, rig->buf);
+	expect_arrives(_metadata, &rig->dev, rig->buf);
 	EXPECT_EQ(0, pdma_refused(&rig->dev));
 	expect_silence();
 }
@@ -312,9 +257,9 @@ TEST_F(sva, unbind_ends_dma)
 	EXPECT_EQ(-EBUSY, sva_bind(&rig->dev));
 	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
 				 1));
-	expect_running(_metadata, &rig->dev, rig->buf);
+	expect_arrives(_metadata, &rig->dev, rig->buf);
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
-	poison(rig->buf);
+	poison_buf(rig->buf, BUF_LEN);
 	arrived = pdma_done(&rig->dev);
 	EXPECT_EQ(0, pdma_status(&rig->dev) & PDMA_STATUS_BUSY);
 	EXPECT_EQ(-ENXIO, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096,
@@ -324,13 +269,13 @@ TEST_F(sva, unbind_ends_dma)
 	/* And it is not only the driver that has stopped */
 	expect_plain(_metadata, rig, pasid);
 	EXPECT_EQ(arrived, pdma_done(&rig->dev));
-	EXPECT_TRUE(is_poison(rig->buf));
+	EXPECT_TRUE(buf_is_poison(rig->buf, BUF_LEN));
 
 	/* Again, as often as one likes */
 	EXPECT_LT(0, sva_bind(&rig->dev));
 	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
 				 1));
-	expect_running(_metadata, &rig->dev, rig->buf);
+	expect_arrives(_metadata, &rig->dev, rig->buf);
 	expect_silence();
 }
 
@@ -343,16 +288,16 @@ TEST_F(sva, files_of_a_process_share_its_number)
 
 	pasid = sva_bind(&rig->dev);
 	ASSERT_LT(0, pasid);
-	ASSERT_EQ(0, sva_open(&other, rig->engine));
+	ASSERT_EQ(0, sva_open(&other, rig->engine.name));
 	EXPECT_EQ(pasid, sva_bind(&other));
 	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
 				 1));
 	ASSERT_EQ(0, pdma_stream(&other, (uintptr_t)(rig->buf + 512), 4096,
 				 50, 1));
-	expect_running(_metadata, &rig->dev, rig->buf);
-	expect_running(_metadata, &other, rig->buf + 512);
+	expect_arrives(_metadata, &rig->dev, rig->buf);
+	expect_arrives(_metadata, &other, rig->buf + 512);
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
-	expect_running(_metadata, &other, rig->buf + 512);
+	expect_arrives(_metadata, &other, rig->buf + 512);
 	pdma_close(&other);
 	expect_silence();
 	expect_plain(_metadata, rig, pasid);
@@ -389,9 +334,9 @@ TEST_F(sva, what_the_process_cannot_reach_the_engine_cannot_reach)
 	ASSERT_NE(MAP_FAILED, again);
 	touch(again);
 	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)again, 4096, 100, 1));
-	expect_running(_metadata, &rig->dev, again);
+	expect_arrives(_metadata, &rig->dev, again);
 	ASSERT_EQ(0, munmap((void *)again, BUF_LEN));
-	expect_blocked(_metadata, &rig->dev, rig->buf);
+	expect_refused(_metadata, &rig->dev, rig->buf);
 	arrived = pdma_done(&rig->dev);
 	ASSERT_EQ(0, pdma_stop(&rig->dev));
 	EXPECT_EQ(arrived, pdma_done(&rig->dev));
@@ -422,7 +367,7 @@ TEST_F(sva, number_of_a_process_is_not_for_users)
 	test_err_free(ENOENT, rig->fd, 1, &got);
 	test_err_query(ENOENT, rig->fd, pasid);
 	EXPECT_EQ(-ENOENT, debugfs_ioasid(pasid, &row));
-	ASSERT_EQ(0, sva_open(&other, rig->engine));
+	ASSERT_EQ(0, sva_open(&other, rig->engine.name));
 	EXPECT_EQ(-ENOENT, sva_attach(&other, rig->fd, pasid));
 
 	/* What the process holds is not charged to its users' quota */
@@ -461,7 +406,7 @@ static void be_bound(struct rig *rig)
 	__u32 got;
 
 	fd = ioasid_open();
-	if (fd < 0 || sva_open(&dev, rig->engine)) {
+	if (fd < 0 || sva_open(&dev, rig->engine.name)) {
 		failed(rig->shared);
 		return;
 	}
@@ -581,7 +526,7 @@ TEST_F(sva, parked_number_is_silent_beside_a_process)
 				 1));
 	test_cmd_alloc(rig->fd, 0, 0, 1, &id);
 	EXPECT_NE(pasid, id);
-	ASSERT_EQ(0, sva_open(&other, rig->engine));
+	ASSERT_EQ(0, sva_open(&other, rig->engine.name));
 	ASSERT_EQ(0, sva_attach(&other, rig->fd, id));
 	ASSERT_EQ(0, pdma_stream(&other, PDMA_SVA_IOVA, 4096, 50, 8));
 	ASSERT_EQ(0, pdma_wait_counter(&other, 3));
@@ -589,25 +534,25 @@ TEST_F(sva, parked_number_is_silent_beside_a_process)
 	suppressed = bar_suppressed(&rig->bar);
 	test_cmd_free(rig->fd, 1, &id);
 	EXPECT_EQ(IOASID_STATE_PARKED, ioasid_state(rig->fd, id));
-	ASSERT_TRUE(wait_refused(&other, 1000));
+	ASSERT_EQ(0, pdma_wait_refused(&other, 1000));
 	EXPECT_LE(1000, bar_suppressed(&rig->bar) - suppressed);
-	expect_running(_metadata, &rig->dev, rig->buf);
+	expect_arrives(_metadata, &rig->dev, rig->buf);
 	EXPECT_EQ(0, pdma_refused(&rig->dev));
 	expect_silence();
 
 	/* The process comes and goes, and is reported when it makes a mistake */
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
-	ASSERT_TRUE(wait_refused(&other, 1000));
+	ASSERT_EQ(0, pdma_wait_refused(&other, 1000));
 	expect_silence();
 	ASSERT_EQ(pasid, sva_bind(&rig->dev));
-	ASSERT_TRUE(wait_refused(&other, 1000));
+	ASSERT_EQ(0, pdma_wait_refused(&other, 1000));
 	expect_silence();
 	faults_begin(rig);
 	ASSERT_EQ(0, pdma_stream(&rig->dev, 0, 4096, 1000, 1));
 	EXPECT_TRUE(wait_until(bar_recorded(&rig->bar) >= rig->faults + 3));
 	ASSERT_EQ(0, pdma_stop(&rig->dev));
 	faults_end(rig);
-	ASSERT_TRUE(wait_refused(&other, 1000));
+	ASSERT_EQ(0, pdma_wait_refused(&other, 1000));
 	expect_silence();
 
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&other, PDMA_SVA_IOVA, 4096, 50, 1));
@@ -638,7 +583,7 @@ TEST_F(sva, number_of_a_dead_process_is_free_though_its_file_lives_on)
 			ASSERT_LE(0, fd);
 			test_cmd_alloc(fd, 0, 0, 1, &id);
 			ASSERT_EQ(0, send_fd(sock[1], fd));
-			ASSERT_EQ(0, sva_open(&dev, rig->engine));
+			ASSERT_EQ(0, sva_open(&dev, rig->engine.name));
 			pasid = sva_bind(&dev);
 			ASSERT_LT(0, pasid);
 			ASSERT_EQ(sizeof(id), write(sock[1], &id, sizeof(id)));
@@ -684,21 +629,22 @@ TEST_F(sva, engine_can_be_taken_away_while_bound)
 	ASSERT_LT(0, pasid);
 	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
 				 1));
-	expect_running(_metadata, &rig->dev, rig->buf);
-	ASSERT_EQ(0, pci_write(rig->engine, "driver/unbind", rig->engine));
-	poison(rig->buf);
+	expect_arrives(_metadata, &rig->dev, rig->buf);
+	ASSERT_EQ(0, pci_write(rig->engine.name, "driver/unbind",
+			       rig->engine.name));
+	poison_buf(rig->buf, BUF_LEN);
 	EXPECT_EQ(-ENODEV, sva_bind(&rig->dev));
 	EXPECT_EQ(-ENODEV, sva_unbind(&rig->dev));
 	EXPECT_EQ(-ENODEV, pdma_stop(&rig->dev));
 	EXPECT_EQ(UINT32_MAX, pdma_status(&rig->dev));
 
 	/* The next user of the engine finds nothing of the last one */
-	ASSERT_EQ(0, pci_set_driver(rig->engine, PDMA_SVA_DRIVER));
+	ASSERT_EQ(0, pci_set_driver(rig->engine.name, PDMA_SVA_DRIVER));
 	pdma_close(&rig->dev);
-	ASSERT_EQ(0, sva_open(&rig->dev, rig->engine));
+	ASSERT_EQ(0, sva_open(&rig->dev, rig->engine.name));
 	EXPECT_EQ(pasid, sva_bind(&rig->dev));
 	EXPECT_EQ(0, pdma_done(&rig->dev));
-	EXPECT_TRUE(is_poison(rig->buf));
+	EXPECT_TRUE(buf_is_poison(rig->buf, BUF_LEN));
 	expect_silence();
 }
 
@@ -712,7 +658,7 @@ static bool has_reset(struct rig *rig)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX];
 
-	snprintf(path, sizeof(path), PCI_DEVICES "/%s/reset", rig->engine);
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/reset", rig->engine.name);
 	return pdma_exists(path);
 }
 
@@ -722,7 +668,7 @@ static void reset_and_go_on(struct __test_metadata *_metadata, struct rig *rig,
 {
 	ASSERT_EQ(0, pdma_stream(&rig->dev, dst, 4096, 50, 1));
 	ASSERT_EQ(0, pdma_wait_counter(&rig->dev, 3));
-	ASSERT_EQ(0, pci_reset(rig->engine));
+	ASSERT_EQ(0, pci_reset(rig->engine.name));
 	EXPECT_EQ(0, pdma_status(&rig->dev));
 	EXPECT_EQ(0, pdma_done(&rig->dev));
 	EXPECT_EQ(PDMA_PASID_VALID | pasid, pasid_register(rig));
@@ -744,11 +690,11 @@ TEST_F(sva, bound_channel_works_after_a_reset_of_the_engine)
 		pasid = sva_bind(&rig->dev);
 		ASSERT_LT(0, pasid);
 		reset_and_go_on(_metadata, rig, pasid, (uintptr_t)rig->buf);
-		expect_running(_metadata, &rig->dev, rig->buf);
+		expect_arrives(_metadata, &rig->dev, rig->buf);
 		EXPECT_EQ(0, sva_unbind(&rig->dev));
 	}
 	/* What is unbound does not come back */
-	ASSERT_EQ(0, pci_reset(rig->engine));
+	ASSERT_EQ(0, pci_reset(rig->engine.name));
 	EXPECT_EQ(0, pasid_register(rig));
 	EXPECT_EQ(-ENXIO, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
 				      1));
@@ -775,7 +721,7 @@ TEST_F(sva, attached_channel_works_after_a_reset_of_the_engine)
 		EXPECT_EQ(1, query.attachments);
 		EXPECT_EQ(0, sva_unbind(&rig->dev));
 	}
-	ASSERT_EQ(0, pci_reset(rig->engine));
+	ASSERT_EQ(0, pci_reset(rig->engine.name));
 	EXPECT_EQ(0, pasid_register(rig));
 	expect_silence();
 	expect_plain(_metadata, rig, id);
@@ -795,14 +741,14 @@ TEST_F(sva, parked_channel_stays_blocked_and_silent_after_a_reset)
 	ASSERT_EQ(0, pdma_stream(&rig->dev, PDMA_SVA_IOVA, 4096, 50, 1));
 	ASSERT_EQ(0, pdma_wait_counter(&rig->dev, 3));
 	test_cmd_free(rig->fd, 1, &id);
-	ASSERT_EQ(0, pci_reset(rig->engine));
+	ASSERT_EQ(0, pci_reset(rig->engine.name));
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&rig->dev, PDMA_SVA_IOVA, 4096, 50,
 					  1));
 
 	/* Not only by the driver: the channel tries, and reaches nothing */
 	suppressed = bar_suppressed(&rig->bar);
 	EXPECT_TRUE(bar_stream(&rig->bar, 0, PDMA_SVA_IOVA, 4096, 50));
-	ASSERT_TRUE(wait_refused(&rig->dev, 100));
+	ASSERT_EQ(0, pdma_wait_refused(&rig->dev, 100));
 	EXPECT_LE(100, bar_suppressed(&rig->bar) - suppressed);
 	EXPECT_EQ(0, pdma_done(&rig->dev));
 	expect_silence();
@@ -833,7 +779,7 @@ TEST_F(sva, exit_of_a_process_needs_no_memory)
 		rig->shared->pasid = sva_bind(&rig->dev);
 		ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096,
 					 50, 1));
-		expect_running(_metadata, &rig->dev, rig->buf);
+		expect_arrives(_metadata, &rig->dev, rig->buf);
 		ASSERT_EQ(0, failures_begin(&failures, 0));
 		_exit(_metadata->exit_code);
 	}
@@ -843,7 +789,7 @@ TEST_F(sva, exit_of_a_process_needs_no_memory)
 	ASSERT_EQ(0, status);
 	ASSERT_LT(0, rig->shared->pasid);
 
-	expect_blocked(_metadata, &rig->dev, rig->buf);
+	expect_refused(_metadata, &rig->dev, rig->buf);
 	expect_silence();
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
 	EXPECT_TRUE(wait_free(rig->fd, rig->shared->pasid));
@@ -909,13 +855,13 @@ FIXTURE_SETUP(stalled)
 	reason = setup(_metadata, &self->rig);
 	if (reason)
 		SKIP(return, "%s", reason);
-	ASSERT_EQ(0, sva_open(&self->dev, self->rig.engine));
+	ASSERT_EQ(0, sva_open(&self->dev, self->rig.engine.name));
 	test_cmd_alloc(self->rig.fd, 0, 0, 1, &self->id);
 }
 
 FIXTURE_TEARDOWN_PARENT(stalled)
 {
-	teardown(_metadata, &self->rig);
+	give_back(_metadata, &self->rig.engine);
 }
 
 struct stalled_call {
@@ -940,7 +886,7 @@ static int use_engine(struct rig *rig)
 	int fd;
 
 	touch(rig->buf);
-	if (sva_open(&dev, rig->engine))
+	if (sva_open(&dev, rig->engine.name))
 		return 1;
 	if (sva_bind(&dev) <= 0)
 		return 2;
@@ -950,20 +896,21 @@ static int use_engine(struct rig *rig)
 	if (pdma_stop(&dev) || pdma_status(&dev))
 		return 4;
 	if (has_reset(rig) &&
-	    (pci_reset(rig->engine) ||
+	    (pci_reset(rig->engine.name) ||
 	     pdma_stream(&dev, (uintptr_t)rig->buf, 4096, 50, 1) ||
 	     pdma_wait_counter(&dev, 3)))
 		return 5;
 	if (sva_unbind(&dev))
 		return 6;
 	pdma_close(&dev);
-	if (sva_open(&dev, rig->engine))
+	if (sva_open(&dev, rig->engine.name))
 		return 7;
 	fd = ioasid_open();
 	if (fd < 0)
 		return 8;
 	close(fd);
-	return pci_write(rig->engine, "driver/unbind", rig->engine) ? 9 : 0;
+	return pci_write(rig->engine.name, "driver/unbind",
+			 rig->engine.name) ? 9 : 0;
 }
 
 TEST_F(stalled, user_delays_no_other_user)
@@ -1004,16 +951,19 @@ TEST_F(stalled, user_delays_no_other_user)
 }
 
 /*
- * Every allocation fails once. An operation is an entry of a table: prepare()
- * makes the state before call(), during which allocations fail, and undo() leads
- * back from the state after a call that has succeeded. Each round is done by a
- * process that has no number yet, and goes with it.
+ * Operations of which each allocation fails once, see struct sweep. Each round is
+ * done by a process that has no number yet, and goes with it.
  */
+struct op;
+
 struct world {
 	struct rig *rig;
+	const struct op *op;
 	struct pdma_dev other;	/* goes on all the time */
 	__u32 id;		/* an IOASID, for the device or the other one */
 	int pasid;		/* of the process */
+	__u32 next;		/* the lowest number that is free */
+	__u32 far;		/* far from these, the last IOASID */
 };
 
 struct op {
@@ -1074,7 +1024,7 @@ static void prepare_unbind(struct __test_metadata *_metadata, struct world *w)
 	ASSERT_EQ(0, call_bind(w));
 	ASSERT_EQ(0, pdma_stream(&w->rig->dev, (uintptr_t)w->rig->buf, 4096, 50,
 				 1));
-	expect_running(_metadata, &w->rig->dev, w->rig->buf);
+	expect_arrives(_metadata, &w->rig->dev, w->rig->buf);
 }
 
 static int undo(struct world *w)
@@ -1132,7 +1082,7 @@ static const struct op park = {
 };
 
 /* What user space is told, and which PASIDs the channels have */
-static void snapshot(struct world *w, char text[256])
+static void snapshot(struct world *w, char text[SNAPSHOT_LEN])
 {
 	struct ioasid_query query = {};
 	struct ioasid_info info = {};
@@ -1141,7 +1091,7 @@ static void snapshot(struct world *w, char text[256])
 
 	ret[0] = ioasid_get_info(w->rig->fd, &info);
 	ret[1] = ioasid_query(w->rig->fd, w->id, &query);
-	snprintf(text, 256,
+	snprintf(text, SNAPSHOT_LEN,
 		 "%d quota %u active %u parked %u, %d state %u users %u attachments %u, rows %d, channels %x %x",
 		 ret[0], info.quota, info.active, info.parked, ret[1],
 		 query.state, query.users, query.attachments, debugfs_rows(),
@@ -1150,21 +1100,21 @@ static void snapshot(struct world *w, char text[256])
 }
 
 /* DMA with what the channel has, that of the other one has gone on anyway */
-static void expect_dma(struct __test_metadata *_metadata, const struct op *op,
-		       struct world *w)
+static void expect_dma(struct __test_metadata *_metadata, struct world *w)
 {
+	const struct op *op = w->op;
 	__u64 arrived;
 
 	ASSERT_EQ(0, pdma_wait_counter(&w->other, 3));
 	if (op->blocks_dma) {
 		arrived = pdma_done(&w->rig->dev);
-		ASSERT_TRUE(wait_refused(&w->rig->dev, 10));
+		ASSERT_EQ(0, pdma_wait_refused(&w->rig->dev, 10));
 		EXPECT_EQ(arrived, pdma_done(&w->rig->dev));
 	} else if (op->call == call_bind) {
 		ASSERT_EQ(0, pdma_stream(&w->rig->dev,
 					 (uintptr_t)(w->rig->buf + 512), 4096,
 					 50, 1));
-		expect_running(_metadata, &w->rig->dev, w->rig->buf + 512);
+		expect_arrives(_metadata, &w->rig->dev, w->rig->buf + 512);
 	} else if (op->call == call_attach) {
 		ASSERT_EQ(0, pdma_stream(&w->rig->dev, PDMA_SVA_IOVA, 4096, 50,
 					 1));
@@ -1172,56 +1122,33 @@ static void expect_dma(struct __test_metadata *_metadata, const struct op *op,
 	}
 }
 
-/* @nth: which one fails, 0: all of them */
-static void fail(struct __test_metadata *_metadata, const struct op *op,
-		 struct world *w, unsigned int nth)
+static void prepare(struct __test_metadata *_metadata, struct world *w)
 {
-	struct rig *rig = w->rig;
-	char start[256], before[256], now[256];
-	struct failures failures;
-	int ret;
+	w->op->prepare(_metadata, w);
+}
 
-	ASSERT_EQ(0, failures_open(&failures, "Y"));
-	ASSERT_EQ(0, sva_open(&w->other, rig->engine));
-	/* Nothing is to be faulted in while allocations fail */
-	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
-	touch(rig->buf);
+static void expect_unchanged(struct __test_metadata *_metadata,
+			     struct world *w)
+{
+	EXPECT_EQ(-ENXIO, sva_unbind(&w->rig->dev));
+	ASSERT_EQ(0, pdma_wait_counter(&w->other, 3));
+}
 
-	snapshot(w, start);
-	op->prepare(_metadata, w);
-	snapshot(w, before);
-	ASSERT_EQ(0, failures_begin(&failures, nth));
-	ret = op->call(w);
-	rig->shared->failed = failures_end(&failures);
-	if (ret) {
-		rig->shared->errors++;
-		EXPECT_FALSE(op->cannot_fail);
-		EXPECT_TRUE(rig->shared->failed);
-		if (ret != op->also[0] && ret != op->also[1])
-			EXPECT_EQ(-ENOMEM, ret);
-		snapshot(w, now);
-		ASSERT_STREQ(before, now);
-		EXPECT_EQ(-ENXIO, sva_unbind(&rig->dev));
-		ASSERT_EQ(0, pdma_wait_counter(&w->other, 3));
-		/* The next try works */
-		ASSERT_EQ(0, op->call(w));
-	}
-	/* What failed may also be something that can be done without */
-	expect_dma(_metadata, op, w);
-	rig->shared->pasid = w->pasid;
+static void expect_success(struct __test_metadata *_metadata, struct world *w)
+{
+	expect_dma(_metadata, w);
+	w->rig->shared->pasid = w->pasid;
 
 	/* Before the number: DMA that is not to be seen as a fault */
 	pdma_close(&w->other);
-	ASSERT_EQ(0, op->undo(w));
-	wait_until((snapshot(w, now), !strcmp(start, now)));
-	EXPECT_STREQ(start, now);
+	ASSERT_EQ(0, w->op->undo(w));
 }
 
 FIXTURE(failure)
 {
 	struct rig rig;
-	__u32 next;		/* the lowest number that is free */
-	__u32 far;		/* far from these, the last IOASID */
+	struct sweep *sweep;	/* shared with the process of a round */
+	struct world w;
 };
 
 FIXTURE_VARIANT(failure)
@@ -1243,16 +1170,25 @@ OP(park);
 
 FIXTURE_SETUP(failure)
 {
-	struct failures failures;
+	const struct op *op = variant->op;
 	const char *reason;
 	__u32 ids[63];
-	int ret;
 
-	ret = failures_open(&failures, "Y");
-	if (ret == -ENOENT)
-		SKIP(return, "no fault injection");
-	ASSERT_EQ(0, ret);
-	reason = setup(_metadata, &self->rig);
+	self->sweep = map_shared(sizeof(*self->sweep));
+	ASSERT_NE(NULL, self->sweep);
+	*self->sweep = (struct sweep){
+		.w = &self->w,
+		.prepare = prepare,
+		.call = op->call,
+		.snapshot = snapshot,
+		.expect_unchanged = expect_unchanged,
+		.expect_success = expect_success,
+		.also = { op->also[0], op->also[1] },
+		.cannot_fail = op->cannot_fail,
+	};
+	reason = sweep_open(_metadata, self->sweep, "Y");
+	if (!reason)
+		reason = setup(_metadata, &self->rig);
 	if (reason)
 		SKIP(return, "%s", reason);
 	test_cmd_set_quota(self->rig.fd, NR_IDS);
@@ -1262,14 +1198,18 @@ FIXTURE_SETUP(failure)
 		!ioasid_alloc(self->rig.fd, 1, ARRAY_LEN(ids), ARRAY_LEN(ids),
 			      ids);
 	})));
-	self->next = 1 + ARRAY_LEN(ids);
-	self->far = 0x80000;
+	self->w = (struct world){
+		.rig = &self->rig,
+		.op = op,
+		.next = 1 + ARRAY_LEN(ids),
+		.far = 0x80000,
+	};
 }
 
 FIXTURE_TEARDOWN_PARENT(failure)
 {
 	set_failures("Y");
-	teardown(_metadata, &self->rig);
+	give_back(_metadata, &self->rig.engine);
 }
 
 /*
@@ -1277,61 +1217,51 @@ FIXTURE_TEARDOWN_PARENT(failure)
  * neither in the core nor in the PASID table, where 64 are in a page. None of
  * those before is missing.
  */
-static void do_round(struct __test_metadata *_metadata,
-		     FIXTURE_DATA(failure) *self, const struct op *op,
+static void do_round(struct __test_metadata *_metadata, struct sweep *sweep,
 		     unsigned int nth)
 {
-	struct rig *rig = &self->rig;
-	struct world w = { .rig = rig, .id = self->far };
+	struct world *w = sweep->w;
+	struct rig *rig = w->rig;
 	int status;
 	pid_t pid;
 	__u32 id;
 
 	do {
 		/* A process gets the lowest number that is free */
-		test_cmd_alloc(rig->fd, self->next, self->next, 1, &id);
-		self->next++;
-	} while (self->next % 64);
-	self->far += 64;
+		test_cmd_alloc(rig->fd, w->next, w->next, 1, &id);
+		w->next++;
+	} while (w->next % 64);
+	w->id = w->far;
+	w->far += 64;
 
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		fail(_metadata, op, &w, nth);
+		ASSERT_EQ(NULL, sweep_open(_metadata, sweep, "Y"));
+		ASSERT_EQ(0, sva_open(&w->other, rig->engine.name));
+		touch(rig->buf);
+		sweep_round(_metadata, sweep, nth);
 		_exit(_metadata->exit_code);
 	}
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	ASSERT_EQ(0, status);
-	EXPECT_EQ(self->next, rig->shared->pasid);
+	EXPECT_EQ(w->next, rig->shared->pasid);
 	EXPECT_TRUE(wait_free(rig->fd, rig->shared->pasid));
-	test_set_in_use(rig->fd, self->next - 1, 0);
+	test_set_in_use(rig->fd, w->next - 1, 0);
 	/* The IOMMU driver may say that it has no memory, and nothing else */
 	EXPECT_EQ(rig->faults, bar_recorded(&rig->bar));
 }
 
 TEST_F(failure, of_one_allocation_changes_nothing)
 {
-	const struct op *op = variant->op;
-	unsigned int nth = 0;
-
 	if (short_run())
 		SKIP(return, LONG_ONLY);
-	do {
-		do_round(_metadata, self, op, ++nth);
-	} while (self->rig.shared->failed && nth < MAX_NTH);
-	EXPECT_FALSE(self->rig.shared->failed);
-	if (!op->cannot_fail)
-		EXPECT_LT(0, self->rig.shared->errors);
-	TH_LOG("%u rounds, %d errors", nth, self->rig.shared->errors);
+	sweep_each(_metadata, self->sweep, do_round);
 }
 
-/* From the first one on, as long as the call takes */
 TEST_F(failure, of_all_allocations_changes_nothing)
 {
-	const struct op *op = variant->op;
-
-	do_round(_metadata, self, op, 0);
-	EXPECT_EQ(!op->cannot_fail, self->rig.shared->errors);
+	sweep_all(_metadata, self->sweep, do_round);
 }
 
 /* One variant for each way in which the address space of a process ends */
@@ -1368,15 +1298,12 @@ FIXTURE_VARIANT_ADD(end, exec)
 
 FIXTURE_SETUP(end)
 {
-	const char *reason = setup(_metadata, &self->rig);
-
-	if (reason)
-		SKIP(return, "%s", reason);
+	skip_for(setup(_metadata, &self->rig));
 }
 
 FIXTURE_TEARDOWN_PARENT(end)
 {
-	teardown(_metadata, &self->rig);
+	give_back(_metadata, &self->rig.engine);
 }
 
 /* Bind, stream into the shared buffer, and wait for the end */
@@ -1410,7 +1337,7 @@ static pid_t start_bound(struct __test_metadata *_metadata, struct rig *rig,
 	rig->shared->go = 0;
 	pid = fork();
 	if (!pid) {
-		if (!dev && sva_open(&own, rig->engine))
+		if (!dev && sva_open(&own, rig->engine.name))
 			_exit(1);
 		live(rig, dev ? dev : &own, how);
 	}
@@ -1466,7 +1393,7 @@ TEST_F(end, blocks_dma_of_a_file_that_stays_open)
 
 	pid = start_bound(_metadata, rig, &rig->dev, variant->how);
 	pasid = rig->shared->pasid;
-	expect_running(_metadata, &rig->dev, rig->buf);
+	expect_arrives(_metadata, &rig->dev, rig->buf);
 	/* It is not the memory of all who have the file */
 	EXPECT_EQ(-EPERM, pdma_copy(&rig->dev, (uintptr_t)rig->buf,
 				    (uintptr_t)rig->buf + 4096, 8));
@@ -1474,8 +1401,8 @@ TEST_F(end, blocks_dma_of_a_file_that_stays_open)
 	suppressed = bar_suppressed(&rig->bar);
 	end_address_space(_metadata, rig, pid, variant->how);
 
-	expect_blocked(_metadata, &rig->dev, rig->buf);
-	ASSERT_TRUE(wait_refused(&rig->dev, 1000));
+	expect_refused(_metadata, &rig->dev, rig->buf);
+	ASSERT_EQ(0, pdma_wait_refused(&rig->dev, 1000));
 	EXPECT_LE(1000, bar_suppressed(&rig->bar) - suppressed);
 	expect_silence();
 	/* The device has it, so nobody else can */
@@ -1485,7 +1412,7 @@ TEST_F(end, blocks_dma_of_a_file_that_stays_open)
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
 	reap(pid, variant->how);
 	EXPECT_TRUE(wait_free(rig->fd, pasid));
-	EXPECT_TRUE(is_poison(rig->buf));
+	EXPECT_TRUE(buf_is_poison(rig->buf, BUF_LEN));
 	expect_silence();
 	expect_plain(_metadata, rig, pasid);
 }
@@ -1507,12 +1434,12 @@ TEST_F(end, leaves_nothing_of_a_file_of_the_process)
 		test_err_alloc(ENOSPC, rig->fd, pasid, pasid, 1, &got);
 		end_address_space(_metadata, rig, pid, variant->how);
 
-		poison(rig->buf);
+		poison_buf(rig->buf, BUF_LEN);
 		/* exec closes the file a little later */
 		EXPECT_TRUE(wait_until(bar_find_channel(&rig->bar, pasid) ==
 				       -ENOENT));
 		EXPECT_TRUE(wait_free(rig->fd, pasid));
-		EXPECT_TRUE(is_poison(rig->buf));
+		EXPECT_TRUE(buf_is_poison(rig->buf, BUF_LEN));
 		expect_silence();
 		reap(pid, variant->how);
 	}
@@ -1528,9 +1455,9 @@ TEST_F(end, number_serves_a_user_afterwards)
 
 	pid = start_bound(_metadata, rig, &rig->dev, variant->how);
 	pasid = rig->shared->pasid;
-	expect_running(_metadata, &rig->dev, rig->buf);
+	expect_arrives(_metadata, &rig->dev, rig->buf);
 	end_address_space(_metadata, rig, pid, variant->how);
-	expect_blocked(_metadata, &rig->dev, rig->buf);
+	expect_refused(_metadata, &rig->dev, rig->buf);
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
 	reap(pid, variant->how);
 	ASSERT_TRUE(wait_free(rig->fd, pasid));
@@ -1545,7 +1472,7 @@ TEST_F(end, number_serves_a_user_afterwards)
 	end_address_space(_metadata, rig, pid, END_KILL);
 	ASSERT_EQ(0, pdma_wait_counter(&rig->dev, 3));
 	test_cmd_free(rig->fd, 1, &got);
-	ASSERT_TRUE(wait_refused(&rig->dev, 10));
+	ASSERT_EQ(0, pdma_wait_refused(&rig->dev, 10));
 	expect_silence();
 }
 
@@ -1662,14 +1589,14 @@ FIXTURE_SETUP(unmap)
 	if (reason)
 		SKIP(return, "%s", reason);
 	for (i = 0; i < 2; i++) {
-		ASSERT_EQ(0, sva_open(&self->stream[i].dev, self->rig.engine));
+		ASSERT_EQ(0, sva_open(&self->stream[i].dev, self->rig.engine.name));
 		ASSERT_LT(0, sva_bind(&self->stream[i].dev));
 	}
 }
 
 FIXTURE_TEARDOWN_PARENT(unmap)
 {
-	teardown(_metadata, &self->rig);
+	give_back(_metadata, &self->rig.engine);
 }
 
 TEST_F(unmap, dma_ends_with_munmap)
@@ -1815,7 +1742,7 @@ static void expect_silently_blocked(struct __test_metadata *_metadata,
 	__u64 suppressed = bar_suppressed(&rig->bar);
 	__u64 arrived = bar_done(&rig->bar, ch);
 
-	poison(rig->buf);
+	poison_buf(rig->buf, BUF_LEN);
 	bar_set_pasid(&rig->bar, ch, PDMA_PASID_VALID | pasid);
 	EXPECT_TRUE(bar_stream(&rig->bar, ch, (uintptr_t)rig->buf, PAGE, 50));
 	EXPECT_TRUE(wait_until(bar_suppressed(&rig->bar) >= suppressed + 100 ||
@@ -1823,7 +1750,7 @@ static void expect_silently_blocked(struct __test_metadata *_metadata,
 	bar_stop(&rig->bar, ch);
 	bar_set_pasid(&rig->bar, ch, 0);
 	EXPECT_EQ(arrived, bar_done(&rig->bar, ch));
-	EXPECT_TRUE(is_poison(rig->buf));
+	EXPECT_TRUE(buf_is_poison(rig->buf, BUF_LEN));
 	expect_silence();
 }
 
@@ -1836,12 +1763,12 @@ TEST_F(end, stays_blocked_and_silent_across_a_reset)
 
 	pid = start_bound(_metadata, rig, &rig->dev, variant->how);
 	pasid = rig->shared->pasid;
-	expect_running(_metadata, &rig->dev, rig->buf);
+	expect_arrives(_metadata, &rig->dev, rig->buf);
 	end_address_space(_metadata, rig, pid, variant->how);
-	expect_blocked(_metadata, &rig->dev, rig->buf);
+	expect_refused(_metadata, &rig->dev, rig->buf);
 	expect_silence();
 
-	ASSERT_EQ(0, pci_reset(rig->engine));
+	ASSERT_EQ(0, pci_reset(rig->engine.name));
 	expect_silently_blocked(_metadata, rig, pasid);
 	test_err_alloc(ENOSPC, rig->fd, pasid, pasid, 1, &got);
 
@@ -1867,16 +1794,16 @@ TEST_F(end, in_the_middle_of_a_reset_blocks)
 	__u32 pasid;
 
 	start = now_us();
-	ASSERT_EQ(0, pci_reset(rig->engine));
+	ASSERT_EQ(0, pci_reset(rig->engine.name));
 	took = now_us() - start;
 
 	for (round = 0; round < rounds; round++) {
 		pid = start_bound(_metadata, rig, &rig->dev, variant->how);
 		pasid = rig->shared->pasid;
-		expect_running(_metadata, &rig->dev, rig->buf);
+		expect_arrives(_metadata, &rig->dev, rig->buf);
 		resetter = fork();
 		if (!resetter)
-			_exit(!!pci_reset(rig->engine));
+			_exit(!!pci_reset(rig->engine.name));
 		ASSERT_LT(0, resetter);
 		usleep(took * 3 / 2 * round / rounds);
 		end_address_space(_metadata, rig, pid, variant->how);

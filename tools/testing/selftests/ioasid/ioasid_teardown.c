@@ -38,16 +38,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-#include "../kselftest_harness.h"
-#include "cgroup_utils.h"
-#include "ioasid_channel.h"
-#include "ioasid_utils.h"
-#include "ioasid_watch.h"
-#include "kvm_utils.h"
-#include "pdma_utils.h"
-#include "vfio_pci_utils.h"
-
-#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+#include "ioasid_fixture.h"
 
 #define DRIVER		"/sys/bus/pci/drivers/pdma"
 
@@ -144,15 +135,13 @@ static void scene_set(struct __test_metadata *_metadata, struct scene *s,
 		      bool ats, bool remove)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX];
-	int ret;
 
 	s->pid = getpid();
 	if (access("/dev/kvm", F_OK))
 		SKIP(return, "no KVM");
 	if (access(IOASID_DEV, F_OK))
 		SKIP(return, "no " IOASID_DEV);
-	if (find_engine(&s->engine, ats))
-		SKIP(return, "no engine %s ATS", ats ? "with" : "without");
+	skip_for(setup_engine(&s->engine, ats));
 	s->available = pdma_available(s->engine.name);
 	if (remove)
 		snprintf(path, sizeof(path), PCI_DEVICES "/%s/remove",
@@ -163,20 +152,14 @@ static void scene_set(struct __test_metadata *_metadata, struct scene *s,
 		     remove ? "1" : s->engine.name);
 
 	ASSERT_TRUE(cgroup_enter(s->cgroup));
-	s->kmsg = kmsg_open();
-	ASSERT_LE(0, s->kmsg);
+	setup_kmsg(_metadata, &s->kmsg);
 	s->fd = ioasid_open();
 	ASSERT_LE(0, s->fd);
 	s->owner = ioasid_open();
 	ASSERT_LE(0, s->owner);
 	test_cmd_alloc(s->owner, 0, 0, 1, &s->id);
 
-	ret = vm_open(&s->vm);
-	ASSERT_EQ(0, ret);
-	s->vm.dev = kvm_ioasid_create(s->vm.vm);
-	if (s->vm.dev == -ENODEV)
-		SKIP(return, "KVM does not hold IOASIDs");
-	ASSERT_LE(0, s->vm.dev);
+	skip_for(setup_vm(_metadata, &s->vm));
 	test_cmd_map_add(s->vm.dev, s->owner, s->id, 1);
 	ASSERT_EQ(0, vm_start(&s->vm));
 
@@ -632,7 +615,7 @@ FIXTURE_VARIANT_ADD(handover, ats)
 
 FIXTURE_SETUP(handover)
 {
-	if (!pdma_exists("/sys/bus/pci/drivers/vfio-pci"))
+	if (!pdma_exists(PCI_DRIVERS "vfio-pci"))
 		SKIP(return, "no driver vfio-pci");
 	scene_set(_metadata, &self->scene, variant->ats, false);
 }
@@ -647,17 +630,11 @@ FIXTURE_TEARDOWN_PARENT(handover)
 /* Own the DMA of the engine for a while, as its driver in user space */
 static void own_engine(struct __test_metadata *_metadata, struct scene *s)
 {
-	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
-	int device, iommufd;
+	struct pdma_dev dev;
+	__u32 dev_id;
 
-	device = open_cdev(s->engine.name);
-	ASSERT_LE(0, device);
-	iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
-	ASSERT_LE(0, iommufd);
-	bind.iommufd = iommufd;
-	EXPECT_EQ(0, ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, &bind));
-	close(device);
-	close(iommufd);
+	EXPECT_EQ(0, vfio_open_pci(&dev, s->engine.name, &dev_id));
+	pdma_close(&dev);
 }
 
 TEST_F(handover, parked_number_hinders_no_other_driver)
@@ -852,26 +829,15 @@ FIXTURE(death)
 FIXTURE_SETUP(death)
 {
 	struct kvm_vm vm;
-	int dev;
 
 	self->pid = getpid();
-	self->fd = ioasid_open();
-	if (self->fd == -ENOENT)
-		SKIP(return, "no " IOASID_DEV);
-	ASSERT_LE(0, self->fd);
-	if (find_engine(&self->engine, false))
-		SKIP(return, "no engine without ATS");
-	if (vm_open(&vm) == -ENOENT)
-		SKIP(return, "no KVM");
-	dev = kvm_ioasid_create(vm.vm);
-	if (dev == -ENODEV)
-		SKIP(return, "KVM does not hold IOASIDs");
-	close(dev);
+	skip_for(setup_ioasid(_metadata, &self->fd));
+	skip_for(setup_engine(&self->engine, false));
+	skip_for(setup_vm(_metadata, &vm));
 	vm_close(&vm);
 
 	ASSERT_TRUE(cgroup_enter(self->cgroup));
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
+	setup_kmsg(_metadata, &self->kmsg);
 	channel_create(_metadata, &self->ch, self->engine.name);
 	pdma_init(&self->ch.dev);
 }

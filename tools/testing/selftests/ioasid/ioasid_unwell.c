@@ -8,12 +8,7 @@
  */
 #include <pthread.h>
 
-#include "../kselftest_harness.h"
-#include "ioasid_channel.h"
-#include "suspend_utils.h"
-#include "vfio_pci_utils.h"
-
-#define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
+#include "ioasid_fixture.h"
 
 /* A time-out of the emulated IOMMU, x-inv-timeout-us */
 #define TIMEOUT_MS 1000
@@ -76,19 +71,17 @@ struct rig {
 
 static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 {
+	const char *why = setup_ioasid(_metadata, &rig->fd);
 	unsigned int i;
 
 	rig->pid = getpid();
-	rig->fd = ioasid_open();
-	if (rig->fd == -ENOENT)
-		return "no " IOASID_DEV;
-	ASSERT_LE(0, rig->fd);
+	if (why)
+		return why;
 	if (find_ats_engine(0, &rig->sick) || find_ats_engine(1, &rig->well))
 		return "no two engines with ATS";
 	if (!bar_read32(&rig->sick.bar, PDMA_FLIGHT_US))
 		return "hardware that takes no time";
-	rig->kmsg = kmsg_open();
-	ASSERT_LE(0, rig->kmsg);
+	setup_kmsg(_metadata, &rig->kmsg);
 	ASSERT_FALSE(is_fenced(&rig->sick));
 	for (i = 0; i < ARRAY_LEN(rig->ch); i++) {
 		channel_open(_metadata, &rig->ch[i],
@@ -128,10 +121,7 @@ FIXTURE(unwell)
 
 FIXTURE_SETUP(unwell)
 {
-	const char *reason = setup(_metadata, &self->rig);
-
-	if (reason)
-		SKIP(return, "%s", reason);
+	skip_for(setup(_metadata, &self->rig));
 }
 
 FIXTURE_TEARDOWN_PARENT(unwell)
@@ -315,10 +305,7 @@ FIXTURE_VARIANT_ADD(fence, too_late)
 
 FIXTURE_SETUP(fence)
 {
-	const char *reason = setup(_metadata, &self->rig);
-
-	if (reason)
-		SKIP(return, "%s", reason);
+	skip_for(setup(_metadata, &self->rig));
 }
 
 FIXTURE_TEARDOWN_PARENT(fence)
@@ -487,11 +474,10 @@ FIXTURE_SETUP(owned)
 		SKIP(return, "no engine with ATS");
 	if (!bar_read32(&self->sick.bar, PDMA_FLIGHT_US))
 		SKIP(return, "hardware that takes no time");
-	if (!pdma_exists("/sys/bus/pci/drivers/vfio-pci"))
+	if (!pdma_exists(PCI_DRIVERS "vfio-pci"))
 		SKIP(return, "no driver vfio-pci");
 	bar_unmap(&self->sick.bar);
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
+	setup_kmsg(_metadata, &self->kmsg);
 	ASSERT_FALSE(is_fenced(&self->sick));
 	kmsg_expect_faults(self->kmsg, true);
 	ASSERT_EQ(0, pci_set_driver(self->sick.name, "vfio-pci"));
@@ -526,9 +512,9 @@ TEST_F(owned, reset_by_its_driver_lifts_the_fence)
 
 	ASSERT_LE(0, fd);
 	ASSERT_NE(NULL, buf);
-	ASSERT_EQ(0, pdma_open_cdev_of(&dev, open_cdev(self->sick.name), NULL));
+	ASSERT_EQ(0, pdma_open_cdev_of(&dev, pci_open_cdev(self->sick.name), NULL));
 	ASSERT_EQ(0, pdma_map(&dev, buf, IOVA, 4096));
-	ASSERT_EQ(0, map_engine(&bar, dev.device));
+	ASSERT_EQ(0, vfio_map_bar(&bar, dev.device));
 	bar_write32(&bar, PDMA_ATC_MODE, PDMA_ATC_MUTE);
 	EXPECT_EQ(0, pdma_unmap(&dev, IOVA, 4096));
 	EXPECT_TRUE(is_fenced(&self->sick));
@@ -574,10 +560,7 @@ FIXTURE(vanish)
 
 FIXTURE_SETUP(vanish)
 {
-	const char *reason = setup(_metadata, &self->rig);
-
-	if (reason)
-		SKIP(return, "%s", reason);
+	skip_for(setup(_metadata, &self->rig));
 }
 
 FIXTURE_TEARDOWN_PARENT(vanish)

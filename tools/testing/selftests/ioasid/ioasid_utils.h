@@ -313,54 +313,6 @@ static inline int receive_fd(int sock)
 	return fd;
 }
 
-/*
- * Failing allocations: what is done between fail_nth_begin() and
- * fail_nth_end() by this thread has the @nth one fail. See
- * Documentation/fault-injection/fault-injection.rst.
- */
-static inline int fail_nth_open(void)
-{
-	static const char *const settings[][2] = {
-		{ "/sys/kernel/debug/failslab/ignore-gfp-wait", "N" },
-		{ "/sys/kernel/debug/failslab/verbose", "0" },
-	};
-	unsigned int i;
-	int fd;
-
-	for (i = 0; i < 2; i++) {
-		fd = open(settings[i][0], O_WRONLY | O_CLOEXEC);
-		if (fd < 0)
-			return -errno;
-		if (write(fd, settings[i][1], 1) != 1) {
-			close(fd);
-			return -EIO;
-		}
-		close(fd);
-	}
-	fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
-}
-
-static inline int fail_nth_begin(int fd, unsigned int nth)
-{
-	char buf[16];
-	int len = snprintf(buf, sizeof(buf), "%u", nth);
-
-	return pwrite(fd, buf, len, 0) == len ? 0 : -EIO;
-}
-
-/* Whether an allocation failed */
-static inline bool fail_nth_end(int fd)
-{
-	char buf[16] = {};
-	ssize_t n = pread(fd, buf, sizeof(buf) - 1, 0);
-
-	/* That can be the one that fails */
-	while (pwrite(fd, "0", 1, 0) != 1)
-		;
-	return n > 0 && !atoi(buf);
-}
-
 #define test_cmd_get_info(fd, info) ASSERT_EQ(0, ioasid_get_info(fd, info))
 #define test_err_get_info(_errno, fd, info) \
 	EXPECT_EQ(-(_errno), ioasid_get_info(fd, info))

@@ -7,26 +7,18 @@
  */
 #include <pthread.h>
 
-#include "../kselftest_harness.h"
 #include "ioasid_attach.h"
 #include "ioasid_failures.h"
-#include "ioasid_utils.h"
-#include "ioasid_watch.h"
-#include "kvm_utils.h"
-#include "pdma_utils.h"
-#include "vfio_pci_utils.h"
+#include "ioasid_fixture.h"
 
-#define IOVA 0x100000
-#define BUF_LEN 4096
-#define POISON 0x5a
+#define PAGE 4096
 
 /* A PASID that is a number and nothing else */
 #define PLAIN_PASID 0x3333
 
 FIXTURE(pci)
 {
-	char engine[NAME_MAX + 1];
-	bool ours;		/* the engine has our driver */
+	struct lent engine;
 	int fd;			/* /dev/ioasid */
 	int kmsg;
 	__u32 id;		/* an IOASID of fd */
@@ -39,30 +31,6 @@ FIXTURE(pci)
 	volatile __u64 *buf[2];
 };
 
-static int make_space(struct pdma_dev *dev, __u32 dev_id, volatile __u64 *buf,
-		      __u32 *hwpt)
-{
-	struct iommu_ioas_alloc ioas = { .size = sizeof(ioas) };
-	struct iommu_hwpt_alloc alloc = {
-		.size = sizeof(alloc),
-		.flags = HWPT_ALLOC_PASID,
-		.dev_id = dev_id,
-	};
-	int rc;
-
-	if (ioctl(dev->iommufd, IOMMU_IOAS_ALLOC, &ioas))
-		return -errno;
-	dev->ioas_id = ioas.out_ioas_id;
-	rc = pdma_map(dev, (void *)buf, IOVA, BUF_LEN);
-	if (rc)
-		return rc;
-	alloc.pt_id = ioas.out_ioas_id;
-	if (ioctl(dev->iommufd, IOMMU_HWPT_ALLOC, &alloc))
-		return -errno;
-	*hwpt = alloc.out_hwpt_id;
-	return 0;
-}
-
 static int destroy(struct pdma_dev *dev, __u32 id)
 {
 	struct iommu_destroy cmd = { .size = sizeof(cmd), .id = id };
@@ -72,42 +40,29 @@ static int destroy(struct pdma_dev *dev, __u32 id)
 
 FIXTURE_SETUP(pci)
 {
-	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
 	struct pdma_feature probe = {};
+	__u32 dev_id;
 	int i;
 
-	self->fd = ioasid_open();
-	if (self->fd == -ENOENT)
-		SKIP(return, "no " IOASID_DEV);
-	ASSERT_LE(0, self->fd);
-	if (pci_find_engine(self->engine))
-		SKIP(return, "no engine with ATS");
-	if (!pdma_exists("/sys/bus/pci/drivers/vfio-pci"))
-		SKIP(return, "no driver vfio-pci");
+	skip_for(setup_ioasid(_metadata, &self->fd));
+	skip_for(setup_lent(_metadata, &self->engine, "vfio-pci", NULL));
 
-	ASSERT_EQ(0, pci_set_driver(self->engine, "vfio-pci"));
-	self->ours = true;
-	pdma_init(&self->dev);
-	self->dev.device = open_cdev(self->engine);
-	ASSERT_LE(0, self->dev.device);
-	self->dev.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
-	ASSERT_LE(0, self->dev.iommufd);
-	bind.iommufd = self->dev.iommufd;
-	ASSERT_EQ(0, ioctl(self->dev.device, VFIO_DEVICE_BIND_IOMMUFD, &bind));
+	ASSERT_EQ(0, vfio_open_pci(&self->dev, self->engine.name, &dev_id));
 	if (pdma_feature_ioasid(&self->dev, VFIO_DEVICE_FEATURE_PROBE |
 				VFIO_DEVICE_FEATURE_SET, &probe) == -ENOTTY)
 		SKIP(return, "vfio-pci takes no IOASIDs");
 
-	ASSERT_EQ(0, map_engine(&self->bar, self->dev.device));
+	ASSERT_EQ(0, vfio_map_bar(&self->bar, self->dev.device));
 	ASSERT_EQ(PDMA_ID_VALUE, bar_read32(&self->bar, PDMA_ID));
 	self->faults = bar_recorded(&self->bar);
-	self->kmsg = kmsg_open();
-	ASSERT_LE(0, self->kmsg);
+	setup_kmsg(_metadata, &self->kmsg);
 	for (i = 0; i < 2; i++) {
-		self->buf[i] = pdma_alloc_buffer(BUF_LEN);
+		self->buf[i] = pdma_alloc_buffer(PAGE);
 		ASSERT_NE(NULL, self->buf[i]);
-		ASSERT_EQ(0, make_space(&self->dev, bind.out_devid,
-					self->buf[i], &self->hwpt[i]));
+		ASSERT_EQ(0, vfio_map_space(&self->dev, self->buf[i], IOVA,
+					    PAGE));
+		ASSERT_EQ(0, vfio_alloc_hwpt(&self->dev, dev_id,
+					     &self->hwpt[i]));
 	}
 	test_cmd_alloc(self->fd, 0, 0, 1, &self->id);
 	ASSERT_NE(PLAIN_PASID, self->id);
@@ -117,52 +72,39 @@ FIXTURE_SETUP(pci)
 FIXTURE_TEARDOWN_PARENT(pci)
 {
 	set_failures("Y");
-	if (self->ours)
-		EXPECT_EQ(0, pci_set_driver(self->engine, ""));
+	give_back(_metadata, &self->engine);
 }
 
 /* Let channel @ch write to the buffer with @pasid, from now on */
 #define start(_ch, _pasid) do {						\
 	bar_stop(&self->bar, _ch);					\
 	bar_set_pasid(&self->bar, _ch, PDMA_PASID_VALID | (_pasid));	\
-	ASSERT_TRUE(bar_stream(&self->bar, _ch, IOVA, BUF_LEN, 100));	\
+	ASSERT_TRUE(bar_stream(&self->bar, _ch, IOVA, PAGE, 100));	\
 } while (0)
 
-static bool is_poison(volatile __u64 *buf)
-{
-	__u64 all;
-	size_t i;
-
-	memset(&all, POISON, sizeof(all));
-	for (i = 0; i < BUF_LEN / sizeof(all); i++)
-		if (buf[i] != all)
-			return false;
-	return true;
-}
-
 /* What the channel writes arrives in this buffer */
-#define expect_running(_ch, _buf) do {					\
+#define expect_arrives(_ch, _buf) do {					\
 	__u64 __done;							\
 									\
-	memset((void *)(_buf), POISON, BUF_LEN);			\
+	poison_buf((_buf), PAGE);					\
 	/* From here on: what came before may have been overwritten */	\
 	__done = bar_done(&self->bar, _ch);				\
 	EXPECT_TRUE(wait_until(bar_done(&self->bar, _ch) >= __done + 3)); \
-	EXPECT_FALSE(is_poison(_buf));					\
+	EXPECT_FALSE(buf_is_poison(_buf, PAGE));			\
 } while (0)
 
 /* The channel goes on trying, the IOMMU keeps that to itself, nothing arrives */
-#define expect_blocked(_ch) do {					\
+#define expect_refused(_ch) do {					\
 	__u64 __done = bar_done(&self->bar, _ch);			\
 	__u64 __suppressed = bar_suppressed(&self->bar);		\
 									\
-	memset((void *)self->buf[0], POISON, BUF_LEN);			\
-	memset((void *)self->buf[1], POISON, BUF_LEN);			\
+	poison_buf(self->buf[0], PAGE);					\
+	poison_buf(self->buf[1], PAGE);					\
 	EXPECT_TRUE(wait_until(bar_suppressed(&self->bar) >=		\
 			       __suppressed + 10));			\
 	EXPECT_EQ(__done, bar_done(&self->bar, _ch));			\
-	EXPECT_TRUE(is_poison(self->buf[0]));				\
-	EXPECT_TRUE(is_poison(self->buf[1]));				\
+	EXPECT_TRUE(buf_is_poison(self->buf[0], PAGE));			\
+	EXPECT_TRUE(buf_is_poison(self->buf[1], PAGE));			\
 	expect_silence();						\
 } while (0)
 
@@ -186,11 +128,11 @@ static bool is_poison(volatile __u64 *buf)
 	__u64 __done = bar_done(&self->bar, _ch);			\
 	__u64 __refused = bar_refused(&self->bar, _ch);			\
 									\
-	memset((void *)(_buf), POISON, BUF_LEN);			\
+	poison_buf((_buf), PAGE);					\
 	EXPECT_TRUE(wait_until(bar_refused(&self->bar, _ch) >=		\
 			       __refused + 10));			\
 	EXPECT_EQ(__done, bar_done(&self->bar, _ch));			\
-	EXPECT_TRUE(is_poison(_buf));					\
+	EXPECT_TRUE(buf_is_poison(_buf, PAGE));				\
 } while (0)
 
 TEST_F(pci, dma_with_the_given_ioasid_arrives)
@@ -201,19 +143,19 @@ TEST_F(pci, dma_with_the_given_ioasid_arrives)
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
 	expect_attachments(0);
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	expect_attachments(1);
 	ASSERT_EQ(0, debugfs_ioasid(self->id, &row));
 	EXPECT_STREQ("driver=1", row.holders);
 
 	start(0, self->id);
-	expect_running(0, self->buf[0]);
+	expect_arrives(0, self->buf[0]);
 	/* The same once more changes nothing */
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	EXPECT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
-	expect_running(0, self->buf[0]);
+	EXPECT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
+	expect_arrives(0, self->buf[0]);
 	bar_stop(&self->bar, 0);
-	EXPECT_EQ(0, detach(&self->dev, self->id));
+	EXPECT_EQ(0, pt_detach(&self->dev, self->id));
 	expect_attachments(0);
 	expect_silence();
 }
@@ -231,19 +173,19 @@ TEST_F(pci, set_tells_what_is_wrong)
 	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
 
 	/* Somebody who has the number cannot become one who has the IOASID */
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	EXPECT_EQ(-EBUSY, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	EXPECT_EQ(0, detach(&self->dev, self->id));
+	EXPECT_EQ(0, pt_detach(&self->dev, self->id));
 
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	test_cmd_alloc(self->fd, 0, 0, 1, &other);
 	test_cmd_free(self->fd, 1, &other);
 	EXPECT_NE(0, pdma_set_ioasid(&self->dev, self->fd, other));
 	/* It still has what it had */
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
 	start(0, self->id);
-	expect_running(0, self->buf[0]);
+	expect_arrives(0, self->buf[0]);
 	bar_stop(&self->bar, 0);
 	expect_silence();
 }
@@ -259,17 +201,17 @@ TEST_F(pci, several_ioasids_are_blocked_independently)
 	for (i = 0; i < 3; i++)
 		ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->fd, ids[i]));
 	EXPECT_EQ(-EEXIST, pdma_add_ioasid(&self->dev, self->fd, ids[1]));
-	ASSERT_EQ(0, attach(&self->dev, ids[0], self->hwpt[0]));
-	ASSERT_EQ(0, attach(&self->dev, ids[1], self->hwpt[1]));
+	ASSERT_EQ(0, pt_attach(&self->dev, ids[0], self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, ids[1], self->hwpt[1]));
 	start(0, ids[0]);
 	start(1, ids[1]);
-	expect_running(0, self->buf[0]);
-	expect_running(1, self->buf[1]);
+	expect_arrives(0, self->buf[0]);
+	expect_arrives(1, self->buf[1]);
 
 	/* One that is blocked, one that DMAs, and one that is not attached */
 	test_cmd_free(self->fd, 1, &ids[0]);
 	expect_untouched(0, self->buf[0]);
-	expect_running(1, self->buf[1]);
+	expect_arrives(1, self->buf[1]);
 	ASSERT_EQ(3, pdma_list_ioasids(&self->dev, 0, 3, held));
 	for (i = 0; i < 3; i++) {
 		EXPECT_EQ(ids[i], held[i].id);
@@ -285,7 +227,7 @@ TEST_F(pci, several_ioasids_are_blocked_independently)
 	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, ids[0]));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, ids[0]));
 	EXPECT_EQ(-ENOENT, pdma_drop_ioasid(&self->dev, ids[0]));
-	expect_running(1, self->buf[1]);
+	expect_arrives(1, self->buf[1]);
 	bar_stop(&self->bar, 1);
 	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, ids[2]));
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
@@ -301,9 +243,9 @@ TEST_F(pci, replacing_ioasid_is_attached_to_the_same_page_table)
 	test_cmd_alloc(self->fd, 0, 0, 1, &other);
 	test_cmd_alloc(self->fd, 0, 0, 1, &third);
 	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[1]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[1]));
 	start(0, self->id);
-	expect_running(0, self->buf[1]);
+	expect_arrives(0, self->buf[1]);
 	bar_stop(&self->bar, 0);
 
 	EXPECT_EQ(0, pdma_replace_ioasid(&self->dev, self->fd, other,
@@ -312,16 +254,16 @@ TEST_F(pci, replacing_ioasid_is_attached_to_the_same_page_table)
 	expect_attachments_of(other, 1);
 	EXPECT_EQ(other, pdma_get_ioasid(&self->dev));
 	start(0, other);
-	expect_running(0, self->buf[1]);
+	expect_arrives(0, self->buf[1]);
 
 	/* Also if the old one is parked */
 	test_cmd_free(self->fd, 1, &other);
-	expect_blocked(0);
+	expect_refused(0);
 	bar_stop(&self->bar, 0);
 	EXPECT_EQ(0, pdma_replace_ioasid(&self->dev, self->fd, third, other));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, other));
 	start(0, third);
-	expect_running(0, self->buf[1]);
+	expect_arrives(0, self->buf[1]);
 	bar_stop(&self->bar, 0);
 	expect_silence();
 }
@@ -332,9 +274,9 @@ TEST_F(pci, failed_replace_of_an_ioasid_leaves_the_old_one_working)
 
 	test_cmd_alloc(self->fd, 0, 0, 1, &other);
 	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	/* As a mere number */
-	ASSERT_EQ(0, attach(&self->dev, other, self->hwpt[1]));
+	ASSERT_EQ(0, pt_attach(&self->dev, other, self->hwpt[1]));
 	start(0, self->id);
 	start(1, other);
 	EXPECT_EQ(-EBUSY, pdma_replace_ioasid(&self->dev, self->fd, other,
@@ -342,40 +284,40 @@ TEST_F(pci, failed_replace_of_an_ioasid_leaves_the_old_one_working)
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
 	expect_attachments(1);
 	expect_attachments_of(other, 0);
-	expect_running(0, self->buf[0]);
-	expect_running(1, self->buf[1]);
+	expect_arrives(0, self->buf[0]);
+	expect_arrives(1, self->buf[1]);
 	bar_stop(&self->bar, 1);
 
-	EXPECT_EQ(0, detach(&self->dev, other));
+	EXPECT_EQ(0, pt_detach(&self->dev, other));
 	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->fd, other));
 	EXPECT_EQ(-EEXIST, pdma_replace_ioasid(&self->dev, self->fd, other,
 					       self->id));
 	EXPECT_EQ(-ENOENT, pdma_replace_ioasid(&self->dev, self->fd, other,
 					       PLAIN_PASID));
 	expect_attachments(1);
-	expect_running(0, self->buf[0]);
+	expect_arrives(0, self->buf[0]);
 	bar_stop(&self->bar, 0);
 	expect_silence();
 }
 
 TEST_F(pci, number_that_is_not_held_belongs_to_the_device)
 {
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	expect_attachments(0);
 	start(0, self->id);
-	expect_running(0, self->buf[0]);
+	expect_arrives(0, self->buf[0]);
 	test_cmd_free(self->fd, 1, &self->id);
 	expect_free(self->fd, self->id);
-	expect_running(0, self->buf[0]);
-	EXPECT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	expect_arrives(0, self->buf[0]);
+	EXPECT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	bar_stop(&self->bar, 0);
-	EXPECT_EQ(0, detach(&self->dev, self->id));
+	EXPECT_EQ(0, pt_detach(&self->dev, self->id));
 	expect_silence();
 }
 
 TEST_F(pci, attach_that_cannot_return_pt_id_changes_nothing)
 {
-	struct attach_pasid *cmd = mmap(NULL, BUF_LEN, PROT_READ | PROT_WRITE,
+	struct attach_pasid *cmd = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 					MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	ASSERT_NE(MAP_FAILED, cmd);
@@ -385,7 +327,7 @@ TEST_F(pci, attach_that_cannot_return_pt_id_changes_nothing)
 		.argsz = sizeof(*cmd), .flags = ATTACH_PASID,
 		.pt_id = self->hwpt[0], .pasid = self->id,
 	};
-	ASSERT_EQ(0, mprotect(cmd, BUF_LEN, PROT_READ));
+	ASSERT_EQ(0, mprotect(cmd, PAGE, PROT_READ));
 	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_ATTACH_IOMMUFD_PT,
 			    cmd));
 	EXPECT_EQ(EFAULT, errno);
@@ -398,7 +340,7 @@ TEST_F(pci, attach_that_cannot_return_pt_id_changes_nothing)
 	EXPECT_EQ(0, destroy(&self->dev, self->hwpt[0]));
 	EXPECT_EQ(0, pdma_detach_ioas(&self->dev));
 	EXPECT_EQ(0, destroy(&self->dev, self->hwpt[1]));
-	munmap(cmd, BUF_LEN);
+	munmap(cmd, PAGE);
 	expect_silence();
 }
 
@@ -407,7 +349,7 @@ TEST_F(pci, another_ioasid_ends_the_attachment_of_the_first)
 	__u32 other;
 
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	test_cmd_alloc(self->fd, 0, 0, 1, &other);
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, other));
 	expect_attachments(0);
@@ -415,9 +357,9 @@ TEST_F(pci, another_ioasid_ends_the_attachment_of_the_first)
 	test_cmd_free(self->fd, 1, &self->id);
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 
-	ASSERT_EQ(0, attach(&self->dev, other, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, other, self->hwpt[0]));
 	start(0, other);
-	expect_running(0, self->buf[0]);
+	expect_arrives(0, self->buf[0]);
 	bar_stop(&self->bar, 0);
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	test_cmd_free(self->fd, 1, &other);
@@ -428,19 +370,19 @@ TEST_F(pci, another_ioasid_ends_the_attachment_of_the_first)
 TEST_F(pci, freed_ioasid_is_blocked_until_the_device_drops_it)
 {
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	start(0, self->id);
-	expect_running(0, self->buf[0]);
+	expect_arrives(0, self->buf[0]);
 
 	test_cmd_free(self->fd, 1, &self->id);
-	expect_blocked(0);
+	expect_refused(0);
 	/* The same domain, and another one */
-	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
-	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[1]));
-	expect_blocked(0);
-	EXPECT_EQ(0, detach(&self->dev, self->id));
-	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
-	expect_blocked(0);
+	EXPECT_EQ(-ESHUTDOWN, pt_attach(&self->dev, self->id, self->hwpt[0]));
+	EXPECT_EQ(-ESHUTDOWN, pt_attach(&self->dev, self->id, self->hwpt[1]));
+	expect_refused(0);
+	EXPECT_EQ(0, pt_detach(&self->dev, self->id));
+	EXPECT_EQ(-ESHUTDOWN, pt_attach(&self->dev, self->id, self->hwpt[0]));
+	expect_refused(0);
 	EXPECT_EQ(-ESHUTDOWN, pdma_set_ioasid(&self->dev, self->fd, self->id));
 
 	expect_taken(self->fd, self->id);
@@ -454,23 +396,23 @@ TEST_F(pci, freed_ioasid_is_blocked_until_the_device_drops_it)
 TEST_F(pci, replaced_domain_is_parked_like_the_first)
 {
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	start(0, self->id);
-	expect_running(0, self->buf[0]);
+	expect_arrives(0, self->buf[0]);
 	/* What is on its way when the domain goes may be reported */
 	bar_stop(&self->bar, 0);
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[1]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[1]));
 	start(0, self->id);
-	expect_running(0, self->buf[1]);
-	memset((void *)self->buf[0], POISON, BUF_LEN);
-	expect_running(0, self->buf[1]);
-	EXPECT_TRUE(is_poison(self->buf[0]));
+	expect_arrives(0, self->buf[1]);
+	poison_buf(self->buf[0], PAGE);
+	expect_arrives(0, self->buf[1]);
+	EXPECT_TRUE(buf_is_poison(self->buf[0], PAGE));
 	expect_attachments(1);
 
 	test_cmd_free(self->fd, 1, &self->id);
-	expect_blocked(0);
-	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
-	EXPECT_EQ(0, detach(&self->dev, self->id));
+	expect_refused(0);
+	EXPECT_EQ(-ESHUTDOWN, pt_attach(&self->dev, self->id, self->hwpt[0]));
+	EXPECT_EQ(0, pt_detach(&self->dev, self->id));
 	bar_stop(&self->bar, 0);
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
@@ -480,41 +422,41 @@ TEST_F(pci, replaced_domain_is_parked_like_the_first)
 TEST_F(pci, reset_brings_back_what_is_active_and_nothing_else)
 {
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
-	ASSERT_EQ(0, attach(&self->dev, PLAIN_PASID, self->hwpt[1]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, PLAIN_PASID, self->hwpt[1]));
 	start(0, self->id);
 	start(1, PLAIN_PASID);
-	expect_running(0, self->buf[0]);
-	expect_running(1, self->buf[1]);
+	expect_arrives(0, self->buf[0]);
+	expect_arrives(1, self->buf[1]);
 
 	/* Both are active */
 	ASSERT_EQ(0, pdma_reset(&self->dev));
 	EXPECT_EQ(0, bar_read32(&self->bar, PDMA_CTL(0) + PDMA_CTL_PASID));
 	start(0, self->id);
 	start(1, PLAIN_PASID);
-	expect_running(0, self->buf[0]);
-	expect_running(1, self->buf[1]);
+	expect_arrives(0, self->buf[0]);
+	expect_arrives(1, self->buf[1]);
 	bar_stop(&self->bar, 1);
 
 	test_cmd_free(self->fd, 1, &self->id);
-	expect_blocked(0);
+	expect_refused(0);
 	ASSERT_EQ(0, pdma_reset(&self->dev));
 	start(0, self->id);
-	expect_blocked(0);
+	expect_refused(0);
 	start(1, PLAIN_PASID);
-	expect_running(1, self->buf[1]);
+	expect_arrives(1, self->buf[1]);
 	bar_stop(&self->bar, 1);
 	/* And once more, now that the first reset has seen it */
 	ASSERT_EQ(0, pdma_reset(&self->dev));
 	start(0, self->id);
-	expect_blocked(0);
-	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[1]));
+	expect_refused(0);
+	EXPECT_EQ(-ESHUTDOWN, pt_attach(&self->dev, self->id, self->hwpt[1]));
 
-	EXPECT_EQ(0, detach(&self->dev, self->id));
-	expect_blocked(0);
+	EXPECT_EQ(0, pt_detach(&self->dev, self->id));
+	expect_refused(0);
 	bar_stop(&self->bar, 0);
 	start(1, PLAIN_PASID);
-	expect_running(1, self->buf[1]);
+	expect_arrives(1, self->buf[1]);
 	bar_stop(&self->bar, 1);
 	expect_taken(self->fd, self->id);
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
@@ -536,7 +478,7 @@ TEST_F(pci, free_and_reset_may_meet)
 
 	for (i = 0; i < 10; i++) {
 		ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-		ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[i % 2]));
+		ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[i % 2]));
 		ASSERT_EQ(0, pthread_create(&thread, NULL, reset_fn,
 					    &self->dev));
 		/* A reset takes 100 ms and more */
@@ -545,9 +487,9 @@ TEST_F(pci, free_and_reset_may_meet)
 		ASSERT_EQ(0, pthread_join(thread, &ret));
 		ASSERT_EQ(NULL, ret);
 		start(0, self->id);
-		expect_blocked(0);
+		expect_refused(0);
 		bar_stop(&self->bar, 0);
-		EXPECT_EQ(0, detach(&self->dev, self->id));
+		EXPECT_EQ(0, pt_detach(&self->dev, self->id));
 		EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 		EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
 		test_cmd_alloc(self->fd, self->id, self->id, 1, &self->id);
@@ -609,13 +551,13 @@ TEST_F(pci, reset_waits_for_the_flush_of_a_park)
 	many.ids[0] = self->id;
 	test_cmd_alloc(self->fd, 0, 0, MANY - 1, many.ids + 1);
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	ASSERT_EQ(0, attach_ids(attach_fd, plain, self->fd, MANY - 1,
 				many.ids + 1, 0));
 
 	ASSERT_EQ(0, trace_start(events));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, free_many_fn, &many));
-	EXPECT_TRUE(wait_until(attach(&self->dev, self->id, self->hwpt[0]) ==
+	EXPECT_TRUE(wait_until(pt_attach(&self->dev, self->id, self->hwpt[0]) ==
 			       -ESHUTDOWN));
 	EXPECT_EQ(0, trace_for_each(look_for_block, &many));
 	EXPECT_FALSE(many.blocked);
@@ -626,7 +568,7 @@ TEST_F(pci, reset_waits_for_the_flush_of_a_park)
 	trace_stop();
 	EXPECT_EQ(0, many.ret);
 	start(0, self->id);
-	expect_blocked(0);
+	expect_refused(0);
 	bar_stop(&self->bar, 0);
 	close(attach_fd);
 	expect_silence();
@@ -635,11 +577,11 @@ TEST_F(pci, reset_waits_for_the_flush_of_a_park)
 TEST_F(pci, last_close_lets_go_of_a_parked_ioasid)
 {
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	start(0, self->id);
-	expect_running(0, self->buf[0]);
+	expect_arrives(0, self->buf[0]);
 	test_cmd_free(self->fd, 1, &self->id);
-	expect_blocked(0);
+	expect_refused(0);
 	expect_taken(self->fd, self->id);
 	bar_unmap(&self->bar);
 	pdma_close(&self->dev);
@@ -651,48 +593,38 @@ TEST_F(pci, last_close_lets_go_of_a_parked_ioasid)
 /* Also for the next one that has the device, which never had the IOASID */
 TEST_F(pci, parked_number_of_a_machine_is_refused_until_recycle)
 {
-	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+	__u32 dev_id, hwpt;
 	struct kvm_vm vm;
-	__u32 hwpt;
 
-	if (vm_open(&vm) == -ENOENT)
-		SKIP(return, "no KVM");
-	vm.dev = kvm_ioasid_create(vm.vm);
-	ASSERT_LE(0, vm.dev);
+	skip_for(setup_vm(_metadata, &vm));
 	test_cmd_map_add(vm.dev, self->fd, self->id, 1);
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
-	ASSERT_EQ(0, attach(&self->dev, self->id, self->hwpt[0]));
+	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	test_cmd_free(self->fd, 1, &self->id);
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
-	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, self->hwpt[0]));
+	EXPECT_EQ(-ESHUTDOWN, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	bar_unmap(&self->bar);
 	pdma_close(&self->dev);
 
-	pdma_init(&self->dev);
-	self->dev.device = open_cdev(self->engine);
-	ASSERT_LE(0, self->dev.device);
-	self->dev.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
-	ASSERT_LE(0, self->dev.iommufd);
-	bind.iommufd = self->dev.iommufd;
-	ASSERT_EQ(0, ioctl(self->dev.device, VFIO_DEVICE_BIND_IOMMUFD, &bind));
-	ASSERT_EQ(0, map_engine(&self->bar, self->dev.device));
-	ASSERT_EQ(0, make_space(&self->dev, bind.out_devid, self->buf[0],
-				&hwpt));
-	EXPECT_EQ(-ESHUTDOWN, attach(&self->dev, self->id, hwpt));
-	ASSERT_EQ(0, attach(&self->dev, PLAIN_PASID, hwpt));
+	ASSERT_EQ(0, vfio_open_pci(&self->dev, self->engine.name, &dev_id));
+	ASSERT_EQ(0, vfio_map_bar(&self->bar, self->dev.device));
+	ASSERT_EQ(0, vfio_map_space(&self->dev, self->buf[0], IOVA, PAGE));
+	ASSERT_EQ(0, vfio_alloc_hwpt(&self->dev, dev_id, &hwpt));
+	EXPECT_EQ(-ESHUTDOWN, pt_attach(&self->dev, self->id, hwpt));
+	ASSERT_EQ(0, pt_attach(&self->dev, PLAIN_PASID, hwpt));
 	start(0, PLAIN_PASID);
-	expect_running(0, self->buf[0]);
+	expect_arrives(0, self->buf[0]);
 	bar_stop(&self->bar, 0);
-	EXPECT_EQ(0, detach(&self->dev, PLAIN_PASID));
+	EXPECT_EQ(0, pt_detach(&self->dev, PLAIN_PASID));
 
 	expect_taken(self->fd, self->id);
 	test_cmd_map_del(vm.dev, 1);
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, self->id));
-	EXPECT_EQ(0, attach(&self->dev, self->id, hwpt));
+	EXPECT_EQ(0, pt_attach(&self->dev, self->id, hwpt));
 	start(0, self->id);
-	expect_running(0, self->buf[0]);
+	expect_arrives(0, self->buf[0]);
 	bar_stop(&self->bar, 0);
-	EXPECT_EQ(0, detach(&self->dev, self->id));
+	EXPECT_EQ(0, pt_detach(&self->dev, self->id));
 	vm_close(&vm);
 	expect_silence();
 }
@@ -780,24 +712,14 @@ static int open_in_container(struct pdma_dev *dev, const char *name,
 	return dev->device < 0 ? -errno : 0;
 }
 
-static int open_and_bind(struct pdma_dev *dev, const char *name)
-{
-	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
-
-	dev->device = open_cdev(name);
-	if (dev->device < 0)
-		return dev->device;
-	dev->iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
-	bind.iommufd = dev->iommufd;
-	return ioctl(dev->device, VFIO_DEVICE_BIND_IOMMUFD, &bind) ? -errno : 0;
-}
-
 FIXTURE_SETUP(other_pci)
 {
+	__u32 dev_id;
+
 	if (variant->engine ? pci_find_engine(self->name) :
 			      find_without_pasids(self->name))
 		SKIP(return, "no such device");
-	if (!pdma_exists("/sys/bus/pci/drivers/vfio-pci"))
+	if (!pdma_exists(PCI_DRIVERS "vfio-pci"))
 		SKIP(return, "no driver vfio-pci");
 
 	ASSERT_EQ(0, pci_set_driver(self->name, "vfio-pci"));
@@ -806,7 +728,7 @@ FIXTURE_SETUP(other_pci)
 	ASSERT_EQ(0, variant->container ?
 			     open_in_container(&self->dev, self->name,
 					       variant->container) :
-			     open_and_bind(&self->dev, self->name));
+			     vfio_open_pci(&self->dev, self->name, &dev_id));
 }
 
 FIXTURE_TEARDOWN_PARENT(other_pci)
@@ -833,10 +755,7 @@ TEST_F(other_pci, has_no_ioasids)
 	}
 }
 
-/*
- * Every allocation fails once. An operation makes the state before call(),
- * during which allocations fail, by prepare().
- */
+/* An operation of which each allocation fails once, see struct sweep */
 struct op {
 	int (*prepare)(FIXTURE_DATA(pci) *self);
 	int (*call)(FIXTURE_DATA(pci) *self);
@@ -858,7 +777,7 @@ static int call_set(FIXTURE_DATA(pci) *self)
 
 static int call_attach(FIXTURE_DATA(pci) *self)
 {
-	return attach(&self->dev, self->id, self->hwpt[0]);
+	return pt_attach(&self->dev, self->id, self->hwpt[0]);
 }
 
 static int prepare_attached(FIXTURE_DATA(pci) *self)
@@ -870,12 +789,12 @@ static int prepare_attached(FIXTURE_DATA(pci) *self)
 
 static int call_replace(FIXTURE_DATA(pci) *self)
 {
-	return attach(&self->dev, self->id, self->hwpt[1]);
+	return pt_attach(&self->dev, self->id, self->hwpt[1]);
 }
 
 static int call_detach(FIXTURE_DATA(pci) *self)
 {
-	return detach(&self->dev, self->id);
+	return pt_detach(&self->dev, self->id);
 }
 
 static int call_drop(FIXTURE_DATA(pci) *self)
@@ -900,54 +819,86 @@ static int call_free(FIXTURE_DATA(pci) *self)
 	return ioasid_free(self->fd, 1, &self->id);
 }
 
-/* Everything that user space is told */
-static void snapshot(FIXTURE_DATA(pci) *self, char text[256])
+struct world {
+	FIXTURE_DATA(pci) *self;
+	const struct op *op;
+	__u32 round;
+};
+
+static void snapshot(struct world *w, char text[SNAPSHOT_LEN])
 {
+	FIXTURE_DATA(pci) *self = w->self;
 	struct ioasid_query query = {};
 	struct ioasid_info info = {};
 	int ret[2];
 
 	ret[0] = ioasid_get_info(self->fd, &info);
 	ret[1] = ioasid_query(self->fd, self->id, &query);
-	snprintf(text, 256,
+	snprintf(text, SNAPSHOT_LEN,
 		 "%d quota %u active %u parked %u, %d state %u users %u attachments %u, device %d, rows %d",
 		 ret[0], info.quota, info.active, info.parked, ret[1],
 		 query.state, query.users, query.attachments,
 		 pdma_get_ioasid(&self->dev), debugfs_rows());
 }
 
+/*
+ * With a number that nobody has had: what holds it is not there yet, neither in
+ * the core nor in the PASID table.
+ *
+ * All are multiples of 1024: ida_alloc_range(), by which VFIO remembers what is
+ * attached, loses the bitmap of other numbers if there is no memory for the node
+ * of the tree that it is to be stored in.
+ */
+static void prepare(struct __test_metadata *_metadata, struct world *w)
+{
+	const __u32 far = 0x40000 + (++w->round << 10);
+	FIXTURE_DATA(pci) *self = w->self;
+
+	test_cmd_alloc(self->fd, far, far, 1, &self->id);
+	if (w->op->prepare)
+		ASSERT_EQ(0, w->op->prepare(self));
+	poison_buf(self->buf[1], PAGE);
+	if (w->op->dma) {
+		start(0, self->id);
+		expect_arrives(0, self->buf[0]);
+	}
+}
+
+static int call(struct world *w)
+{
+	return w->op->call(w->self);
+}
+
 /* What is on its way when a domain is replaced may be reported */
 static void faults_end(FIXTURE_DATA(pci) *self)
 {
 	bar_stop(&self->bar, 0);
-	/* The fault interrupt runs in a thread of its own, let it finish */
-	while (usleep(100000), kmsg_faults(self->kmsg, 0) > 0)
-		;
+	kmsg_drop_faults(self->kmsg);
 	self->faults = bar_recorded(&self->bar);
 }
 
-/* The operation has failed: what was there before is there */
 static void expect_unchanged(struct __test_metadata *_metadata,
-			     FIXTURE_DATA(pci) *self, const struct op *op,
-			     const char *before)
+			     struct world *w)
 {
-	char now[256];
+	FIXTURE_DATA(pci) *self = w->self;
 
-	snapshot(self, now);
-	ASSERT_STREQ(before, now);
-	if (op->dma) {
-		expect_running(0, self->buf[0]);
-		EXPECT_TRUE(is_poison(self->buf[1]));
+	if (w->op->dma) {
+		expect_arrives(0, self->buf[0]);
+		EXPECT_TRUE(buf_is_poison(self->buf[1], PAGE));
 	}
 	expect_silence();
 }
 
-/* The operation has succeeded: DMA is as it should be, and all of it goes */
-static void expect_success(struct __test_metadata *_metadata,
-			   FIXTURE_DATA(pci) *self, const struct op *op)
+/* DMA is as it should be, and all of it goes */
+static void expect_success(struct __test_metadata *_metadata, struct world *w)
 {
+	FIXTURE_DATA(pci) *self = w->self;
+	const struct op *op = w->op;
+
+	if (op->dma && !op->parks)
+		faults_end(self);
 	if (op->parks) {
-		expect_blocked(0);
+		expect_refused(0);
 		bar_stop(&self->bar, 0);
 	} else {
 		if (self->other) {
@@ -957,11 +908,11 @@ static void expect_success(struct __test_metadata *_metadata,
 		}
 		/* Does nothing if it is so already */
 		ASSERT_EQ(0, call_set(self));
-		ASSERT_EQ(0, attach(&self->dev, self->id,
+		ASSERT_EQ(0, pt_attach(&self->dev, self->id,
 				    self->hwpt[op->space]));
 		expect_attachments(1);
 		start(0, self->id);
-		expect_running(0, self->buf[op->space]);
+		expect_arrives(0, self->buf[op->space]);
 		bar_stop(&self->bar, 0);
 	}
 	EXPECT_EQ(0, call_detach(self));
@@ -973,86 +924,32 @@ static void expect_success(struct __test_metadata *_metadata,
 	expect_silence();
 }
 
-/*
- * With a number that nobody has had: what holds it is not there yet, neither in
- * the core nor in the PASID table. True: an allocation has failed.
- *
- * All are multiples of 1024: ida_alloc_range(), by which VFIO remembers what is
- * attached, loses the bitmap of other numbers if there is no memory for the node
- * of the tree that it is to be stored in.
- */
-static bool do_round(struct __test_metadata *_metadata,
-		     FIXTURE_DATA(pci) *self, const struct op *op,
-		     struct failures *failures, unsigned int nth,
-		     unsigned int *errors)
-{
-	const __u32 far = 0x40000 + (nth << 10);
-	char before[256];
-	bool failed;
-	int ret;
-
-	test_cmd_alloc(self->fd, far, far, 1, &self->id);
-	if (op->prepare)
-		ASSERT_EQ(0, op->prepare(self));
-	memset((void *)self->buf[1], POISON, BUF_LEN);
-	if (op->dma) {
-		start(0, self->id);
-		expect_running(0, self->buf[0]);
-	}
-	snapshot(self, before);
-	ASSERT_EQ(0, failures_begin(failures, nth));
-	ret = op->call(self);
-	failed = failures_end(failures);
-	if (ret) {
-		++*errors;
-		EXPECT_FALSE(op->cannot_fail);
-		EXPECT_TRUE(failed);
-		if (ret != op->also &&
-		    (ret != -ENOENT || !iommufd_fails_more()))
-			EXPECT_EQ(-ENOMEM, ret);
-		expect_unchanged(_metadata, self, op, before);
-		/* The next try works */
-		ASSERT_EQ(0, op->call(self));
-	}
-	if (op->dma && !op->parks)
-		faults_end(self);
-	/* What failed may also be something that can be done without */
-	expect_success(_metadata, self, op);
-	return failed;
-}
-
 /* Each of the allocations, and then all of them */
 static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(pci) *self,
 		  const struct op *op)
 {
-	struct failures failures;
-	unsigned int nth = 0, errors = 0;
-	bool failed;
-	int ret;
+	struct world w = { .self = self, .op = op };
+	struct sweep sweep = {
+		.w = &w,
+		.prepare = prepare,
+		.call = call,
+		.snapshot = snapshot,
+		.expect_unchanged = expect_unchanged,
+		.expect_success = expect_success,
+		.also = { op->also, iommufd_fails_more() ? -ENOENT : 0 },
+		.cannot_fail = op->cannot_fail,
+	};
+	const char *why = sweep_open(_metadata, &sweep, "Y");
 
-	ret = failures_open(&failures, "Y");
-	if (ret == -ENOENT)
-		SKIP(return, "no fault injection");
-	ASSERT_EQ(0, ret);
-	/* Nothing is to be faulted in while allocations fail */
-	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
+	if (why)
+		SKIP(return, "%s", why);
 	ASSERT_EQ(0, call_free(self));
 
 	/* For all rounds: /dev/kmsg takes few messages of one writer in a row */
 	if (op->dma && !op->parks)
 		kmsg_expect_faults(self->kmsg, true);
-	do {
-		failed = do_round(_metadata, self, op, &failures, ++nth,
-				  &errors);
-	} while (failed && nth < MAX_NTH);
-	EXPECT_FALSE(failed);
-	if (!op->cannot_fail)
-		EXPECT_LT(0, errors);
-	TH_LOG("%u rounds, %u errors", nth, errors);
-
-	errors = 0;
-	do_round(_metadata, self, op, &failures, 0, &errors);
-	EXPECT_EQ(!op->cannot_fail, errors);
+	sweep_each(_metadata, &sweep, sweep_round);
+	sweep_all(_metadata, &sweep, sweep_round);
 	if (op->dma && !op->parks)
 		kmsg_expect_faults(self->kmsg, false);
 }

@@ -1,242 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What kernel and hardware tell about IOASIDs besides the user ABI: kernel
- * log, trace events, debugfs, and the pages of the DMA engine that no user of
- * a mediated device sees.
+ * What the kernel tells about IOASIDs besides the user ABI: kernel log, trace
+ * events, debugfs
  *
  * Functions that can fail return 0, a descriptor or a count, or -errno.
  */
 #ifndef __SELFTEST_IOASID_WATCH_H
 #define __SELFTEST_IOASID_WATCH_H
 
-#include <dirent.h>
-#include <limits.h>
-#include <stdlib.h>
+#include <sys/stat.h>
 
 #include "ioasid_utils.h"
-#include "pdma_utils.h"
-
-#define PCI_DEVICES "/sys/bus/pci/devices"
-
-/*
- * All of the engine: control page and channel pages, beside its driver. What a
- * test writes here is what a guest could do that was given the channel, or a
- * broken host driver.
- */
-struct pdma_bar {
-	volatile char *regs;
-	size_t len;
-};
-
-static inline int bar_map(struct pdma_bar *bar, const char *parent)
-{
-	char path[PDMA_PATH_LEN + NAME_MAX];
-	struct stat st;
-	void *regs;
-	int fd;
-
-	snprintf(path, sizeof(path), PCI_DEVICES "/%s/resource0", parent);
-	fd = open(path, O_RDWR | O_SYNC | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	if (fstat(fd, &st)) {
-		close(fd);
-		return -errno;
-	}
-	regs = mmap(NULL, st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-		    0);
-	close(fd);
-	if (regs == MAP_FAILED)
-		return -errno;
-	bar->regs = regs;
-	bar->len = st.st_size;
-	return 0;
-}
-
-static inline void bar_unmap(struct pdma_bar *bar)
-{
-	munmap((void *)bar->regs, bar->len);
-}
-
-static inline __u32 bar_read32(struct pdma_bar *bar, size_t reg)
-{
-	return *(volatile __u32 *)(bar->regs + reg);
-}
-
-static inline __u64 bar_read64(struct pdma_bar *bar, size_t reg)
-{
-	return *(volatile __u64 *)(bar->regs + reg);
-}
-
-static inline void bar_write32(struct pdma_bar *bar, size_t reg, __u32 val)
-{
-	*(volatile __u32 *)(bar->regs + reg) = val;
-}
-
-static inline void bar_write64(struct pdma_bar *bar, size_t reg, __u64 val)
-{
-	*(volatile __u64 *)(bar->regs + reg) = val;
-}
-
-/* Faults of this function that the IOMMU has reported, with any PASID */
-static inline __u64 bar_recorded(struct pdma_bar *bar)
-{
-	return bar_read64(bar, PDMA_FAULTS_RECORDED);
-}
-
-/* The same for those that it was told to keep to itself */
-static inline __u64 bar_suppressed(struct pdma_bar *bar)
-{
-	return bar_read64(bar, PDMA_FAULTS_SUPPRESSED);
-}
-
-/* The channel that DMAs with @id, or -ENOENT */
-static inline int bar_find_channel(struct pdma_bar *bar, __u32 id)
-{
-	__u32 nr = bar_read32(bar, PDMA_CHANNELS);
-	unsigned int ch;
-
-	for (ch = 0; ch < nr; ch++)
-		if (bar_read32(bar, PDMA_CTL(ch) + PDMA_CTL_PASID) ==
-		    (PDMA_PASID_VALID | id))
-			return ch;
-	return -ENOENT;
-}
-
-static inline void bar_set_pasid(struct pdma_bar *bar, unsigned int ch,
-				 __u32 val)
-{
-	bar_write32(bar, PDMA_CTL(ch) + PDMA_CTL_PASID, val);
-}
-
-static inline void bar_reset(struct pdma_bar *bar, unsigned int ch)
-{
-	bar_write32(bar, PDMA_CTL(ch) + PDMA_CTL_RESET, 1);
-}
-
-static inline __u64 bar_refused(struct pdma_bar *bar, unsigned int ch)
-{
-	return bar_read64(bar, PDMA_CHANNEL_PAGE(ch) + PDMA_REFUSED_COUNT);
-}
-
-static inline __u64 bar_done(struct pdma_bar *bar, unsigned int ch)
-{
-	return bar_read64(bar, PDMA_CHANNEL_PAGE(ch) + PDMA_DONE_COUNT);
-}
-
-static inline void bar_stop(struct pdma_bar *bar, unsigned int ch)
-{
-	bar_write32(bar, PDMA_CHANNEL_PAGE(ch) + PDMA_CMD, PDMA_CMD_STOP);
-	bar_read32(bar, PDMA_CHANNEL_PAGE(ch) + PDMA_STATUS);
-}
-
-/* Start a stream behind the driver's back. False: the engine did not take it */
-static inline bool bar_stream(struct pdma_bar *bar, unsigned int ch, __u64 dst,
-			      __u32 len, __u32 period)
-{
-	size_t page = PDMA_CHANNEL_PAGE(ch);
-
-	bar_write64(bar, page + PDMA_DST, dst);
-	bar_write32(bar, page + PDMA_LEN, len);
-	bar_write32(bar, page + PDMA_PERIOD, period);
-	bar_write32(bar, page + PDMA_BURST, 1);
-	bar_write32(bar, page + PDMA_CMD, PDMA_CMD_STREAM);
-	return bar_read32(bar, page + PDMA_STATUS) & PDMA_STATUS_BUSY;
-}
-
-/* Whether the function has ATS, and it is on */
-static inline bool pci_ats_enabled(const char *parent)
-{
-	char path[PDMA_PATH_LEN + NAME_MAX];
-	__u8 config[4096];
-	unsigned int pos = 0x100;
-	__u32 header;
-	ssize_t n;
-	int fd;
-
-	snprintf(path, sizeof(path), PCI_DEVICES "/%s/config", parent);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	n = read(fd, config, sizeof(config));
-	close(fd);
-	if (n != sizeof(config))
-		return false;
-	/* Extended capabilities: ID, version, next. ATS has ID 15 */
-	while (pos && pos <= sizeof(config) - 8) {
-		memcpy(&header, config + pos, sizeof(header));
-		if ((header & 0xffff) == 15)
-			return config[pos + 7] & 0x80;
-		pos = header >> 20;
-	}
-	return false;
-}
-
-/* A file of the function @name in sysfs */
-static inline int pci_read(const char *name, const char *file, char *buf,
-			   size_t len)
-{
-	char path[PDMA_PATH_LEN + NAME_MAX];
-
-	snprintf(path, sizeof(path), PCI_DEVICES "/%s/%s", name, file);
-	return pdma_read_file(path, buf, len);
-}
-
-static inline int pci_write(const char *name, const char *file, const char *buf)
-{
-	char path[PDMA_PATH_LEN + NAME_MAX];
-
-	snprintf(path, sizeof(path), PCI_DEVICES "/%s/%s", name, file);
-	return pdma_write_file(path, buf);
-}
-
-/*
- * An engine with ATS, whatever driver it has: SVA takes no other, and the IOMMU
- * is told of a reset of no other.
- */
-static inline int pci_find_engine(char name[NAME_MAX + 1])
-{
-	char vendor[16], device[16];
-	struct dirent *entry;
-	int ret = -ENODEV;
-	DIR *dir;
-
-	dir = opendir(PCI_DEVICES);
-	if (!dir)
-		return -errno;
-	while (ret && (entry = readdir(dir))) {
-		if (pci_read(entry->d_name, "vendor", vendor, sizeof(vendor)) ||
-		    pci_read(entry->d_name, "device", device, sizeof(device)) ||
-		    strtoul(vendor, NULL, 16) != PDMA_VENDOR_ID ||
-		    strtoul(device, NULL, 16) != PDMA_DEVICE_ID ||
-		    !pci_ats_enabled(entry->d_name))
-			continue;
-		snprintf(name, NAME_MAX + 1, "%s", entry->d_name);
-		ret = 0;
-	}
-	closedir(dir);
-	return ret;
-}
-
-/* Give the function to @driver, "" is whoever takes it by itself */
-static inline int pci_set_driver(const char *name, const char *driver)
-{
-	int ret;
-
-	ret = pci_write(name, "driver_override", driver[0] ? driver : "\n");
-	if (ret)
-		return ret;
-	ret = pci_write(name, "driver/unbind", name);
-	if (ret && ret != -ENOENT)
-		return ret;
-	return pdma_write_file("/sys/bus/pci/drivers_probe", name);
-}
-
-/* Function level reset, also with a driver bound to it */
-static inline int pci_reset(const char *parent)
-{
-	return pci_write(parent, "reset", "1");
-}
 
 /* Kernel log */
 
@@ -285,6 +59,13 @@ static inline int kmsg_faults(int fd, __u32 id)
 		if (strstr(msg, "DMAR:") && (!id || strstr(msg, pasid)))
 			count++;
 	return ret ? ret : count;
+}
+
+/* The fault interrupt runs in a thread of its own: let it finish */
+static inline void kmsg_drop_faults(int fd)
+{
+	while (usleep(100000), kmsg_faults(fd, 0) > 0)
+		;
 }
 
 /* Whoever checks the log may ignore faults between these two, and no others */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Mediated devices of the PASID DMA engine: how the tests create, open and
- * drive them
+ * The PASID DMA engine, by each of its drivers: mediated devices, which the tests
+ * create, open and drive; the engine itself, its registers and its place on the
+ * bus; the whole engine by vfio-pci; channels that pdma-sva binds to processes
  *
  * Functions that can fail return 0 or a descriptor, or -errno, so that a test
  * compares with the error it expects. They work alike for a device that was
@@ -984,6 +985,438 @@ static inline int pdma_copy_wait(struct pdma_dev *dev, __u64 dst, __u64 src,
 				 __u32 len)
 {
 	return pdma_copy_wait_with(dev, pdma_pasid(dev), dst, src, len);
+}
+
+/* The engine itself, beside its driver */
+
+#define PCI_DEVICES "/sys/bus/pci/devices"
+#define PCI_DRIVERS "/sys/bus/pci/drivers/"
+
+/*
+ * All of the engine: control page and channel pages, beside its driver. What a
+ * test writes here is what a guest could do that was given the channel, or a
+ * broken host driver.
+ */
+struct pdma_bar {
+	volatile char *regs;
+	size_t len;
+};
+
+static inline int bar_map(struct pdma_bar *bar, const char *parent)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+	struct stat st;
+	void *regs;
+	int fd;
+
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/resource0", parent);
+	fd = open(path, O_RDWR | O_SYNC | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &st)) {
+		close(fd);
+		return -errno;
+	}
+	regs = mmap(NULL, st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		    0);
+	close(fd);
+	if (regs == MAP_FAILED)
+		return -errno;
+	bar->regs = regs;
+	bar->len = st.st_size;
+	return 0;
+}
+
+static inline void bar_unmap(struct pdma_bar *bar)
+{
+	munmap((void *)bar->regs, bar->len);
+}
+
+static inline __u32 bar_read32(struct pdma_bar *bar, size_t reg)
+{
+	return *(volatile __u32 *)(bar->regs + reg);
+}
+
+static inline __u64 bar_read64(struct pdma_bar *bar, size_t reg)
+{
+	return *(volatile __u64 *)(bar->regs + reg);
+}
+
+static inline void bar_write32(struct pdma_bar *bar, size_t reg, __u32 val)
+{
+	*(volatile __u32 *)(bar->regs + reg) = val;
+}
+
+static inline void bar_write64(struct pdma_bar *bar, size_t reg, __u64 val)
+{
+	*(volatile __u64 *)(bar->regs + reg) = val;
+}
+
+/* Faults of this function that the IOMMU has reported, with any PASID */
+static inline __u64 bar_recorded(struct pdma_bar *bar)
+{
+	return bar_read64(bar, PDMA_FAULTS_RECORDED);
+}
+
+/* The same for those that it was told to keep to itself */
+static inline __u64 bar_suppressed(struct pdma_bar *bar)
+{
+	return bar_read64(bar, PDMA_FAULTS_SUPPRESSED);
+}
+
+/* The channel that DMAs with @id, or -ENOENT */
+static inline int bar_find_channel(struct pdma_bar *bar, __u32 id)
+{
+	__u32 nr = bar_read32(bar, PDMA_CHANNELS);
+	unsigned int ch;
+
+	for (ch = 0; ch < nr; ch++)
+		if (bar_read32(bar, PDMA_CTL(ch) + PDMA_CTL_PASID) ==
+		    (PDMA_PASID_VALID | id))
+			return ch;
+	return -ENOENT;
+}
+
+static inline void bar_set_pasid(struct pdma_bar *bar, unsigned int ch,
+				 __u32 val)
+{
+	bar_write32(bar, PDMA_CTL(ch) + PDMA_CTL_PASID, val);
+}
+
+static inline void bar_reset(struct pdma_bar *bar, unsigned int ch)
+{
+	bar_write32(bar, PDMA_CTL(ch) + PDMA_CTL_RESET, 1);
+}
+
+static inline __u64 bar_refused(struct pdma_bar *bar, unsigned int ch)
+{
+	return bar_read64(bar, PDMA_CHANNEL_PAGE(ch) + PDMA_REFUSED_COUNT);
+}
+
+static inline __u64 bar_done(struct pdma_bar *bar, unsigned int ch)
+{
+	return bar_read64(bar, PDMA_CHANNEL_PAGE(ch) + PDMA_DONE_COUNT);
+}
+
+static inline void bar_stop(struct pdma_bar *bar, unsigned int ch)
+{
+	bar_write32(bar, PDMA_CHANNEL_PAGE(ch) + PDMA_CMD, PDMA_CMD_STOP);
+	bar_read32(bar, PDMA_CHANNEL_PAGE(ch) + PDMA_STATUS);
+}
+
+/* Start a stream behind the driver's back. False: the engine did not take it */
+static inline bool bar_stream(struct pdma_bar *bar, unsigned int ch, __u64 dst,
+			      __u32 len, __u32 period)
+{
+	size_t page = PDMA_CHANNEL_PAGE(ch);
+
+	bar_write64(bar, page + PDMA_DST, dst);
+	bar_write32(bar, page + PDMA_LEN, len);
+	bar_write32(bar, page + PDMA_PERIOD, period);
+	bar_write32(bar, page + PDMA_BURST, 1);
+	bar_write32(bar, page + PDMA_CMD, PDMA_CMD_STREAM);
+	return bar_read32(bar, page + PDMA_STATUS) & PDMA_STATUS_BUSY;
+}
+
+/* Whether the function has ATS, and it is on */
+static inline bool pci_ats_enabled(const char *parent)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+	__u8 config[4096];
+	unsigned int pos = 0x100;
+	__u32 header;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/config", parent);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	n = read(fd, config, sizeof(config));
+	close(fd);
+	if (n != sizeof(config))
+		return false;
+	/* Extended capabilities: ID, version, next. ATS has ID 15 */
+	while (pos && pos <= sizeof(config) - 8) {
+		memcpy(&header, config + pos, sizeof(header));
+		if ((header & 0xffff) == 15)
+			return config[pos + 7] & 0x80;
+		pos = header >> 20;
+	}
+	return false;
+}
+
+/* A file of the function @name in sysfs */
+static inline int pci_read(const char *name, const char *file, char *buf,
+			   size_t len)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/%s", name, file);
+	return pdma_read_file(path, buf, len);
+}
+
+static inline int pci_write(const char *name, const char *file, const char *buf)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/%s", name, file);
+	return pdma_write_file(path, buf);
+}
+
+/*
+ * An engine with ATS, whatever driver it has: SVA takes no other, and the IOMMU
+ * is told of a reset of no other.
+ */
+static inline int pci_find_engine(char name[NAME_MAX + 1])
+{
+	char vendor[16], device[16];
+	struct dirent *entry;
+	int ret = -ENODEV;
+	DIR *dir;
+
+	dir = opendir(PCI_DEVICES);
+	if (!dir)
+		return -errno;
+	while (ret && (entry = readdir(dir))) {
+		if (pci_read(entry->d_name, "vendor", vendor, sizeof(vendor)) ||
+		    pci_read(entry->d_name, "device", device, sizeof(device)) ||
+		    strtoul(vendor, NULL, 16) != PDMA_VENDOR_ID ||
+		    strtoul(device, NULL, 16) != PDMA_DEVICE_ID ||
+		    !pci_ats_enabled(entry->d_name))
+			continue;
+		snprintf(name, NAME_MAX + 1, "%s", entry->d_name);
+		ret = 0;
+	}
+	closedir(dir);
+	return ret;
+}
+
+/* Give the function to @driver, "" is whoever takes it by itself */
+static inline int pci_set_driver(const char *name, const char *driver)
+{
+	int ret;
+
+	ret = pci_write(name, "driver_override", driver[0] ? driver : "\n");
+	if (ret)
+		return ret;
+	ret = pci_write(name, "driver/unbind", name);
+	if (ret && ret != -ENOENT)
+		return ret;
+	return pdma_write_file("/sys/bus/pci/drivers_probe", name);
+}
+
+/* Function level reset, also with a driver bound to it */
+static inline int pci_reset(const char *parent)
+{
+	return pci_write(parent, "reset", "1");
+}
+
+/* The whole engine by vfio-pci */
+
+/* The ABI for PASIDs, which kernels do not have that skip all of this */
+#define ATTACH_PASID 1
+#define HWPT_ALLOC_PASID 8
+
+struct attach_pasid {
+	__u32 argsz;
+	__u32 flags;
+	__u32 pt_id;
+	__u32 pasid;
+};
+
+struct detach_pasid {
+	__u32 argsz;
+	__u32 flags;
+	__u32 pasid;
+};
+
+static inline int pci_open_cdev(const char *name)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+	struct dirent *entry;
+	int fd = -ENODEV;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/vfio-dev", name);
+	dir = opendir(path);
+	if (!dir)
+		return -errno;
+	while (fd == -ENODEV && (entry = readdir(dir))) {
+		if (strncmp(entry->d_name, "vfio", 4))
+			continue;
+		snprintf(path, sizeof(path), "/dev/vfio/devices/%s",
+			 entry->d_name);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			fd = -errno;
+	}
+	closedir(dir);
+	return fd;
+}
+
+/* What bar_map() does for an engine whose driver gives no access to its BAR */
+static inline int vfio_map_bar(struct pdma_bar *bar, int device)
+{
+	struct vfio_region_info info;
+	void *regs;
+	__u16 cmd;
+	int rc;
+
+	rc = pdma_region(device, VFIO_PCI_CONFIG_REGION_INDEX, &info);
+	if (rc)
+		return rc;
+	if (pread(device, &cmd, 2, info.offset + PCI_COMMAND) != 2)
+		return -EIO;
+	cmd |= PCI_COMMAND_MASTER;
+	if (pwrite(device, &cmd, 2, info.offset + PCI_COMMAND) != 2)
+		return -EIO;
+
+	rc = pdma_region(device, VFIO_PCI_BAR0_REGION_INDEX, &info);
+	if (rc)
+		return rc;
+	regs = mmap(NULL, info.size, PROT_READ | PROT_WRITE, MAP_SHARED, device,
+		    info.offset);
+	if (regs == MAP_FAILED)
+		return -errno;
+	bar->regs = regs;
+	bar->len = info.size;
+	return 0;
+}
+
+/* The ID that the device has in its iommufd is written to @dev_id */
+static inline int vfio_open_pci(struct pdma_dev *dev, const char *name,
+				__u32 *dev_id)
+{
+	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+
+	pdma_init(dev);
+	dev->device = pci_open_cdev(name);
+	if (dev->device < 0)
+		return dev->device;
+	dev->iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	if (dev->iommufd < 0)
+		return -errno;
+	bind.iommufd = dev->iommufd;
+	if (ioctl(dev->device, VFIO_DEVICE_BIND_IOMMUFD, &bind))
+		return -errno;
+	*dev_id = bind.out_devid;
+	return 0;
+}
+
+/* A new IOAS, into which pdma_map() maps from now on, with @buf mapped */
+static inline int vfio_map_space(struct pdma_dev *dev, volatile void *buf,
+				 __u64 iova, __u64 len)
+{
+	struct iommu_ioas_alloc ioas = { .size = sizeof(ioas) };
+
+	if (ioctl(dev->iommufd, IOMMU_IOAS_ALLOC, &ioas))
+		return -errno;
+	dev->ioas_id = ioas.out_ioas_id;
+	return pdma_map(dev, (void *)buf, iova, len);
+}
+
+/* The same as a page table that PASIDs can be attached to */
+static inline int vfio_alloc_hwpt(struct pdma_dev *dev, __u32 dev_id,
+				  __u32 *hwpt)
+{
+	struct iommu_hwpt_alloc alloc = {
+		.size = sizeof(alloc), .flags = HWPT_ALLOC_PASID,
+		.dev_id = dev_id, .pt_id = dev->ioas_id,
+	};
+
+	if (ioctl(dev->iommufd, IOMMU_HWPT_ALLOC, &alloc))
+		return -errno;
+	*hwpt = alloc.out_hwpt_id;
+	return 0;
+}
+
+static inline int pt_attach(struct pdma_dev *dev, __u32 pasid, __u32 hwpt)
+{
+	struct attach_pasid cmd = {
+		.argsz = sizeof(cmd), .flags = ATTACH_PASID,
+		.pt_id = hwpt, .pasid = pasid,
+	};
+
+	return ioctl(dev->device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &cmd) ?
+		       -errno : 0;
+}
+
+static inline int pt_detach(struct pdma_dev *dev, __u32 pasid)
+{
+	struct detach_pasid cmd = {
+		.argsz = sizeof(cmd), .flags = ATTACH_PASID, .pasid = pasid,
+	};
+
+	return ioctl(dev->device, VFIO_DEVICE_DETACH_IOMMUFD_PT, &cmd) ?
+		       -errno : 0;
+}
+
+/* Channels that the driver pdma-sva binds to processes (SVA) */
+
+/* In ECAP: the IOMMU walks page tables of the format of the CPU */
+#define ECAP_FSTS_SHIFT 47
+
+static inline bool has_first_stage(const char *name)
+{
+	char ecap[32];
+
+	return !pci_read(name, "iommu/intel-iommu/ecap", ecap, sizeof(ecap)) &&
+	       (strtoull(ecap, NULL, 16) >> ECAP_FSTS_SHIFT & 1);
+}
+
+/* Linux 6.12 refuses SVA on x86, unless it is told otherwise at boot */
+static inline bool sva_is_refused(void)
+{
+	char val[8];
+
+	return !pdma_read_file("/sys/module/iommu_sva/parameters/allow_unsafe_x86",
+			       val, sizeof(val)) && val[0] != 'Y';
+}
+
+/*
+ * An open file, a channel. It has the offsets of a mediated device that has its
+ * regions at 0: all that submits commands or reads registers works with it.
+ */
+static inline int sva_open(struct pdma_dev *dev, const char *engine)
+{
+	char path[PDMA_PATH_LEN + NAME_MAX];
+
+	pdma_init(dev);
+	snprintf(path, sizeof(path), "/dev/" PDMA_SVA_DRIVER "-%s", engine);
+	dev->device = open(path, O_RDWR | O_CLOEXEC);
+	return dev->device < 0 ? -errno : 0;
+}
+
+/* The PASID of this process, or -errno */
+static inline int sva_bind(struct pdma_dev *dev)
+{
+	int ret = ioctl(dev->device, PDMA_SVA_BIND);
+
+	return ret < 0 ? -errno : ret;
+}
+
+static inline int sva_unbind(struct pdma_dev *dev)
+{
+	return ioctl(dev->device, PDMA_SVA_UNBIND) ? -errno : 0;
+}
+
+struct attach_arg {
+	__s32 fd;
+	__u32 id;
+};
+
+/* @arg may be a bad pointer */
+static inline int sva_attach_raw(struct pdma_dev *dev, void *arg)
+{
+	return ioctl(dev->device, PDMA_SVA_ATTACH, arg) ? -errno : 0;
+}
+
+static inline int sva_attach(struct pdma_dev *dev, int fd, __u32 id)
+{
+	struct attach_arg arg = { .fd = fd, .id = id };
+
+	return sva_attach_raw(dev, &arg);
 }
 
 #endif
