@@ -11,9 +11,8 @@
  *   set freed with its last IOASID while its file still points to it
  *	set_lives_as_long_as_its_file
  *   error path frees twice, and returns the stale number as success
- *	ioasid: failed_allocation_is_enomem_and_leaves_nothing,
- *		alloc_bad_ids_pointer_is_efault_and_takes_nothing
- *	ioasid_kvm: add_without_memory_is_enomem_and_changes_nothing
+ *	ioasid: alloc_bad_ids_pointer_is_efault_and_takes_nothing
+ *	ioasid_fail_nth: failure_is_enomem_and_changes_nothing
  *   lookup ignores that a free is pending
  *	ioasid_dma: parked_is_final
  *	ioasid_kvm: parked_number_gives_out_no_new_mapping
