@@ -851,8 +851,8 @@ static void snapshot(struct world *w, char text[SNAPSHOT_LEN])
  */
 static void prepare(struct __test_metadata *_metadata, struct world *w)
 {
-	const __u32 far = 0x40000 + (++w->round << 10);
 	FIXTURE_DATA(pci) *self = w->self;
+	const __u32 far = 0x40000 + (++w->round << 10);
 
 	test_cmd_alloc(self->fd, far, far, 1, &self->id);
 	if (w->op->prepare)
@@ -909,7 +909,7 @@ static void expect_success(struct __test_metadata *_metadata, struct world *w)
 		/* Does nothing if it is so already */
 		ASSERT_EQ(0, call_set(self));
 		ASSERT_EQ(0, pt_attach(&self->dev, self->id,
-				    self->hwpt[op->space]));
+				       self->hwpt[op->space]));
 		expect_attachments(1);
 		start(0, self->id);
 		expect_arrives(0, self->buf[op->space]);
