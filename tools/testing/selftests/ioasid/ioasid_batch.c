@@ -15,7 +15,7 @@
 
 #include "../kselftest_harness.h"
 #include "ioasid_attach.h"
-#include "ioasid_channel.h"
+#include "ioasid_fixture.h"
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
 #include "pdma_utils.h"
