@@ -116,7 +116,7 @@ static inline const char *unfit_for_sva(const char *name)
 	if (!has_first_stage(name))
 		return "the IOMMU has no first-stage translation";
 	if (sva_is_refused())
-		return "SVA is off, boot with iommu_sva.allow_unsafe_x86=1";
+		return "this kernel refuses SVA, and IOASID_SVA is not set";
 	return NULL;
 }
 
