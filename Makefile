@@ -77,7 +77,7 @@ vmm: qemu tree
 	@rig/vmm
 
 test:
-	@rig/setup coccinelle
+	@rig/setup
 	@rig/test
 
 soak: qemu tree
