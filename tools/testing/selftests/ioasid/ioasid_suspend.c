@@ -274,7 +274,7 @@ static const char *unfit_for_second_stage(const char *engine)
 
 FIXTURE_SETUP(pci)
 {
-	__u32 dev_id;
+	__u32 dev_id = 0;
 	struct pdma_feature probe = {};
 	int i;
 

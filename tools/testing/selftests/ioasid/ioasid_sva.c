@@ -762,7 +762,7 @@ TEST_F(sva, parked_channel_stays_blocked_and_silent_after_a_reset)
 TEST_F(sva, exit_of_a_process_needs_no_memory)
 {
 	struct rig *rig = &self->rig;
-	struct failures failures;
+	struct failures failures = {};
 	int status, ret;
 	pid_t pid;
 

@@ -630,7 +630,7 @@ FIXTURE_TEARDOWN_PARENT(handover)
 static void own_engine(struct __test_metadata *_metadata, struct scene *s)
 {
 	struct pdma_dev dev;
-	__u32 dev_id;
+	__u32 dev_id = 0;
 
 	EXPECT_EQ(0, vfio_open_pci(&dev, s->engine.name, &dev_id));
 	pdma_close(&dev);

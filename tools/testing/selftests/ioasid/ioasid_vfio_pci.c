@@ -41,7 +41,7 @@ static int destroy(struct pdma_dev *dev, __u32 id)
 FIXTURE_SETUP(pci)
 {
 	struct pdma_feature probe = {};
-	__u32 dev_id;
+	__u32 dev_id = 0;
 	int i;
 
 	skip_for(setup_ioasid(_metadata, &self->fd));
@@ -593,7 +593,7 @@ TEST_F(pci, last_close_lets_go_of_a_parked_ioasid)
 /* Also for the next one that has the device, which never had the IOASID */
 TEST_F(pci, parked_number_of_a_machine_is_refused_until_recycle)
 {
-	__u32 dev_id, hwpt;
+	__u32 dev_id = 0, hwpt = 0;
 	struct kvm_vm vm;
 
 	skip_for(setup_vm(_metadata, &vm));
@@ -714,7 +714,7 @@ static int open_in_container(struct pdma_dev *dev, const char *name,
 
 FIXTURE_SETUP(other_pci)
 {
-	__u32 dev_id;
+	__u32 dev_id = 0;
 
 	if (variant->engine ? pci_find_engine(self->name) :
 			      find_without_pasids(self->name))
