@@ -3,9 +3,9 @@
 """
 qemu/test.py QEMU-BINARY [-d DATA-DIR]... [-v] [NAME]...
 
-Self-test of the emulated VT-d unit and of the pdma device, without a guest: it
-programs both through the qtest protocol, with tables in guest memory that it
-writes itself, and steps the virtual clock. Runs the tests whose names contain
+Self-test of the emulated VT-d unit and of the devices pdma and dsa, without a
+guest: it programs them through the qtest protocol, with tables in guest memory that
+it writes itself, and steps the virtual clock. Runs the tests whose names contain
 one of the NAMEs, or all. Writes TAP, exits with 1 if a test failed.
 
 A test that finds a rule broken says so by an exception of check().
@@ -13,6 +13,7 @@ A test that finds a rule broken says so by an exception of check().
 import argparse
 import json
 import os
+import random
 import re
 import select
 import socket
@@ -88,6 +89,7 @@ PRI_CTRL, PRI_STATUS, PRI_CAPACITY, PRI_ALLOCATION = 0x4, 0x6, 0x8, 0xc
 PRI_ENABLE, PRI_RESET = 1, 2
 PRI_RF, PRI_UPRGI, PRI_STOPPED, PRI_PASID = 1, 2, 1 << 8, 1 << 15
 EDU_ID = 0x11e8 << 16 | 0x1234
+DSA_ID = 0x0b25 << 16 | 0x8086
 
 IOMMU = "intel-iommu,x-scalable-mode=on,x-pasid-mode=on,intremap=on"
 DEVICE_IOTLB = "device-iotlb=on"
@@ -364,6 +366,165 @@ class Pdma(Function):
         return arrived
 
 
+class Dsa(Function):
+    """A Data Streaming Accelerator, and what a driver does with it."""
+
+    REGISTERS = dict(
+        VERSION=0x00, GENCAP=0x10, WQCAP=0x20, GRPCAP=0x30, ENGCAP=0x38, OPCAP=0x40,
+        OFFSETS=0x60, GENCFG=0x80, GENCTRL=0x88, GENSTS=0x90, INTCAUSE=0x98,
+        CMD=0xa0, CMDSTS=0xa8, CMDCAP=0xb0, SWERR=0xc0)
+    # Where the offsets in the registers say that the tables are
+    GRPCFG, WQCFG, MSIXPERM, MSIX, PBA = 0x400, 0x500, 0x600, 0x2000, 0x3000
+    VECTORS = 9
+
+    def __init__(self, machine, bus, devfn, bar):
+        super().__init__(machine, bus, devfn)
+        self.bar = bar
+        self.portals = bar + 0x20000
+        self.pasid_cap = self.extended_capability(EXT_CAP_PASID)
+        self.ats_cap = self.extended_capability(EXT_CAP_ATS)
+        self.pri_cap = self.extended_capability(EXT_CAP_PRI)
+        self.exp_cap = self.capability(CAP_EXP)
+        self.directory = 0
+        self.enable()
+
+    pasid_control, ats_control = Pdma.pasid_control, Pdma.ats_control
+    pri_control, enable_pri = Pdma.pri_control, Pdma.enable_pri
+    pri_status, flr = Pdma.pri_status, Pdma.flr
+
+    def enable(self):
+        for offset, value in ((0x10, self.bar), (0x14, 0), (0x18, self.portals),
+                              (0x1c, 0)):
+            self.write(offset, value)
+        self.write(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, "w")
+        self.pasid_control(1)
+
+    def get(self, name, letter="l"):
+        return self.machine.read(letter, self.bar + self.REGISTERS[name])
+
+    def set(self, name, value, letter="l"):
+        self.machine.write(letter, self.bar + self.REGISTERS[name], value)
+
+    def table(self, offset, letter="l"):
+        return self.machine.read(letter, self.bar + offset)
+
+    def set_table(self, offset, value, letter="l"):
+        self.machine.write(letter, self.bar + offset, value)
+
+    def start(self, code, operand=0, interrupt=0):
+        self.set("CMD", interrupt << 31 | code << 20 | operand)
+
+    def wait(self):
+        """The end of a command: (error, result)"""
+        check(self.get("CMDSTS") >> 31, "the command is active")
+        for _ in range(1000):
+            status = self.get("CMDSTS")
+            if not status >> 31:
+                return status & 0xff, status >> 8
+            self.machine.step(US)
+        raise Broken("a command does not end")
+
+    def run(self, code, operand=0):
+        self.start(code, operand)
+        return self.wait()[0]
+
+    def must(self, code, operand=0):
+        check_equal(self.run(code, operand), 0, f"error of command {code}")
+
+    def wq(self, wq, dword, value=None):
+        offset = self.WQCFG + wq * 32 + dword * 4
+        if value is not None:
+            self.set_table(offset, value)
+        return self.table(offset)
+
+    def wq_enabled(self, wq):
+        return self.wq(wq, 6) >> 30
+
+    def group(self, group, wqs=None, engines=None, flags=96 << 20):
+        offset = self.GRPCFG + group * 64
+        if wqs is not None:
+            self.set_table(offset, wqs, "q")
+            self.set_table(offset + 32, engines, "q")
+            self.set_table(offset + 40, flags, "q")
+        return self.table(offset, "q"), self.table(offset + 32, "q")
+
+    def configure(self, wq, pasid=None, size=16, bof=0, priority=10, mode=1,
+                  flags=0, xfer=21, batch=5):
+        """One WQ. The size is only taken while the device is disabled."""
+        self.wq(wq, 0, size)
+        enabled = pasid is not None
+        self.wq(wq, 2, mode | bof << 1 | flags | priority << 4 | (pasid or 0) << 8 |
+                enabled << 28)
+        self.wq(wq, 3, xfer | batch << 5)
+
+    def enable_msix(self):
+        """Vectors stay masked: the pending bits tell what they would have sent."""
+        for vector in range(self.VECTORS):
+            for i, value in enumerate((0xfee00000, 0, 0x41, 1)):
+                self.set_table(self.MSIX + vector * 16 + i * 4, value)
+        self.write(self.capability(0x11) + 2, 1 << 15, "w")
+
+    def interrupts(self):
+        """The vectors that were pending, which are not any more"""
+        pending = self.table(self.PBA)
+        found = [vector for vector in range(self.VECTORS) if pending >> vector & 1]
+        for vector in found:
+            for mask in (0, 1):
+                self.set_table(self.MSIX + vector * 16 + 12, mask)
+        return found
+
+    def submit(self, descriptor, wq=0, portal=1, slot=0):
+        self.machine.write_bytes(self.portals + (wq * 4 + portal) * PAGE + slot * 64,
+                                 descriptor)
+
+    def swerr(self):
+        """Take the error that was recorded last, or None."""
+        q0, q1, q2 = (self.machine.read("q", self.bar + 0xc0 + i * 8)
+                      for i in range(3))
+        if not q0 & 1:
+            return None
+        self.set("SWERR", 3)
+        wq = q0 >> 16 & 0xff if q0 >> 3 & 1 else None
+        return Swerr(q0 >> 8 & 0xff, q0 >> 2 & 1, wq, q0 >> 4 & 1, q0 >> 5 & 1,
+                     q0 >> 32 & 0xff, q0 >> 40 & 0xfffff, q0 >> 1 & 1,
+                     q1 & 0xffff, q1 >> 32, q2)
+
+
+Swerr = namedtuple("Swerr", "error desc wq batch write opcode pasid overflow index "
+                   "flags addr")
+Record = namedtuple("Record", "status result completed addr flags")
+
+
+def check_record(got, want, what):
+    check(got == want, f"{what}: {got}")
+
+
+
+# Commands
+(ENABLE_DEVICE, DISABLE_DEVICE, DRAIN_ALL, ABORT_ALL, RESET_DEVICE, ENABLE_WQ,
+ DISABLE_WQ, DRAIN_WQ, ABORT_WQ, RESET_WQ, DRAIN_PASID, ABORT_PASID, REQUEST_INT,
+ RELEASE_INT) = range(1, 15)
+
+# Operations, flags and states of descriptors
+NOOP, BATCH, DRAIN, MEMMOVE, FILL, COMPARE, COMPARE_PATTERN = range(7)
+DUALCAST = 9
+FENCE, BOF, CRAV, RCR, RCI, CHECK = 1, 2, 4, 8, 16, 1 << 7
+RECORD = CRAV | RCR
+SUCCESS, PREDICATE, PAGE_FAULT, PAGE_INVALID = 1, 2, 3, 4
+BATCH_FAILED, BATCH_FAULT = 5, 6
+BAD_OPCODE, BAD_FLAGS, BAD_RESERVED, BAD_SIZE, BAD_COUNT = range(0x10, 0x15)
+OVERLAP, BAD_DUALCAST, BAD_LIST, BAD_INT, CR_FAULT, BAD_CR = range(0x16, 0x1c)
+HW_ERROR, NO_TRANSLATION = 0x20, 0x22
+WRITE_FAULT = 0x80
+
+
+def descriptor(opcode, record=0, src=0, dst=0, size=0, flags=None, handle=0,
+               tail=b"", pasid=0):
+    flags = (RECORD if record else 0) if flags is None else flags
+    fields = pasid, opcode << 24 | flags, record, src, dst, size, handle, 0
+    return struct.pack("<IIQQQIHH", *fields) + tail.ljust(24, b"\0")
+
+
 class Edu(Function):
     """QEMU's edu device: its requests have no PASID."""
 
@@ -389,7 +550,7 @@ class Edu(Function):
 class Machine:
     """An emulator with a VT-d unit and devices, tables and queue set up."""
 
-    KINDS = {R.DEVICE_ID << 16 | R.VENDOR_ID: Pdma, EDU_ID: Edu}
+    KINDS = {R.DEVICE_ID << 16 | R.VENDOR_ID: Pdma, EDU_ID: Edu, DSA_ID: Dsa}
     qemu = None
     data_dirs = ()
     verbose = False
@@ -820,6 +981,94 @@ class PriRig(AtsRig):
 class FirstStagePriRig(PriRig):
     stage = FIRST
     options = PriRig.options + (FIRST_STAGE,)
+
+
+class DsaRig(Machine):
+    """A machine with a DSA, whose WQ 0 has a PASID that reaches some pages."""
+
+    options = (DEVICE_IOTLB, "x-prs=on")
+    context_flags = PASIDE | DTE | PRE
+    stage = SECOND
+    ats, pri, bof, pages = True, False, 0, 16
+    # Where its data, records and lists are
+    SRC, DST, REC, LIST, MISSING = (IOVA + i * PAGE for i in (0, 4, 8, 10, 0x400))
+
+    def __init__(self, *options, devices=("dsa",), **others):
+        super().__init__(*self.options, *options, devices=devices, **others)
+        self.dev = self.devices[0]
+        self.space = Space(self, DOMAIN, self.stage)
+        phys = self.allocate(self.pages * PAGE)
+        for i in range(self.pages):
+            self.space.map(IOVA + i * PAGE, phys + i * PAGE)
+        self.phys = phys
+        self.set_entry(self.dev, PASID, self.space)
+        if self.ats:
+            self.dev.ats_control(ATS_ENABLE)
+        self.page_queue = self.allocate()
+        self.set_reg(PQA, self.page_queue, "q")
+        self.set_reg(PECTL, 0)
+        if self.pri:
+            self.dev.enable_pri()
+        self.set_up_dsa()
+
+    def set_up_dsa(self):
+        self.dev.configure(0, PASID, bof=self.bof)
+        self.dev.group(0, 1, 1)
+        self.dev.must(ENABLE_DEVICE)
+        self.dev.must(ENABLE_WQ, 0)
+
+    requests, request, respond = PriRig.requests, PriRig.request, PriRig.respond
+    flush = Rig.flush
+
+    def at(self, iova):
+        return self.phys + iova - IOVA
+
+    def put(self, iova, data):
+        self.write_bytes(self.at(iova), data)
+
+    def peek(self, iova, size):
+        return self.read_bytes(self.at(iova), size)
+
+    def clear(self, iova):
+        self.put(iova, bytes(32))
+
+    def record(self, iova=None):
+        status, result, _, completed, addr, flags, *_ = struct.unpack(
+            "<BBHIQIIQ", self.peek(iova or self.REC, 32))
+        return Record(status, result, completed, addr, flags)
+
+    def finish(self, iova=None, limit=2000):
+        """Wait for a completion record."""
+        for _ in range(limit):
+            record = self.record(iova)
+            if record.status:
+                return record
+            self.step(US)
+        raise Broken("no completion record")
+
+    def execute(self, opcode, src=0, dst=0, size=0, flags=RECORD, **more):
+        self.clear(self.REC)
+        self.dev.submit(descriptor(opcode, self.REC, src, dst, size, flags, **more))
+        return self.finish()
+
+    def error(self, raw):
+        """What SWERR says of a descriptor that gets no completion record"""
+        self.dev.submit(raw)
+        self.step(100 * US)
+        return self.dev.swerr()
+
+
+class DsaWithoutAtsRig(DsaRig):
+    ats = False
+
+
+class DsaPriRig(DsaRig):
+    pri, bof = True, 1
+
+
+class FirstStageDsaRig(DsaPriRig):
+    stage = FIRST
+    options = DsaRig.options + (FIRST_STAGE,)
 
 
 TESTS = []
@@ -3533,6 +3782,910 @@ def machine_reset_resets_everything(m):
     check_equal(device.get_pasid(0), 0, "PASID")
     check(device.counts(0) == (0, 0), "requests")
     check(device.faults() == (0, 0), "faults")
+
+
+# ------------------------------------------------------------------------- DSA
+
+@test(DsaRig)
+def dsa_registers_describe_the_device(m):
+    get = m.dev.get
+    check_equal(get("VERSION"), 0x100, "version")
+    gencap = get("GENCAP", "q")
+    check_equal(gencap, 1 << 31 | 10 << 21 | 31 << 16 | 0x17, "GENCAP")
+    check_equal(get("WQCAP", "q") & 0xffffff, 8 << 16 | 128, "WQs")
+    check_equal(get("WQCAP", "q") >> 48 & 3, 2, "dedicated WQs only")
+    check_equal(get("GRPCAP", "q") & 0xff, 4, "groups")
+    check_equal(get("ENGCAP", "q"), 4, "engines")
+    check_equal(get("OPCAP", "q"), 0x27f, "operations")
+    check_equal(get("OFFSETS", "q"), 4 | 5 << 16 | 6 << 32, "offsets of the tables")
+    check_equal(get("CMDCAP"), 0x7ffe, "commands")
+    check(m.dev.read(m.dev.pasid_cap + 4, "w") == 20 << 8 | 4, "PASID capability")
+
+
+@test(DsaRig, devices=("dsa,ats=off,pri=off",))
+def dsa_does_without_ats_and_pri(m):
+    check_equal(m.dev.ats_cap, 0, "ATS capability")
+    check_equal(m.dev.pri_cap, 0, "PRI capability")
+    check_equal(m.execute(NOOP).status, SUCCESS, "status")
+
+
+@test(DsaRig)
+def dsa_executes_noop(m):
+    check_record(m.execute(NOOP), (SUCCESS, 0, 0, 0, 0), "record")
+    m.clear(m.REC)
+    m.dev.submit(descriptor(NOOP, m.REC, flags=CRAV))
+    m.step(100 * US)
+    check_equal(m.record().status, 0, "a record that was not requested")
+    check(m.dev.swerr() is None, "SWERR")
+
+
+@test(DsaRig)
+def dsa_record_is_written_as_a_whole(m):
+    m.put(m.REC, b"\xff" * 64)
+    m.dev.submit(descriptor(NOOP, m.REC))
+    m.step(100 * US)
+    check(m.peek(m.REC, 64) == b"\1" + bytes(31) + b"\xff" * 32, "32 bytes")
+
+
+def moves(m):
+    data = pattern(3 * PAGE)
+    m.put(m.SRC, data)
+    for src, dst, size in ((0, 0, 1), (5, 9, 64), (0, 0, 3 * PAGE),
+                           (100, PAGE - 3, 2 * PAGE), (4095, 1, 4097)):
+        m.put(m.DST, bytes(4 * PAGE))
+        record = m.execute(MEMMOVE, m.SRC + src, m.DST + dst, size)
+        check_record(record, (SUCCESS, 0, size, 0, 0), f"record of {size}")
+        want = (bytes(dst) + data[src:src + size]).ljust(4 * PAGE, b"\0")
+        check(m.peek(m.DST, 4 * PAGE) == want, f"data of {size}")
+
+
+@test(DsaRig)
+def dsa_moves_memory(m):
+    moves(m)
+
+
+@test(DsaWithoutAtsRig)
+def dsa_moves_memory_without_ats(m):
+    moves(m)
+
+
+@test(FirstStageDsaRig)
+def dsa_moves_memory_of_the_first_stage(m):
+    moves(m)
+
+
+@test(DsaRig)
+def dsa_moves_memory_in_flight(m):
+    m.qom_set(dsa_path(m), "flight-us", 7)
+    moves(m)
+
+
+def dsa_path(m):
+    """Of the only one"""
+    for where in ("/machine/peripheral-anon",):
+        for entry in m.qtest.qmp("qom-list", path=where):
+            if entry["type"] == "child<dsa>":
+                return where + "/" + entry["name"]
+    raise Broken("no DSA")
+
+
+@test(DsaRig)
+def dsa_moves_overlapping_memory(m):
+    for src, dst in ((0, 100), (100, 0), (0, PAGE), (PAGE + 7, 3), (50, 50)):
+        data = bytearray(pattern(4 * PAGE))
+        m.put(m.SRC, bytes(data))
+        check_equal(m.execute(MEMMOVE, m.SRC + src, m.SRC + dst,
+                              2 * PAGE + 11).status, SUCCESS, "status")
+        data[dst:dst + 2 * PAGE + 11] = data[src:src + 2 * PAGE + 11]
+        check(m.peek(m.SRC, 4 * PAGE) == data, f"data from {src} to {dst}")
+
+
+@test(DsaRig)
+def dsa_fills_memory(m):
+    m.put(m.DST, bytes(3 * PAGE))
+    check_record(m.execute(FILL, 0x0807060504030201, m.DST + 5, 2 * PAGE + 3),
+                 (SUCCESS, 0, 2 * PAGE + 3, 0, 0), "record")
+    data = bytes(range(1, 9)) * PAGE
+    want = (bytes(5) + data[:2 * PAGE + 3]).ljust(3 * PAGE, b"\0")
+    check(m.peek(m.DST, 3 * PAGE) == want, "data")
+
+
+@test(DsaRig)
+def dsa_compares_memory(m):
+    data = pattern(2 * PAGE)
+    m.put(m.SRC, data)
+    m.put(m.DST + 3, data)
+    check_record(m.execute(COMPARE, m.SRC, m.DST + 3, 2 * PAGE),
+                 (SUCCESS, 0, 2 * PAGE, 0, 0), "equal")
+    m.put(m.DST + 3 + 5000, bytes([data[5000] ^ 1]))
+    check_record(m.execute(COMPARE, m.SRC, m.DST + 3, 2 * PAGE),
+                 (SUCCESS, 1, 5000, 0, 0), "different")
+    for expected, status in ((0, PREDICATE), (1, SUCCESS)):
+        record = m.execute(COMPARE, m.SRC, m.DST + 3, 2 * PAGE, RECORD | CHECK,
+                           tail=bytes([expected]))
+        check_equal(record.status, status, f"status, {expected} expected")
+
+
+@test(DsaRig)
+def dsa_compares_memory_with_a_pattern(m):
+    m.put(m.SRC + 1, bytes(range(8)) * 1000)
+    value = int.from_bytes(bytes(range(8)), "little")
+    check_record(m.execute(COMPARE_PATTERN, m.SRC + 1, value, 7999),
+                 (SUCCESS, 0, 7999, 0, 0), "equal")
+    m.put(m.SRC + 1 + 7777, b"\xff")
+    check_record(m.execute(COMPARE_PATTERN, m.SRC + 1, value, 7999),
+                 (SUCCESS, 1, 7777, 0, 0), "different")
+    record = m.execute(COMPARE_PATTERN, m.SRC + 1, value, 7999, RECORD | CHECK,
+                       tail=b"\0")
+    check_equal(record.status, PREDICATE, "status")
+
+
+@test(DsaRig)
+def dsa_copies_to_two_places(m):
+    data = pattern(PAGE + 100)
+    m.put(m.SRC, data)
+    other = m.DST + 2 * PAGE + 8
+    record = m.execute(DUALCAST, m.SRC, m.DST + 8, len(data),
+                       tail=struct.pack("<Q", other))
+    check(record == (SUCCESS, 0, len(data), 0, 0), f"record {record}")
+    check(m.peek(m.DST + 8, len(data)) == data
+          and m.peek(other, len(data)) == data, "data")
+    for dst, other, status in ((m.DST, m.DST + PAGE + 1, BAD_DUALCAST),
+                               (m.SRC, m.DST, OVERLAP), (m.DST, m.DST, OVERLAP),
+                               (m.DST, m.SRC, OVERLAP)):
+        record = m.execute(DUALCAST, m.SRC, dst, 64, tail=struct.pack("<Q", other))
+        check_equal(record.status, status, "status")
+
+
+def list_of(m, *descriptors):
+    m.put(m.LIST, b"".join(descriptors))
+    return m.LIST
+
+
+@test(DsaRig)
+def dsa_executes_batches(m):
+    m.put(m.SRC, pattern(64))
+    records = [m.REC + 32 * i for i in range(1, 4)]
+    m.put(m.REC, bytes(PAGE))
+    where = list_of(m, descriptor(NOOP, records[0]),
+                    descriptor(MEMMOVE, records[1], m.SRC, m.DST, 64),
+                    descriptor(MEMMOVE, records[2], m.DST, m.DST + 64, 64))
+    check_record(m.execute(BATCH, where, size=3), (SUCCESS, 0, 3, 0, 0), "record")
+    for at in records:
+        check_equal(m.record(at).status, SUCCESS, "status of one")
+    check(m.peek(m.DST + 64, 64) == pattern(64), "data")
+
+
+@test(DsaRig)
+def dsa_batch_tells_that_one_failed(m):
+    bad = descriptor(0x3f, m.REC + 32)
+    good = descriptor(FILL, m.REC + 64, 1, m.DST, 8)
+    fenced = descriptor(FILL, m.REC + 64, 1, m.DST, 8, flags=RECORD | FENCE)
+    for last, completed, status in ((good, 2, SUCCESS), (fenced, 1, 0)):
+        m.put(m.REC, bytes(PAGE))
+        check_record(m.execute(BATCH, list_of(m, bad, last), size=2),
+                     (BATCH_FAILED, 0, completed, 0, 0), "batch")
+        check_equal(m.record(m.REC + 32).status, BAD_OPCODE, "status of the first")
+        check_equal(m.record(m.REC + 64).status, status, "status of the second")
+
+
+@test(DsaRig)
+def dsa_batch_has_no_batch_and_no_drain(m):
+    for opcode in (BATCH, DRAIN):
+        m.clear(m.REC + 32)
+        where = list_of(m, descriptor(opcode, m.REC + 32, m.LIST, size=2),
+                        descriptor(NOOP))
+        check_equal(m.execute(BATCH, where, size=2).status, BATCH_FAILED, "status")
+        check_equal(m.record(m.REC + 32).status, BAD_OPCODE, "status of the first")
+
+
+@test(DsaRig)
+def dsa_batch_has_a_list_of_its_size(m):
+    for src, size, status in ((m.LIST + 32, 2, BAD_LIST), (m.LIST, 0, BAD_COUNT),
+                              (m.LIST, 1, BAD_COUNT),
+                              (m.LIST, 33, BAD_COUNT),
+                              (m.LIST, 0xffffffff, BAD_COUNT)):
+        check_equal(m.execute(BATCH, src, size=size).status, status, "status")
+    record = m.execute(BATCH, m.MISSING, size=2)
+    check_record(record, (BATCH_FAULT, 0, 0, m.MISSING, 0), "no list")
+    end = IOVA + m.pages * PAGE
+    m.put(end - 64, descriptor(NOOP))
+    check_record(m.execute(BATCH, end - 64, size=2), (BATCH_FAULT, 0, 1, end, 0),
+                 "half a list")
+
+
+@test(DsaRig)
+def dsa_errors_of_a_batch_say_so(m):
+    where = list_of(m, descriptor(NOOP), descriptor(0x3f), descriptor(NOOP))
+    check_equal(m.execute(BATCH, where, size=3).status, BATCH_FAILED, "status")
+    error = m.dev.swerr()
+    check((error.error, error.batch, error.index, error.opcode,
+           error.wq) == (BAD_OPCODE, 1, 1, 0x3f, 0), f"{error}")
+
+
+@test(DsaRig)
+def dsa_drain_waits_for_what_is_ahead_of_it(m):
+    m.dev.must(DISABLE_DEVICE)
+    m.dev.group(0, 1, 0xf)
+    m.dev.must(ENABLE_DEVICE)
+    m.dev.must(ENABLE_WQ, 0)
+    m.put(m.REC, bytes(PAGE))
+    m.dev.submit(descriptor(MEMMOVE, m.REC + 32, m.SRC, m.DST, 4 * PAGE))
+    m.dev.submit(descriptor(DRAIN, m.REC))
+    m.dev.submit(descriptor(NOOP, m.REC + 64))
+    check_equal(m.finish().status, SUCCESS, "status")
+    check_equal(m.record(m.REC + 32).status, SUCCESS, "status of what is ahead")
+    check_equal(m.record(m.REC + 64).status, SUCCESS, "status of what is behind")
+
+
+@test(DsaRig)
+def dsa_checks_descriptors(m):
+    def status(opcode=NOOP, flags=RECORD, **more):
+        return m.execute(opcode, flags=flags, **more)
+
+    for opcode in (7, 8, 0xa, 0x10, 0x20, 0x3f, 0x40, 0xff):
+        check_equal(status(opcode).status, BAD_OPCODE, f"operation {opcode}")
+    for opcode, flag in ((NOOP, BOF), (NOOP, CHECK), (NOOP, 1 << 6),
+                         (NOOP, 1 << 16), (NOOP, 1 << 23), (DRAIN, 1 << 17),
+                         (MEMMOVE, BOF), (MEMMOVE, CHECK), (MEMMOVE, 1 << 14),
+                         (BATCH, BOF), (FILL, 1 << 9)):
+        record = status(opcode, RECORD | flag, src=m.SRC, dst=m.DST, size=8)
+        check_record(record, (BAD_FLAGS, 0, 0, 0, flag),
+                     f"flag {flag:#x} of {opcode}")
+    check_equal(status(pasid=1 << 20).status, BAD_RESERVED, "bit 20")
+    check_equal(status(pasid=1 << 30).status, BAD_RESERVED, "bit 30")
+    check_equal(status(pasid=1 << 31 | 0xfffff).status, SUCCESS,
+                "PASID and Priv of a dedicated WQ")
+    for more in (dict(src=1), dict(dst=1), dict(size=1), dict(tail=b"\1"),
+                 dict(tail=bytes(23) + b"\1")):
+        check_equal(status(**more).status, BAD_RESERVED, f"no-op with {more}")
+    for opcode in (MEMMOVE, FILL):
+        for tail in (b"\1", bytes(8) + b"\1"):
+            check_equal(status(opcode, src=m.SRC, dst=m.DST, size=8,
+                               tail=tail).status, BAD_RESERVED, "tail")
+    for tail in (b"\2", b"\0\1"):
+        check_equal(status(COMPARE, src=m.SRC, dst=m.DST, size=8,
+                           tail=tail).status, BAD_RESERVED, "expected result")
+    check_equal(status(BATCH, src=m.LIST, dst=8, size=2).status, BAD_RESERVED,
+                "of a batch")
+    for opcode in (MEMMOVE, FILL, COMPARE, COMPARE_PATTERN, DUALCAST):
+        for size in (0, (2 << 20) + 1, 0xffffffff):
+            check_equal(status(opcode, src=m.SRC, dst=m.DST, size=size).status,
+                        BAD_SIZE, f"size {size} of {opcode}")
+    check(m.dev.swerr() is None, "SWERR")
+
+
+@test(DsaRig)
+def dsa_errors_without_a_record_are_in_swerr(m):
+    error = m.error(descriptor(0x3f))
+    check(error == (BAD_OPCODE, 1, 0, 0, 0, 0x3f, PASID, 0, 0, 0, 0),
+          f"operation: {error}")
+    error = m.error(descriptor(NOOP, flags=RCR))
+    check((error.error, error.flags) == (BAD_FLAGS, RCR),
+          f"a record without an address: {error}")
+    error = m.error(descriptor(NOOP, m.REC + 16))
+    check((error.error, error.addr) == (BAD_CR, m.REC + 16),
+          f"misaligned record: {error}")
+    error = m.error(descriptor(NOOP, m.MISSING))
+    check((error.error, error.addr & ~0xfff, error.write) == (CR_FAULT, m.MISSING,
+                                                              1),
+          f"no page: {error}")
+    m.error(descriptor(0x3f))
+    m.dev.submit(descriptor(0x3f))
+    m.dev.submit(descriptor(NOOP, m.REC + 16))
+    m.step(100 * US)
+    error = m.dev.swerr()
+    check((error.error, error.overflow) == (BAD_OPCODE, 1), f"two errors: {error}")
+    check(m.dev.swerr() is None, "cleared")
+
+
+@test(DsaRig)
+def dsa_page_faults_are_in_the_record(m):
+    end = IOVA + m.pages * PAGE
+    for opcode, src, dst, addr, completed, write in (
+            (MEMMOVE, m.MISSING + 5, m.DST, m.MISSING + 5, 0, 0),
+            (MEMMOVE, m.SRC, m.MISSING, m.MISSING, 0, WRITE_FAULT),
+            (MEMMOVE, end - 100, m.DST, end, 100, 0),
+            (MEMMOVE, m.SRC, end - 10, end, 10, WRITE_FAULT),
+            (FILL, 0, end - PAGE, end, PAGE, WRITE_FAULT),
+            (COMPARE, m.SRC, m.MISSING, m.MISSING, 0, 0),
+            (MEMMOVE, 1 << 63, m.DST, 1 << 63, 0, 0),
+            (MEMMOVE, (1 << 64) - 8, m.DST, (1 << 64) - 8, 0, 0)):
+        record = m.execute(opcode, src, dst, 2 * PAGE)
+        check((record.status, record.addr,
+               record.completed) == (PAGE_FAULT | write, addr, completed),
+              f"{record}")
+    check(m.fault() is None, "nothing is reported by the IOMMU")
+
+
+@test(DsaRig)
+def dsa_write_to_a_read_only_page_faults(m):
+    m.space.map(m.MISSING, m.phys, writable=False)
+    check_equal(m.execute(MEMMOVE, m.MISSING, m.DST, 8).status, SUCCESS, "reading")
+    check_equal(m.execute(MEMMOVE, m.DST, m.MISSING, 8).status,
+                PAGE_FAULT | WRITE_FAULT, "writing")
+
+
+@test(DsaWithoutAtsRig)
+def dsa_without_ats_does_not_know_of_refused_writes(m):
+    check_equal(m.execute(MEMMOVE, m.SRC, m.MISSING, 8).status, SUCCESS,
+                "a posted write")
+    check(m.fault() == (WRITE_DENIED, m.dev.sid, m.MISSING, PASID), "fault")
+    record = m.execute(MEMMOVE, m.MISSING, m.DST, 8)
+    check((record.status, record.addr) == (HW_ERROR, m.MISSING),
+          f"a read: {record}")
+    check(m.fault() is not None, "fault")
+
+
+@test(DsaRig)
+def dsa_wq_can_do_without_ats(m):
+    m.dev.must(DISABLE_WQ, 1)
+    m.dev.configure(0, PASID, flags=1 << 2)
+    m.dev.must(ENABLE_WQ, 0)
+    check_equal(m.execute(MEMMOVE, m.SRC, m.MISSING, 8).status, SUCCESS,
+                "a posted write")
+    check(m.fault() is not None, "fault")
+
+
+@test(DsaRig)
+def dsa_dma_ends_with_its_pasid_entry(m):
+    check_equal(m.execute(MEMMOVE, m.SRC, m.DST, 8).status, SUCCESS, "before")
+    m.change_entry(m.dev, PASID, clear=P, mark=FPD)
+    m.flush()
+    m.clear(m.REC)
+    m.put(m.SRC, b"12345678")
+    error = m.error(descriptor(MEMMOVE, m.REC, m.SRC, m.DST, 8))
+    check((error.error, error.pasid) == (CR_FAULT, PASID), f"error {error}")
+    check(m.fault() is None, "silent")
+    check(m.peek(m.DST, 8) == bytes(8), "data")
+
+
+@test(DsaRig)
+def dsa_translations_are_dropped_by_an_invalidation(m):
+    check_equal(m.execute(MEMMOVE, m.SRC, m.DST, 8).status, SUCCESS, "before")
+    m.space.unmap(m.DST)
+    m.invalidate(iotlb(IOTLB_DOMAIN, DOMAIN))
+    check_equal(m.execute(MEMMOVE, m.SRC, m.DST, 8).status, SUCCESS, "stale")
+    m.invalidate(device_ptlb_all(m.dev.sid, PASID))
+    check_equal(m.execute(MEMMOVE, m.SRC, m.DST, 8).status,
+                PAGE_FAULT | WRITE_FAULT, "dropped")
+
+
+@test(DsaRig)
+def dsa_without_pasid_uses_the_entry_of_rid_pasid(m):
+    m.dev.must(DISABLE_WQ, 1)
+    m.dev.configure(0)
+    m.dev.must(ENABLE_WQ, 0)
+    m.set_entry(m.dev, 0, m.space)
+    m.invalidate(pasid_cache(PC_GLOBAL))
+    check_equal(m.execute(MEMMOVE, m.SRC, m.DST, 8).status, SUCCESS, "status")
+    m.space.unmap(m.DST)
+    m.invalidate(iotlb(IOTLB_DOMAIN, DOMAIN), device_ptlb_all(m.dev.sid, PASID))
+    check_equal(m.execute(MEMMOVE, m.SRC, m.DST, 8).status, SUCCESS,
+                "another PASID's invalidation")
+    m.invalidate(device_tlb(m.dev.sid, 0x7ffffffffffff000, 1))
+    check_equal(m.execute(MEMMOVE, m.SRC, m.DST, 8).status,
+                PAGE_FAULT | WRITE_FAULT, "one without PASID")
+
+
+@test(DsaRig)
+def dsa_refused_translation_is_an_error(m):
+    m.context_flags = PASIDE
+    m.set_context(m.dev)
+    m.invalidate(context_cache(CC_DEVICE, m.dev.sid), pasid_cache(PC_GLOBAL),
+                 iotlb(IOTLB_GLOBAL),
+                 device_ptlb_all(m.dev.sid, PASID))
+    error = m.error(descriptor(MEMMOVE, 0, m.SRC, m.DST, 8))
+    check((error.error, error.addr) == (NO_TRANSLATION, m.SRC), f"error {error}")
+
+
+def asks(m):
+    m.clear(m.REC)
+    m.dev.submit(descriptor(MEMMOVE, m.REC, m.SRC, m.MISSING, 8, RECORD | BOF))
+    m.step(50 * US)
+    check_equal(m.record().status, 0, "status")
+    request = m.request()
+    check((request.pasid, request.addr, request.access) == (PASID, m.MISSING, "w"),
+          f"request {request}")
+    return request
+
+
+@test(DsaPriRig)
+def dsa_blocks_on_a_page_until_it_is_there(m):
+    m.put(m.SRC, b"12345678")
+    request = asks(m)
+    m.space.map(m.MISSING, m.at(m.DST))
+    m.respond(request)
+    check_equal(m.finish().status, SUCCESS, "status")
+    check(m.peek(m.DST, 8) == b"12345678", "data")
+
+
+@test(FirstStageDsaRig)
+def dsa_blocks_on_a_page_of_the_first_stage(m):
+    request = asks(m)
+    m.space.map(m.MISSING, m.at(m.DST))
+    m.respond(request)
+    check_equal(m.finish().status, SUCCESS, "status")
+
+
+@test(DsaPriRig)
+def dsa_asks_again_for_a_page_that_is_still_missing(m):
+    m.respond(asks(m))
+    m.step(50 * US)
+    m.respond(m.request(), R.PAGE_INVALID)
+    record = m.finish()
+    check((record.status, record.addr) == (PAGE_INVALID | WRITE_FAULT, m.MISSING),
+          f"{record}")
+
+
+@test(DsaPriRig)
+def dsa_gives_up_when_a_page_request_fails(m):
+    m.respond(asks(m), R.PAGE_FAILURE)
+    check_equal(m.finish().status, PAGE_INVALID | WRITE_FAULT, "status")
+    check(m.dev.pri_status() & PRI_RF, "response failure")
+    check_equal(m.execute(MEMMOVE, m.SRC, m.MISSING, 8, RECORD | BOF).status,
+                PAGE_FAULT | WRITE_FAULT, "the next one")
+
+
+@test(DsaPriRig)
+def dsa_gives_up_when_pri_is_reset(m):
+    asks(m)
+    m.dev.pri_control(0)
+    m.dev.pri_control(PRI_RESET)
+    m.step(2000 * US)
+    check_equal(m.finish().status, PAGE_FAULT | WRITE_FAULT, "status")
+
+
+@test(DsaPriRig)
+def dsa_does_not_block_without_the_flag(m):
+    check_equal(m.execute(MEMMOVE, m.SRC, m.MISSING, 8).status,
+                PAGE_FAULT | WRITE_FAULT, "status")
+    check(not m.requests(), "page requests")
+
+
+@test(DsaPriRig)
+def dsa_blocks_on_records_and_lists_without_the_flag(m):
+    m.dev.submit(descriptor(NOOP, m.MISSING))
+    m.step(50 * US)
+    request = m.request()
+    m.space.map(m.MISSING, m.at(m.REC))
+    m.clear(m.REC)
+    m.respond(request)
+    check_equal(m.finish().status, SUCCESS, "status")
+    where = m.MISSING + 8 * PAGE
+    m.clear(m.REC)
+    m.dev.submit(descriptor(BATCH, m.REC, where, size=2))
+    m.step(50 * US)
+    request = m.request()
+    check(request.addr == where and request.access == "r", f"{request}")
+    list_of(m, descriptor(NOOP), descriptor(NOOP))
+    m.space.map(where, m.at(m.LIST))
+    m.respond(request)
+    check_equal(m.finish().status, SUCCESS, "status")
+
+
+@test(DsaPriRig)
+def dsa_abort_ends_what_waits_for_a_page(m):
+    request = asks(m)
+    m.dev.must(ABORT_WQ, 1)
+    m.space.map(m.MISSING, m.at(m.DST))
+    m.respond(request)
+    m.step(100 * US)
+    check_equal(m.record().status, 0, "status")
+    check(not m.dev.pri_status() & (PRI_UPRGI | PRI_RF), "the response is expected")
+    check_equal(m.execute(NOOP).status, SUCCESS, "the next one")
+
+
+@test(DsaRig)
+def dsa_interrupts_when_it_is_complete(m):
+    def interrupts(**more):
+        m.dev.interrupts()
+        record = m.execute(NOOP, flags=RECORD | RCI, **more)
+        return record.status, m.dev.interrupts()
+
+    m.dev.enable_msix()
+    check(interrupts(handle=3) == (BAD_FLAGS, []),
+          "interrupts of users are not enabled")
+    m.dev.must(DISABLE_DEVICE)
+    m.dev.set("GENCFG", 1 << 12)
+    m.dev.must(ENABLE_DEVICE)
+    m.dev.must(ENABLE_WQ, 0)
+    m.dev.set_table(m.dev.MSIXPERM + 24, PASID << 12 | 1 << 3)
+    check(interrupts(handle=3) == (BAD_INT, []), "no handle")
+    m.dev.start(REQUEST_INT, 3)
+    check(m.dev.wait() == (0, 3), "handle")
+    check(interrupts(handle=3) == (SUCCESS, [3]), "vector 3")
+    for handle in (0, 1, 9, 0xffff):
+        check(interrupts(handle=handle) == (BAD_INT, []), f"handle {handle}")
+    m.dev.set_table(m.dev.MSIXPERM + 24, PASID + 1 << 12 | 1 << 3)
+    check(interrupts(handle=3) == (BAD_INT, []), "another PASID's vector")
+    m.dev.set_table(m.dev.MSIXPERM + 24, 0)
+    check(interrupts(handle=3) == (BAD_INT, []), "a vector without PASID")
+    m.dev.set_table(m.dev.MSIXPERM + 24, 1 << 2)
+    check(interrupts(handle=3) == (SUCCESS, [3]), "anybody's vector")
+    m.clear(m.REC)
+    m.dev.submit(descriptor(NOOP, m.REC, flags=RECORD | RCI, handle=3), portal=3)
+    check_equal(m.finish().status, BAD_INT, "the portal for handles of the IMS")
+    m.dev.must(RELEASE_INT, 3)
+    check(interrupts(handle=3) == (BAD_INT, []), "released")
+
+
+@test(DsaRig)
+def dsa_errors_and_commands_interrupt(m):
+    m.dev.enable_msix()
+    m.dev.interrupts()
+    m.error(descriptor(0x3f))
+    check(m.dev.interrupts() == [], "not enabled")
+    m.dev.set("GENCTRL", 1)
+    m.error(descriptor(0x3f))
+    check(m.dev.interrupts() == [0], "SWERR")
+    check_equal(m.dev.get("INTCAUSE"), 1, "cause")
+    m.dev.set("INTCAUSE", 1)
+    check_equal(m.dev.get("INTCAUSE"), 0, "cause, cleared")
+    m.dev.start(DRAIN_ALL, interrupt=1)
+    m.dev.wait()
+    check(m.dev.interrupts() == [0], "command")
+    check_equal(m.dev.get("INTCAUSE"), 2, "cause")
+
+
+@test(DsaRig)
+def dsa_portal_takes_64_bytes(m):
+    def parts(raw, *sizes, at=m.dev.portals):
+        offset = 0
+        for size in sizes:
+            m.write_bytes(at + offset, raw[offset:offset + size])
+            offset += size
+
+    raw = descriptor(NOOP, m.REC)
+    for sizes, status in (((64,), SUCCESS), ((8,) * 8, SUCCESS),
+                          ((4,) * 16, SUCCESS), ((1,) * 64, SUCCESS),
+                          ((8,) * 7, 0), ((8,), 0)):
+        m.clear(m.REC)
+        parts(raw, *sizes)
+        m.step(50 * US)
+        check_equal(m.record().status, status, f"status with {sizes}")
+    m.clear(m.REC)
+    m.write_bytes(m.dev.portals + 64 + 8, raw[8:])          # The end only
+    m.write_bytes(m.dev.portals, raw[:32])
+    m.write_bytes(m.dev.portals + 64 + 32, raw[32:])        # Of another slot
+    m.step(50 * US)
+    check_equal(m.record().status, 0, "status of pieces")
+    for portal in range(4):
+        for slot in (0, 63):
+            m.clear(m.REC)
+            m.dev.submit(raw, portal=portal, slot=slot)
+            check_equal(m.finish().status, SUCCESS, "status")
+    check_equal(m.read("q", m.dev.portals), (1 << 64) - 1, "what is read")
+    check(m.dev.swerr() is None, "SWERR")
+
+
+@test(DsaRig)
+def dsa_disabled_and_full_wqs_refuse_descriptors(m):
+    m.dev.submit(descriptor(NOOP), wq=5)
+    error = m.dev.swerr()
+    check((error.error, error.wq, error.desc) == (0x53, 5, 0), f"disabled: {error}")
+    for _ in range(16):
+        m.dev.submit(descriptor(NOOP))
+    check_equal(m.dev.wq(0, 6) & 0xffff, 16, "occupancy")
+    check(m.dev.swerr() is None, "up to its size")
+    m.dev.submit(descriptor(NOOP))
+    error = m.dev.swerr()
+    check((error.error, error.wq) == (0x54, 0), f"full: {error}")
+    m.step(1000 * US)
+    check_equal(m.dev.wq(0, 6) & 0xffff, 0, "occupancy")
+
+
+@test(DsaRig)
+def dsa_commands_check_the_configuration(m):
+    dev = m.dev
+    check_equal(dev.run(ENABLE_DEVICE), 0x10, "enabled already")
+    check_equal(dev.run(ENABLE_WQ, 0), 0x21, "WQ enabled already")
+    check_equal(dev.run(ENABLE_WQ, 8), 0x02, "no such WQ")
+    check_equal(dev.run(DISABLE_WQ, 0), 0x02, "no WQ")
+    check_equal(dev.run(DISABLE_WQ, 0x100), 0x02, "no such WQ")
+    check_equal(dev.run(DISABLE_WQ, 0x10001), 0x02, "the next 16 WQs")
+    check_equal(dev.run(DRAIN_WQ, 2), 0x32, "WQ not enabled")
+    for code in (0, 15, 31):
+        check_equal(dev.run(code), 0x01, f"command {code}")
+    for operand in (0, 9, 0xffff, 0x10001):
+        check_equal(dev.run(REQUEST_INT, operand), 0x41, f"handle of {operand}")
+    check_equal(dev.run(RELEASE_INT, 1), 0x41, "no handle")
+
+    def wq(error, what, **more):
+        dev.configure(0, **dict(dict(pasid=PASID), **more))
+        check_equal(dev.run(ENABLE_WQ, 0), error, what)
+
+    dev.must(DISABLE_WQ, 1)
+    check_equal(dev.run(ENABLE_WQ, 1), 0x22, "no size")
+    wq(0x23, "no priority", priority=0)
+    wq(0x24, "shared", mode=0)
+    wq(0x25, "PRS needed and disabled", bof=1, flags=1 << 3)
+    wq(0x26, "privileged", flags=1 << 29)
+    wq(0x27, "batch", batch=11)
+    dev.pasid_control(0)
+    wq(0x26, "PASID disabled")
+    dev.pasid_control(1)
+    wq(0, "as it was")
+
+    dev.must(DISABLE_DEVICE)
+    check_equal(dev.wq_enabled(0), 0, "WQ state")
+    check_equal(dev.run(ENABLE_WQ, 0), 0x20, "device disabled")
+    for code in (DISABLE_DEVICE, DRAIN_ALL, ABORT_ALL):
+        check_equal(dev.run(code), 0x31, "device disabled")
+    for groups, error in ((((1, 1), (1, 2)), 0x16), (((1, 1), (2, 1)), 0x16),
+                          (((1, 0),), 0x17), (((0, 1),), 0x17),
+                          (((0x101, 1),), 0x15), (((1, 0x11),), 0x15)):
+        for i, group in enumerate(groups):
+            dev.group(i, *group)
+        check_equal(dev.run(ENABLE_DEVICE), error, f"groups {groups}")
+        for i in range(4):
+            dev.group(i, 0, 0)
+    dev.group(0, 1, 1, 0)
+    dev.must(ENABLE_DEVICE)
+    dev.must(DISABLE_DEVICE)
+    dev.group(0, 1, 1, 97 << 8 | 97 << 20)
+    check_equal(dev.run(ENABLE_DEVICE), 0x18, "read buffers")
+    dev.group(0, 1, 1)
+    dev.wq(0, 0, 129)
+    check_equal(dev.run(ENABLE_DEVICE), 0x14, "size")
+    dev.wq(0, 0, 128)
+    dev.write(PCI_COMMAND, PCI_COMMAND_MEMORY, "w")
+    check_equal(dev.run(ENABLE_DEVICE), 0x12, "no bus master")
+    dev.write(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, "w")
+    dev.enable_pri()
+    dev.ats_control(0)
+    check_equal(dev.run(ENABLE_DEVICE), 0x13, "PRI without ATS")
+
+
+@test(DsaRig)
+def dsa_configuration_is_fixed_while_it_is_used(m):
+    dev = m.dev
+    before = [dev.wq(0, i) for i in range(8)]
+    for i in range(8):
+        dev.wq(0, i, ~before[i] & 0xffffffff)
+    check([dev.wq(0, i) for i in range(8)] == before, "of the WQ")
+    dev.group(0, 2, 2)
+    check(dev.group(0) == (1, 1), "of the group")
+    dev.set("GENCFG", 1 << 12)
+    check_equal(dev.get("GENCFG"), 0, "GENCFG")
+    check_equal(dev.wq(1, 0, 5), 0, "size of a WQ")
+    dev.must(RESET_WQ, 1)
+    check([dev.wq(0, i) for i in range(8)] == [16] + [0] * 7,
+          "of a WQ after its reset")
+    dev.must(RESET_DEVICE)
+    check_equal(dev.wq(0, 0), 0, "size after the reset of the device")
+    check(dev.group(0) == (0, 0), "of the group after the reset of the device")
+    check_equal(dev.get("GENSTS"), 0, "state")
+
+
+@test(DsaRig)
+def dsa_command_while_one_is_active_is_an_error(m):
+    m.dev.submit(descriptor(MEMMOVE, 0, m.SRC, m.DST, 4 * PAGE))
+    m.dev.start(DRAIN_ALL)
+    m.dev.start(RESET_DEVICE)
+    check_equal(m.dev.swerr().error, 0x52, "error")
+    check_equal(m.dev.wait()[0], 0, "status")
+    check_equal(m.dev.get("GENSTS"), 1, "state")
+
+
+@test(DsaRig)
+def dsa_drains_what_came_before(m):
+    for code, operand in ((DRAIN_ALL, 0), (DRAIN_WQ, 1), (DRAIN_PASID, PASID),
+                          (DISABLE_WQ, 1), (DISABLE_DEVICE, 0)):
+        m.clear(m.REC)
+        m.dev.submit(descriptor(MEMMOVE, 0, m.SRC, m.DST, 4 * PAGE))
+        m.dev.submit(descriptor(MEMMOVE, m.REC, m.SRC, m.DST, 4 * PAGE))
+        m.dev.must(code, operand)
+        check_equal(m.record().status, SUCCESS, f"status after command {code}")
+        if code in (DISABLE_WQ, DISABLE_DEVICE):
+            check_equal(m.dev.wq_enabled(0), 0, "WQ state")
+            m.dev.submit(descriptor(NOOP))
+            check_equal(m.dev.swerr().error, 0x53, "error")
+            m.dev.run(ENABLE_WQ, 0)
+
+
+@test(DsaRig)
+def dsa_aborts_what_came_before(m):
+    for code, operand in ((ABORT_ALL, 0), (ABORT_WQ, 1), (ABORT_PASID, PASID),
+                          (RESET_WQ, 1), (RESET_DEVICE, 0)):
+        m.clear(m.REC)
+        m.dev.submit(descriptor(MEMMOVE, m.REC, m.SRC, m.DST, 4 * PAGE))
+        m.dev.submit(descriptor(NOOP, m.REC))
+        m.step(3 * US)
+        m.dev.must(code, operand)
+        m.step(100 * US)
+        check_equal(m.record().status, 0, f"status after command {code}")
+        check_equal(m.dev.wq(0, 6) & 0xffff, 0, "occupancy")
+        if code == RESET_WQ:
+            m.dev.configure(0, PASID)
+            m.dev.must(ENABLE_WQ, 0)
+        if code != RESET_DEVICE:
+            check_equal(m.execute(NOOP).status, SUCCESS, "the next one")
+
+
+@test(DsaRig)
+def dsa_wqs_and_engines_work_side_by_side(m):
+    dev = m.dev
+    dev.must(DISABLE_DEVICE)
+    for wq in range(8):
+        dev.configure(wq, PASID, priority=wq + 1)
+    for group in range(4):
+        dev.group(group, 3 << group * 2, 1 << group)
+    dev.must(ENABLE_DEVICE)
+    for wq in range(8):
+        dev.must(ENABLE_WQ, wq)
+    m.put(m.REC, bytes(PAGE))
+    m.put(m.SRC, pattern(64))
+    for i in range(64):
+        dev.submit(descriptor(MEMMOVE, m.REC + 32 * i, m.SRC, m.DST + 64 * i, 64),
+                   wq=i % 8)
+    dev.must(DRAIN_ALL)
+    for i in range(64):
+        check_equal(m.record(m.REC + 32 * i).status, SUCCESS, f"status of {i}")
+    check(m.peek(m.DST, 4096) == pattern(64) * 64, "data")
+
+
+@test(DsaRig)
+def dsa_halts_without_bus_master(m):
+    m.dev.submit(descriptor(MEMMOVE, m.REC, m.SRC, m.DST, 4 * PAGE))
+    m.dev.write(PCI_COMMAND, PCI_COMMAND_MEMORY, "w")
+    check_equal(m.dev.get("GENSTS"), 3 | 1 << 2, "state: halted, wants an FLR")
+    check_equal(m.dev.swerr().error, 0x51, "error")
+    m.step(100 * US)
+    check_equal(m.record().status, 0, "status")
+    check_equal(m.dev.run(RESET_DEVICE), 0x03, "command")
+    m.dev.flr()
+    m.dev.enable()
+    m.dev.ats_control(ATS_ENABLE)
+    m.set_up_dsa()
+    check_equal(m.execute(NOOP).status, SUCCESS, "after FLR")
+
+
+@test(DsaPriRig)
+def dsa_function_level_reset_resets_everything(m):
+    asks(m)
+    m.dev.submit(descriptor(MEMMOVE, m.REC, m.SRC, m.DST, 4 * PAGE))
+    m.dev.start(DRAIN_ALL)
+    m.dev.flr()
+    check_equal(m.dev.pri_status() & 0xff, 0, "PRI status")
+    m.dev.enable()
+    for name in ("GENCFG", "GENCTRL", "GENSTS", "INTCAUSE", "CMDSTS", "SWERR"):
+        check_equal(m.dev.get(name), 0, name)
+    m.step(5000 * US)
+    check_equal(m.record().status, 0, "status")
+    m.dev.ats_control(ATS_ENABLE)
+    m.dev.enable_pri()
+    m.set_up_dsa()
+    check_equal(m.execute(NOOP).status, SUCCESS, "after FLR")
+
+
+@test(DsaRig)
+def dsa_may_write_to_its_own_registers(m):
+    page = m.dev.bar & ~0xfff
+    m.space.map(m.MISSING, page)
+    m.space.map(m.MISSING + PAGE, m.dev.portals)
+    m.put(m.SRC, struct.pack("<I", ABORT_ALL << 20))
+    m.clear(m.REC)
+    m.dev.submit(descriptor(MEMMOVE, m.REC, m.SRC, m.MISSING + 0xa0, 4))
+    m.step(100 * US)
+    check_equal(m.record().status, 0, "it has aborted itself")
+    m.put(m.SRC, struct.pack("<I", RESET_DEVICE << 20))
+    m.dev.submit(descriptor(MEMMOVE, m.REC, m.SRC, m.MISSING + 0xa0, 4))
+    m.step(100 * US)
+    check_equal(m.dev.get("GENSTS"), 0, "it has reset the device")
+    m.set_up_dsa()
+    m.put(m.SRC, descriptor(NOOP, m.REC))
+    m.dev.submit(descriptor(MEMMOVE, 0, m.SRC, m.MISSING + PAGE, 64))
+    check_equal(m.finish().status, SUCCESS, "it has submitted a descriptor")
+
+
+@test(DsaRig, devices=("dsa", "pdma,ats=on"))
+def dsa_and_pdma_do_not_disturb_each_other(m):
+    pdma = m.devices[1]
+    pdma.ats_control(ATS_ENABLE)
+    m.set_entry(pdma, PASID, m.space)
+    pdma.set_pasid(0, PASID)
+    pdma.start_stream(0, m.DST, 8)
+    check_equal(m.execute(MEMMOVE, m.SRC, m.SRC + PAGE, 2 * PAGE).status, SUCCESS,
+                "status")
+    m.step(100 * US)
+    check(pdma.counts(0)[0] > 5, "the stream goes on")
+
+
+@test(DsaRig, devices=("pcie-root-port,id=root,chassis=1", "dsa,bus=root"))
+def dsa_can_be_unplugged_while_it_works(m):
+    m.clear(m.REC)
+    m.dev.submit(descriptor(MEMMOVE, m.REC, m.SRC, m.DST, 4 * PAGE))
+    m.step(3 * US)
+    eject(m)
+    m.step(10000 * US)
+    check_equal(m.read("l", m.dev.config), 0xffffffff, "vendor")
+    check_equal(m.record().status, 0, "status")
+
+
+def random_descriptor(rng, m):
+    """Nearly right, or else most of its bytes would never be looked at"""
+    if rng.random() < 0.05:
+        return rng.randbytes(64)
+    where = (m.SRC, m.DST, m.REC, m.LIST, m.MISSING, IOVA + m.pages * PAGE - 64, 0,
+             1 << 47, (1 << 64) - PAGE)
+    opcode = rng.choice((NOOP, BATCH, DRAIN, MEMMOVE, FILL, COMPARE,
+                         COMPARE_PATTERN, DUALCAST, rng.getrandbits(8)))
+    flags = RECORD | rng.choice((0, 0, 0, FENCE, BOF, RCI, CHECK))
+    record = m.REC + 32 * rng.randrange(64)
+    if rng.random() < 0.1:
+        flags = rng.getrandbits(24)
+    if rng.random() < 0.1:
+        record = rng.choice(where) + rng.randrange(64)
+    src, dst = (rng.choice(where) + rng.choice((0, 64, rng.randrange(PAGE)))
+                for _ in range(2))
+    size = rng.choice((0, 1, 2, 8, 64, rng.getrandbits(13), rng.getrandbits(13),
+                       rng.getrandbits(32)))
+    tail = struct.pack("<Q", rng.choice(where)) if opcode == DUALCAST else b""
+    raw = bytearray(descriptor(opcode, record, src, dst, size, flags,
+                               rng.randrange(10), tail))
+    if rng.random() < 0.1:
+        raw[rng.randrange(64)] ^= 1 << rng.randrange(8)
+    return bytes(raw)
+
+
+FUZZ_DESCRIPTORS = 100000
+FUZZ_LIST = 64
+
+
+@test(DsaPriRig)
+def dsa_survives_random_descriptors(m):
+    rng = random.Random(19)
+    dev = m.dev
+    dev.must(DISABLE_DEVICE)
+    m.set_entry(dev, 0, m.space)
+    m.invalidate(pasid_cache(PC_GLOBAL))
+
+    def configure():
+        dev.set("GENCFG", 1 << 12)
+        for wq in range(8):
+            # Page requests without PASID are more than requests() can read
+            dev.configure(wq, PASID if wq < 6 else None, bof=wq % 2 and wq < 6,
+                          flags=(wq >= 6) << 3, xfer=13, batch=6)
+        for group in range(4):
+            dev.group(group, 3 << group * 2, 1 << group)
+        dev.run(ENABLE_DEVICE)
+        for wq in range(8):
+            dev.run(ENABLE_WQ, wq)
+            dev.run(REQUEST_INT, wq + 1)
+
+    def reset():
+        dev.flr()
+        dev.enable()
+        dev.ats_control(ATS_ENABLE)
+        dev.enable_pri()
+
+    configure()
+    done = 0
+    while done < FUZZ_DESCRIPTORS:
+        for i in range(4):
+            where = m.LIST + i * PAGE
+            m.put(where, b"".join(random_descriptor(rng, m)
+                                  for _ in range(FUZZ_LIST)))
+            dev.submit(descriptor(BATCH, m.REC + 32 * i, where, size=FUZZ_LIST),
+                       wq=2 * i + rng.randrange(2))
+            dev.submit(random_descriptor(rng, m), wq=rng.randrange(8),
+                       portal=rng.randrange(4))
+            done += 1 + FUZZ_LIST
+        m.step(rng.randrange(50, 300) * US)
+        for request in m.requests():
+            m.respond(request, rng.choice((R.PAGE_SUCCESS, R.PAGE_INVALID)))
+        dev.set("SWERR", 3)
+        if rng.random() < 0.1:
+            dev.start(rng.randrange(16), rng.choice((0, 1, 3, PASID,
+                                                     rng.getrandbits(20))))
+            m.step(20 * US)
+            if rng.random() < 0.2 or dev.get("CMDSTS") >> 31:
+                reset()
+            configure()
+    reset()
+    m.set_up_dsa()
+    check_equal(m.execute(NOOP).status, SUCCESS, "it is alive")
 
 
 def run_one(rig, options, others, function):

@@ -4,21 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * pdma.h describes the registers. Each channel DMAs with a PASID of its own,
- * through the emulated Intel IOMMU. With ats=on, and once software has enabled
- * both sides, the function caches translations in an address translation cache
- * (ATC) and sends translated requests, until a device-TLB invalidation drops the
- * translation. If a translation request is answered without access, the
- * function sends the untranslated request, which the IOMMU reports as a fault.
- * With pri=on, a channel can ask software for the page instead. It sends no stop
- * markers, as VT-d has another way to drain page requests (VT-d spec 7.10).
- *
- * With flight-us, requests stay in flight for that time between the IOMMU and
- * memory, and translations between the IOMMU and the ATC. The IOMMU asks the
- * function to drain them. Register reads push posted writes. Configuration reads
- * would, too, but do not here: they must not make up for a missing drain.
- *
- * Not modelled: delays on the way to the IOMMU, relaxed ordering, zero-length
- * reads, and requests that are still in flight when the function is gone.
+ * through the emulated Intel IOMMU. If a translation request is answered without
+ * access, the function sends the untranslated request, which the IOMMU reports as
+ * a fault. With pri=on, a channel can ask software for the page instead.
  *
  * Registers, timers and invalidations are all served under the big QEMU lock:
  * there is no other locking, and stopping a channel is stopping its timer.
@@ -34,22 +22,17 @@
 #include "exec/memory.h"
 #include "hw/i386/intel_iommu.h"
 #include "hw/pci/pci_bridge.h"
-#include "hw/pci/pci_bus.h"
 #include "hw/pci/pci_device.h"
 #include "hw/pci/pcie.h"
 #include "hw/pci/pcie_port.h"
 #include "hw/qdev-properties.h"
 #include "qom/object.h"
+#include "pasid-function.h"
 #include "pdma.h"
 #include "trace.h"
 
 #define TYPE_PDMA "pdma"
 OBJECT_DECLARE_SIMPLE_TYPE(PDMAState, PDMA)
-
-#define PDMA_PASID_WIDTH        20
-#define PDMA_PASID_CAP_OFFSET   0x100
-#define PDMA_ATS_CAP_OFFSET     0x110
-#define PDMA_PRI_CAP_OFFSET     0x120
 
 #define PDMA_MIN_PERIOD         10
 #define PDMA_MAX_PERIOD         1000000
@@ -59,60 +42,13 @@ OBJECT_DECLARE_SIMPLE_TYPE(PDMAState, PDMA)
 /* The time from one part of a copy to the next one */
 #define PDMA_COPY_PERIOD        1
 
-/* Outstanding Page Request Capacity */
-#define PDMA_PAGE_CAPACITY      64
 #define PDMA_MAX_GROUP_PAGES    2
 #define PDMA_MAX_PAGE_DELAY     10000000
 #define PDMA_MIN_PAGE_TIMEOUT   10
 #define PDMA_MAX_PAGE_TIMEOUT   60000000
 #define PDMA_DEFAULT_PAGE_TIMEOUT 1000000
 
-/* More cached pages than this are not worth the memory */
-#define PDMA_MAX_ATC_PAGES      4096
-/* Invalidate queue depth of the ATS capability, 0 stands for 32 */
-#define PDMA_MAX_ATS_DEPTH      31
-
-typedef struct PDMAPage {
-    uint64_t iova;              /* The key in PDMAAtc.pages */
-    uint64_t addr;
-    bool is_write;
-    int64_t ready;              /* The translation has arrived by then */
-} PDMAPage;
-
-/* The part of the ATC that belongs to one PASID */
-typedef struct PDMAAtc {
-    uint32_t pasid;
-    GHashTable *pages;
-} PDMAAtc;
-
-/* A device-TLB invalidation that is answered later */
-typedef struct PDMALateInv {
-    VTDDeviceTLBInv inv;
-    int64_t due;
-    QTAILQ_ENTRY(PDMALateInv) next;
-} PDMALateInv;
-
 typedef struct PDMAChannel PDMAChannel;
-
-/* A request that has passed the IOMMU, on its way to memory */
-typedef struct PDMAFlight {
-    VTDRequest req;
-    uint64_t iova;              /* Of a translated request, too */
-    uint32_t pasid;
-    PDMAChannel *reader;        /* Of a read */
-    uint32_t generation;
-    int64_t due;
-    QTAILQ_ENTRY(PDMAFlight) next;
-    uint32_t len;
-    uint8_t data[];
-} PDMAFlight;
-
-typedef enum PDMAOutcome {
-    PDMA_PASSED,
-    PDMA_REFUSED,
-    PDMA_LATER,                 /* The translation is not there yet */
-    PDMA_NO_PAGE,               /* Nothing was sent: ask for the page first */
-} PDMAOutcome;
 
 /* What a command works with: the registers at the time it was written */
 typedef struct PDMACommand {
@@ -124,26 +60,11 @@ typedef struct PDMACommand {
     uint32_t burst;
 } PDMACommand;
 
-/* A page that cannot be reached, or that a channel asks for nevertheless */
-typedef struct PDMAWanted {
-    uint64_t iova;
-    bool is_write;
-} PDMAWanted;
-
-/*
- * A page request group that waits for its response, even if the channel
- * does not any more. Its place in PDMAState.groups is its index.
- */
-typedef struct PDMAGroup {
-    uint32_t num_pages;         /* 0: the index is free */
-    uint32_t pasid;
-    uint32_t channel;
-} PDMAGroup;
-
 struct PDMAChannel {
     PDMAState *s;
     uint32_t nr;
     QEMUTimer timer;
+    PASIDRequester requester;
 
     uint32_t pasid;             /* PDMA_CTL_PASID */
 
@@ -166,9 +87,8 @@ struct PDMAChannel {
     uint64_t page_requests;
     uint64_t page_responses;
 
-    PDMAWanted wanted[PDMA_MAX_GROUP_PAGES];
+    PASIDWanted wanted[PDMA_MAX_GROUP_PAGES];
     uint32_t num_wanted;
-    PDMAGroup *group;           /* Whose response the channel waits for */
     int64_t page_deadline;
     bool asked;                 /* page_result is about the next request */
 };
@@ -177,498 +97,35 @@ struct PDMAState {
     PCIDevice parent_obj;
 
     uint32_t num_channels;
-    bool ats;
-    uint8_t ats_depth;
-    bool pri;
-
     MemoryRegion bar;
-    IntelIOMMUState *iommu;
-    VTDFunction function;
+    PASIDFunction fn;
     PDMAChannel channels[PDMA_MAX_CHANNELS];
-    GHashTable *atcs;           /* PDMAAtc by PASID */
-    bool ats_unsupported;       /* The IOMMU has said so */
-
-    uint32_t flight_us;
-    QTAILQ_HEAD(, PDMAFlight) flights;      /* In the order of their due */
-    QEMUTimer flight_timer;
-
-    uint32_t atc_mode;
-    uint32_t atc_late_us;
-    QTAILQ_HEAD(, PDMALateInv) late;        /* In the order of their due */
-    QEMUTimer late_timer;
     QEMUTimer vanish_timer;
-
-    uint64_t ur_count;
-    uint64_t ca_count;
-    uint64_t atc_count;
-
-    PDMAGroup groups[PDMA_PAGE_CAPACITY];
-    uint32_t num_requests;      /* In all groups */
 
     /* The high half of the 64-bit register that was read last */
     hwaddr latched_addr;
     uint32_t latched;
 };
 
-static uint16_t pdma_sid(PDMAState *s)
-{
-    return pci_requester_id(PCI_DEVICE(s));
-}
-
-static bool pdma_pasid_enabled(PDMAState *s)
-{
-    uint8_t *config = PCI_DEVICE(s)->config;
-
-    return pci_get_word(config + PDMA_PASID_CAP_OFFSET + PCI_PASID_CTRL) &
-           PCI_PASID_CTRL_ENABLE;
-}
-
-static bool pdma_bus_master(PDMAState *s)
-{
-    return pci_get_word(PCI_DEVICE(s)->config + PCI_COMMAND) &
-           PCI_COMMAND_MASTER;
-}
-
-static bool pdma_ats_enabled(PDMAState *s)
-{
-    uint8_t *config = PCI_DEVICE(s)->config;
-
-    return s->ats && !s->ats_unsupported &&
-           X86_IOMMU_DEVICE(s->iommu)->dt_supported &&
-           (pci_get_word(config + PDMA_ATS_CAP_OFFSET + PCI_ATS_CTRL) &
-            PCI_ATS_CTRL_ENABLE);
-}
-
-static uint8_t *pdma_pri_cap(PDMAState *s)
-{
-    return PCI_DEVICE(s)->config + PDMA_PRI_CAP_OFFSET;
-}
-
-/* A failed function asks for nothing until software enables it again */
-static bool pdma_pri_enabled(PDMAState *s)
-{
-    return s->pri && pdma_ats_enabled(s) &&
-           (pci_get_word(pdma_pri_cap(s) + PCI_PRI_CTRL) &
-            PCI_PRI_CTRL_ENABLE) &&
-           !(pci_get_word(pdma_pri_cap(s) + PCI_PRI_STATUS) &
-             PCI_PRI_STATUS_RF);
-}
-
-static int64_t pdma_after(uint32_t us)
-{
-    return qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL) + (int64_t)us * SCALE_US;
-}
+QEMU_BUILD_BUG_ON(PDMA_ATC_ANSWER != PASID_ATC_ANSWER ||
+                  PDMA_ATC_LATE != PASID_ATC_LATE ||
+                  PDMA_ATC_MUTE != PASID_ATC_MUTE ||
+                  PDMA_ATC_MUTE_UNTIL_RESET != PASID_ATC_MUTE_UNTIL_RESET);
 
 /*
- * Requests in flight
+ * Page requests
  */
-
-static void pdma_land(PDMAState *s, PDMAFlight *flight)
-{
-    PDMAChannel *ch = flight->reader;
-
-    /* Removed first, because it may be a write to our registers */
-    QTAILQ_REMOVE(&s->flights, flight, next);
-    if (!ch) {
-        address_space_write(&address_space_memory, flight->req.addr,
-                            MEMTXATTRS_UNSPECIFIED, flight->data, flight->len);
-    } else if (flight->generation == ch->generation) {
-        address_space_read(&address_space_memory, flight->req.addr,
-                           MEMTXATTRS_UNSPECIFIED, ch->data, flight->len);
-        ch->have_data = true;
-        timer_mod(&ch->timer, pdma_after(0));
-    }
-    trace_pdma_landed(pdma_sid(s), flight->pasid, flight->req.is_write,
-                      flight->iova, flight->req.addr);
-    g_free(flight);
-}
-
-static void pdma_flight_timer(void *opaque)
-{
-    PDMAState *s = opaque;
-    PDMAFlight *flight;
-
-    while ((flight = QTAILQ_FIRST(&s->flights))) {
-        if (flight->due > qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL)) {
-            timer_mod(&s->flight_timer, flight->due);
-            break;
-        }
-        pdma_land(s, flight);
-    }
-}
-
-static void pdma_take_off(PDMAChannel *ch, VTDRequest *req, uint64_t iova,
-                          const void *data, uint32_t len)
-{
-    PDMAState *s = ch->s;
-    PDMAFlight *last = QTAILQ_LAST(&s->flights);
-    PDMAFlight *flight;
-
-    flight = g_malloc(sizeof(*flight) + (req->is_write ? len : 0));
-    flight->req = *req;
-    flight->iova = iova;
-    flight->pasid = ch->pasid & PDMA_PASID_MASK;
-    flight->reader = req->is_write ? NULL : ch;
-    flight->generation = ch->generation;
-    flight->due = pdma_after(s->flight_us);
-    flight->len = len;
-    if (req->is_write) {
-        memcpy(flight->data, data, len);
-    }
-
-    if (last && last->due > flight->due) {
-        flight->due = last->due;
-    }
-    QTAILQ_INSERT_TAIL(&s->flights, flight, next);
-    if (!last) {
-        timer_mod(&s->flight_timer, flight->due);
-    }
-}
-
-/* PCI Express 2.4.1: a completion does not pass posted writes */
-static void pdma_push_writes(PDMAState *s)
-{
-    PDMAFlight *flight;
-
-again:
-    QTAILQ_FOREACH(flight, &s->flights, next) {
-        if (flight->req.is_write) {
-            pdma_land(s, flight);
-            goto again;
-        }
-    }
-}
-
-static bool pdma_is_drained(PDMAFlight *flight, const VTDDrain *drain)
-{
-    VTDRequest *req = &flight->req;
-
-    if (req->type == VTD_TRANSLATED_REQUEST ||
-        !(req->is_write ? drain->writes : drain->reads)) {
-        return false;
-    }
-
-    return drain->all || (req->domain_id == drain->domain_id &&
-                          (drain->pasid == PCI_NO_PASID ||
-                           drain->pasid == flight->pasid) &&
-                          !((flight->iova ^ drain->addr) & ~drain->mask));
-}
-
-static void pdma_drain(VTDFunction *fn, const VTDDrain *drain)
-{
-    PDMAState *s = container_of(fn, PDMAState, function);
-    PDMAFlight *flight;
-
-again:
-    QTAILQ_FOREACH(flight, &s->flights, next) {
-        if (pdma_is_drained(flight, drain)) {
-            pdma_land(s, flight);
-            goto again;
-        }
-    }
-}
-
-/*
- * Address translation cache
- */
-
-static bool pdma_in_range(uint64_t iova, const VTDDeviceTLBInv *inv)
-{
-    return iova - inv->addr <= inv->mask;
-}
-
-static gboolean pdma_atc_page_in_range(gpointer key, gpointer value,
-                                       gpointer user_data)
-{
-    PDMAPage *page = value;
-
-    return pdma_in_range(page->iova, user_data);
-}
-
-static void pdma_atc_drop(PDMAState *s, PDMAAtc *atc,
-                          const VTDDeviceTLBInv *inv)
-{
-    unsigned int dropped;
-
-    dropped = g_hash_table_foreach_remove(atc->pages, pdma_atc_page_in_range,
-                                          (gpointer)inv);
-    trace_pdma_atc_invalidate(pdma_sid(s), atc->pasid, inv->addr, inv->mask,
-                              dropped);
-}
-
-/*
- * Drop translations, including those in flight, and answer. The answer pushes
- * all posted writes, and waits for reads that use the dropped translations
- * (VT-d spec 6.5.4).
- */
-static void pdma_answer(PDMAState *s, const VTDDeviceTLBInv *inv)
-{
-    PDMAAtc *atc;
-    PDMAFlight *flight;
-    GHashTableIter iter;
-
-    if (inv->global) {
-        g_hash_table_iter_init(&iter, s->atcs);
-        while (g_hash_table_iter_next(&iter, NULL, (void **)&atc)) {
-            pdma_atc_drop(s, atc, inv);
-        }
-    } else if (inv->pasid != PCI_NO_PASID) {
-        /* All translations have a PASID (PCI Express 10.3.8) */
-        atc = g_hash_table_lookup(s->atcs, GUINT_TO_POINTER(inv->pasid));
-        if (atc) {
-            pdma_atc_drop(s, atc, inv);
-        }
-    }
-
-    pdma_push_writes(s);
-again:
-    QTAILQ_FOREACH(flight, &s->flights, next) {
-        if (flight->req.type == VTD_TRANSLATED_REQUEST &&
-            (inv->global || inv->pasid == flight->pasid) &&
-            pdma_in_range(flight->iova, inv)) {
-            pdma_land(s, flight);
-            goto again;
-        }
-    }
-
-    vtd_device_tlb_answer(&s->function, inv->itag);
-}
-
-static void pdma_late_timer(void *opaque)
-{
-    PDMAState *s = opaque;
-    PDMALateInv *late;
-
-    while ((late = QTAILQ_FIRST(&s->late))) {
-        if (late->due > qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL)) {
-            timer_mod(&s->late_timer, late->due);
-            break;
-        }
-        QTAILQ_REMOVE(&s->late, late, next);
-        pdma_answer(s, &late->inv);
-        g_free(late);
-    }
-}
-
-/* A device-TLB invalidation for this function has arrived */
-static void pdma_invalidate(VTDFunction *fn, const VTDDeviceTLBInv *inv)
-{
-    PDMAState *s = container_of(fn, PDMAState, function);
-    PDMALateInv *last = QTAILQ_LAST(&s->late);
-    PDMALateInv *late;
-
-    /* Without the capability, it is an unsupported request */
-    if (!s->ats) {
-        return;
-    }
-
-    s->atc_count++;
-    switch (s->atc_mode) {
-    case PDMA_ATC_MUTE:
-    case PDMA_ATC_MUTE_UNTIL_RESET:
-        break;
-    case PDMA_ATC_LATE:
-        late = g_new(PDMALateInv, 1);
-        late->inv = *inv;
-        late->due = MAX(pdma_after(s->atc_late_us), last ? last->due : 0);
-        QTAILQ_INSERT_TAIL(&s->late, late, next);
-        if (!last) {
-            timer_mod(&s->late_timer, late->due);
-        }
-        break;
-    default:
-        pdma_answer(s, inv);
-    }
-}
-
-static void pdma_atc_free(gpointer data)
-{
-    PDMAAtc *atc = data;
-
-    g_hash_table_destroy(atc->pages);
-    g_free(atc);
-}
-
-static PDMAAtc *pdma_find_add_atc(PDMAState *s, uint32_t pasid)
-{
-    PDMAAtc *atc = g_hash_table_lookup(s->atcs, GUINT_TO_POINTER(pasid));
-
-    if (!atc) {
-        atc = g_new0(PDMAAtc, 1);
-        atc->pasid = pasid;
-        atc->pages = g_hash_table_new_full(g_int64_hash, g_int64_equal,
-                                           NULL, g_free);
-        g_hash_table_insert(s->atcs, GUINT_TO_POINTER(pasid), atc);
-    }
-
-    return atc;
-}
-
-/* The IOMMU has refused a request that needs a completion */
-static void pdma_count_completion(PDMAState *s, VTDRequest *req)
-{
-    if (req->completion == VTD_COMPLETION_UR) {
-        s->ur_count++;
-    } else if (req->completion == VTD_COMPLETION_CA) {
-        s->ca_count++;
-    }
-}
-
-/* Ask the IOMMU for a translation. Returns NULL if it grants no access. */
-static PDMAPage *pdma_ask(PDMAState *s, PDMAAtc *atc, VTDRequest *ask)
-{
-    PDMAPage *page;
-
-    ask->type = VTD_TRANSLATION_REQUEST;
-    if (!vtd_request(&s->function, ask)) {
-        pdma_count_completion(s, ask);
-        /* PCI Express 10.2.3.3: no more of these until ATS is enabled again */
-        if (ask->completion == VTD_COMPLETION_UR) {
-            s->ats_unsupported = true;
-            g_hash_table_remove_all(s->atcs);
-        }
-        return NULL;
-    }
-
-    if (g_hash_table_size(atc->pages) >= PDMA_MAX_ATC_PAGES) {
-        g_hash_table_remove_all(atc->pages);
-    }
-    /* The answer is good for this kind of access: ask for the other one */
-    page = g_new(PDMAPage, 1);
-    page->iova = ask->iova & ~(uint64_t)(PDMA_PAGE_SIZE - 1);
-    page->addr = ask->addr - (ask->iova - page->iova);
-    page->is_write = ask->is_write;
-    page->ready = pdma_after(s->flight_us);
-    g_hash_table_replace(atc->pages, &page->iova, page);
-    return page;
-}
-
-/*
- * Send a request that does not cross a page to the IOMMU, which reports each
- * refused request once. For PDMA_LATER, *@ready is when to try again. If the IOMMU
- * grants no access, a channel may @ask_for_pages.
- */
-static PDMAOutcome pdma_translate(PDMAState *s, VTDRequest *req,
-                                  bool ask_for_pages, int64_t *ready)
-{
-    uint64_t iova_page = req->iova & ~(uint64_t)(PDMA_PAGE_SIZE - 1);
-    VTDRequest ask = *req;
-    PDMAAtc *atc;
-    PDMAPage *page;
-
-    if (pdma_ats_enabled(s)) {
-        atc = pdma_find_add_atc(s, req->pasid);
-        page = g_hash_table_lookup(atc->pages, &iova_page);
-        if (page && page->is_write == req->is_write) {
-            trace_pdma_atc_hit(pdma_sid(s), req->pasid, iova_page, page->addr);
-        } else {
-            page = pdma_ask(s, atc, &ask);
-            if (!page && ask.completion != VTD_COMPLETION_SUCCESS) {
-                return PDMA_REFUSED;
-            }
-            if (!page && ask_for_pages) {
-                return PDMA_NO_PAGE;
-            }
-        }
-        if (page) {
-            if (page->ready > qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL)) {
-                *ready = page->ready;
-                return PDMA_LATER;
-            }
-            req->type = VTD_TRANSLATED_REQUEST;
-            req->iova = page->addr + (req->iova - iova_page);
-        }
-    }
-
-    if (vtd_request(&s->function, req)) {
-        return PDMA_PASSED;
-    }
-    if (!req->is_write) {
-        pdma_count_completion(s, req);
-    }
-    return PDMA_REFUSED;
-}
-
-/*
- * Page requests. They are messages: bus mastering does not matter.
- */
-
-/* Stopped has no meaning while page requests are enabled */
-static void pdma_update_stopped(PDMAState *s)
-{
-    uint16_t ctrl = pci_get_word(pdma_pri_cap(s) + PCI_PRI_CTRL);
-    uint8_t *status = pdma_pri_cap(s) + PCI_PRI_STATUS;
-
-    if ((ctrl & PCI_PRI_CTRL_ENABLE) || s->num_requests) {
-        pci_word_test_and_clear_mask(status, PCI_PRI_STATUS_STOPPED);
-    } else {
-        pci_word_test_and_set_mask(status, PCI_PRI_STATUS_STOPPED);
-    }
-}
-
-static void pdma_forget_groups(PDMAState *s)
-{
-    uint32_t i;
-
-    for (i = 0; i < s->num_channels; i++) {
-        s->channels[i].group = NULL;
-    }
-    memset(s->groups, 0, sizeof(s->groups));
-    s->num_requests = 0;
-}
-
-/* The index of a group that may be sent now, or PDMA_PAGE_CAPACITY */
-static uint32_t pdma_find_group(PDMAState *s, uint32_t num_pages)
-{
-    uint32_t allocated = pci_get_long(pdma_pri_cap(s) + PCI_PRI_ALLOC_REQ);
-    uint32_t i;
-
-    if (s->num_requests + num_pages > MIN(allocated, PDMA_PAGE_CAPACITY)) {
-        return PDMA_PAGE_CAPACITY;
-    }
-    for (i = 0; i < PDMA_PAGE_CAPACITY && s->groups[i].num_pages; i++) {
-    }
-    return i;
-}
-
-static void pdma_send_group(PDMAChannel *ch, uint32_t index)
-{
-    PDMAState *s = ch->s;
-    uint32_t i;
-
-    ch->group = &s->groups[index];
-    *ch->group = (PDMAGroup) {
-        .num_pages = ch->num_wanted,
-        .pasid = ch->pasid & PDMA_PASID_MASK,
-        .channel = ch->nr,
-    };
-    s->num_requests += ch->num_wanted;
-    for (i = 0; i < ch->num_wanted; i++) {
-        VTDPageRequest request = {
-            .pasid = ch->group->pasid,
-            .addr = ch->wanted[i].iova,
-            .index = index,
-            .last = i == ch->num_wanted - 1,
-            .read = !ch->wanted[i].is_write,
-            .write = ch->wanted[i].is_write,
-        };
-
-        ch->page_requests++;
-        vtd_send_page_request(&s->function, &request,
-                              (int64_t)ch->page_delay * SCALE_US);
-    }
-}
 
 static void pdma_schedule(PDMAChannel *ch, uint32_t us)
 {
-    timer_mod(&ch->timer, pdma_after(us));
+    timer_mod(&ch->timer, pasid_fn_after(us));
 }
 
 static void pdma_page_result(PDMAChannel *ch, uint32_t result)
 {
     ch->status &= ~PDMA_STATUS_WAITING;
     ch->page_result = result;
-    ch->group = NULL;
+    pasid_fn_cancel(&ch->requester);
     ch->asked = true;
 }
 
@@ -679,25 +136,26 @@ static void pdma_page_result(PDMAChannel *ch, uint32_t result)
 static bool pdma_wait(PDMAChannel *ch)
 {
     int64_t now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
-    uint32_t index;
+    PASIDFunction *fn = &ch->s->fn;
 
     if (now >= ch->page_deadline) {
         pdma_page_result(ch, PDMA_PAGE_TIMED_OUT);
         return false;
     }
-    if (!ch->group) {
-        if (!pdma_pri_enabled(ch->s) || !pdma_pasid_enabled(ch->s) ||
+    if (!ch->requester.group) {
+        if (!pasid_fn_pri_enabled(fn) || !pasid_fn_pasid_enabled(fn) ||
             !(ch->pasid & PDMA_PASID_VALID)) {
             pdma_page_result(ch, PDMA_PAGE_DISABLED);
             return false;
         }
-        index = pdma_find_group(ch->s, ch->num_wanted);
-        if (index == PDMA_PAGE_CAPACITY) {
+        if (!pasid_fn_ask(&ch->requester, ch->pasid & PDMA_PASID_MASK,
+                          ch->wanted, ch->num_wanted,
+                          (int64_t)ch->page_delay * SCALE_US)) {
             timer_mod(&ch->timer, MIN(ch->page_deadline,
                                       now + PDMA_MIN_PERIOD * SCALE_US));
             return true;
         }
-        pdma_send_group(ch, index);
+        ch->page_requests += ch->num_wanted;
     }
     timer_mod(&ch->timer, ch->page_deadline);
     return true;
@@ -722,12 +180,11 @@ static void pdma_ask_for_pages(PDMAChannel *ch)
     }
 }
 
-static void pdma_fail(PDMAState *s)
+static void pdma_failed(PASIDFunction *fn)
 {
+    PDMAState *s = container_of(fn, PDMAState, fn);
     uint32_t i;
 
-    pci_word_test_and_set_mask(pdma_pri_cap(s) + PCI_PRI_STATUS,
-                               PCI_PRI_STATUS_RF);
     for (i = 0; i < s->num_channels; i++) {
         PDMAChannel *ch = &s->channels[i];
 
@@ -736,47 +193,28 @@ static void pdma_fail(PDMAState *s)
             pdma_schedule(ch, PDMA_COPY_PERIOD);
         }
     }
-    pdma_forget_groups(s);
 }
 
-/* PCIe 10.4.2 */
-static void pdma_page_response(VTDFunction *fn, const VTDPageResponse *response)
+static void pdma_respond(PASIDRequester *r, uint8_t code)
 {
-    PDMAState *s = container_of(fn, PDMAState, function);
-    uint8_t *status = pdma_pri_cap(s) + PCI_PRI_STATUS;
-    PDMAGroup *group;
-    PDMAChannel *ch;
+    PDMAChannel *ch = container_of(r, PDMAChannel, requester);
 
-    if (pci_get_word(status) & PCI_PRI_STATUS_RF) {
-        return;
-    }
-    if (response->index >= PDMA_PAGE_CAPACITY ||
-        !s->groups[response->index].num_pages ||
-        s->groups[response->index].pasid != response->pasid) {
-        pci_word_test_and_set_mask(status, PCI_PRI_STATUS_UPRGI);
-        return;
-    }
-
-    group = &s->groups[response->index];
-    ch = &s->channels[group->channel];
-    s->num_requests -= group->num_pages;
-    group->num_pages = 0;
-    if (ch->group == group) {
-        ch->page_responses++;
-        pdma_page_result(ch, response->code);
-        pdma_schedule(ch, PDMA_COPY_PERIOD);
-    }
-    /* Codes that are reserved count as a failure, too */
-    if (response->code != VTD_PAGE_SUCCESS &&
-        response->code != VTD_PAGE_INVALID) {
-        pdma_fail(s);
-    }
-    pdma_update_stopped(s);
+    ch->page_responses++;
+    pdma_page_result(ch, code);
+    pdma_schedule(ch, PDMA_COPY_PERIOD);
 }
 
 /*
  * Channels
  */
+
+static void pdma_landed(PASIDRequester *r)
+{
+    PDMAChannel *ch = container_of(r, PDMAChannel, requester);
+
+    ch->have_data = true;
+    pdma_schedule(ch, 0);
+}
 
 static void pdma_refuse(PDMAChannel *ch)
 {
@@ -788,50 +226,48 @@ static void pdma_refuse(PDMAChannel *ch)
  * Issue one request that does not cross a page. It counts as arrived when it has
  * passed the IOMMU, even if it is still in flight.
  */
-static PDMAOutcome pdma_request(PDMAChannel *ch, bool is_write, uint64_t iova,
-                                void *buf, uint32_t len)
+static PASIDOutcome pdma_request(PDMAChannel *ch, bool is_write, uint64_t iova,
+                                 void *buf, uint32_t len)
 {
-    PDMAState *s = ch->s;
-    uint32_t pasid = ch->pasid & PDMA_PASID_MASK;
+    uint16_t sid = pasid_fn_sid(&ch->s->fn);
     uint32_t generation = ch->generation;
-    VTDRequest req = { .pasid = pasid, .iova = iova, .is_write = is_write };
-    PDMAOutcome outcome = PDMA_REFUSED;
+    PASIDAccess access = {
+        .pasid = ch->pasid & PDMA_PASID_MASK,
+        .iova = iova,
+        .is_write = is_write,
+        .no_fault = ch->run.cmd & PDMA_CMD_FLAGS,
+        .buf = buf,
+        .len = len,
+    };
+    PASIDOutcome outcome = PASID_REFUSED;
     int64_t ready;
 
-    if ((ch->pasid & PDMA_PASID_VALID) &&
-        pdma_pasid_enabled(s) && pdma_bus_master(s)) {
-        outcome = pdma_translate(s, &req, ch->run.cmd & PDMA_CMD_FLAGS,
-                                 &ready);
+    if (ch->pasid & PDMA_PASID_VALID) {
+        outcome = pasid_fn_request(&ch->requester, &access, &ready);
+    }
+    if (outcome == PASID_UNTRANSLATED) {
+        outcome = PASID_REFUSED;
     }
 
-    if (outcome == PDMA_LATER) {
+    if (outcome == PASID_LATER) {
         timer_mod(&ch->timer, ready);
         return outcome;
     }
-    if (outcome == PDMA_NO_PAGE) {
+    if (outcome == PASID_NO_PAGE) {
         pdma_want(ch, 0, iova, is_write);
         pdma_ask_for_pages(ch);
         return outcome;
     }
 
-    if (outcome == PDMA_PASSED && s->flight_us) {
-        pdma_take_off(ch, &req, iova, buf, len);
-    } else if (outcome == PDMA_PASSED &&
-               address_space_rw(&address_space_memory, req.addr,
-                                MEMTXATTRS_UNSPECIFIED, buf, len,
-                                is_write) != MEMTX_OK) {
-        outcome = PDMA_REFUSED;
-    }
-
-    if (outcome == PDMA_PASSED) {
-        trace_pdma_done(pdma_sid(s), ch->nr, pasid, is_write, iova, len);
+    if (outcome == PASID_PASSED) {
+        trace_pdma_done(sid, ch->nr, access.pasid, is_write, iova, len);
     } else {
-        trace_pdma_refused(pdma_sid(s), ch->nr, pasid, is_write, iova, len);
+        trace_pdma_refused(sid, ch->nr, access.pasid, is_write, iova, len);
     }
 
     /* The request may have reset its own channel */
     if (generation == ch->generation) {
-        if (outcome == PDMA_PASSED) {
+        if (outcome == PASID_PASSED) {
             ch->done_count++;
             ch->status &= ~PDMA_STATUS_REFUSED;
         } else {
@@ -849,7 +285,7 @@ static void pdma_stop(PDMAChannel *ch)
     ch->have_data = false;
     timer_del(&ch->timer);
     ch->status &= ~(PDMA_STATUS_BUSY | PDMA_STATUS_WAITING);
-    ch->group = NULL;
+    pasid_fn_cancel(&ch->requester);
     ch->asked = false;
 }
 
@@ -859,7 +295,7 @@ static void pdma_copy(PDMAChannel *ch)
     PDMACommand *run = &ch->run;
     uint32_t generation = ch->generation;
     uint32_t len = run->len;
-    PDMAOutcome outcome;
+    PASIDOutcome outcome;
 
     len = MIN(len, PDMA_PAGE_SIZE - run->src % PDMA_PAGE_SIZE);
     len = MIN(len, PDMA_PAGE_SIZE - run->dst % PDMA_PAGE_SIZE);
@@ -873,23 +309,23 @@ static void pdma_copy(PDMAChannel *ch)
 
     if (!ch->have_data) {
         outcome = pdma_request(ch, false, run->src, ch->data, len);
-        if (generation != ch->generation || outcome == PDMA_LATER ||
-            outcome == PDMA_NO_PAGE) {
+        if (generation != ch->generation || outcome == PASID_LATER ||
+            outcome == PASID_NO_PAGE) {
             return;
         }
-        if (outcome == PDMA_REFUSED) {
+        if (outcome == PASID_REFUSED) {
             pdma_stop(ch);
             return;
         }
-        if (ch->s->flight_us) {
-            return;             /* pdma_land() goes on */
+        if (ch->s->fn.flight_us) {
+            return;             /* pdma_landed() goes on */
         }
         ch->have_data = true;
     }
 
     outcome = pdma_request(ch, true, run->dst, ch->data, len);
-    if (generation != ch->generation || outcome == PDMA_LATER ||
-        outcome == PDMA_NO_PAGE) {
+    if (generation != ch->generation || outcome == PASID_LATER ||
+        outcome == PASID_NO_PAGE) {
         return;
     }
 
@@ -898,7 +334,7 @@ static void pdma_copy(PDMAChannel *ch)
     run->src += len;
     run->dst += len;
     run->len -= len;
-    if (outcome == PDMA_REFUSED) {
+    if (outcome == PASID_REFUSED) {
         pdma_stop(ch);
     } else if (!run->len) {
         pdma_stop(ch);
@@ -920,7 +356,7 @@ static void pdma_stream(PDMAChannel *ch)
         uint64_t value = ch->counter + 1;
         uint64_t le_value = cpu_to_le64(value);
         uint64_t iova = run->dst + value * 8 % run->len;
-        PDMAOutcome outcome;
+        PASIDOutcome outcome;
 
         if ((run->cmd & PDMA_CMD_FAULT) && !ch->asked) {
             pdma_want(ch, 0, iova, true);
@@ -928,12 +364,12 @@ static void pdma_stream(PDMAChannel *ch)
             return;
         }
         outcome = pdma_request(ch, true, iova, &le_value, sizeof(le_value));
-        if (generation != ch->generation || outcome == PDMA_LATER ||
-            outcome == PDMA_NO_PAGE) {
+        if (generation != ch->generation || outcome == PASID_LATER ||
+            outcome == PASID_NO_PAGE) {
             return;
         }
         ch->asked = false;
-        if (outcome == PDMA_PASSED) {
+        if (outcome == PASID_PASSED) {
             ch->counter = value;
         }
     }
@@ -979,7 +415,7 @@ static bool pdma_command_valid(PDMAChannel *ch, uint32_t cmd)
         return false;
     }
 
-    if ((cmd & PDMA_CMD_FLAGS) && !pdma_pri_enabled(ch->s)) {
+    if ((cmd & PDMA_CMD_FLAGS) && !pasid_fn_pri_enabled(&ch->s->fn)) {
         return false;
     }
 
@@ -997,7 +433,7 @@ static void pdma_command(PDMAChannel *ch, uint32_t cmd)
 {
     bool valid = pdma_command_valid(ch, cmd);
 
-    trace_pdma_command(pdma_sid(ch->s), ch->nr, ch->pasid, cmd, valid);
+    trace_pdma_command(pasid_fn_sid(&ch->s->fn), ch->nr, ch->pasid, cmd, valid);
 
     if (!valid) {
         ch->status |= PDMA_STATUS_INVALID;
@@ -1062,7 +498,7 @@ static void pdma_vanish_timer(void *opaque)
 static void pdma_vanish(PDMAState *s, uint32_t us)
 {
     if (pdma_slot(s)) {
-        timer_mod(&s->vanish_timer, pdma_after(us));
+        timer_mod(&s->vanish_timer, pasid_fn_after(us));
     }
 }
 
@@ -1108,21 +544,21 @@ static uint64_t pdma_read_control(PDMAState *s, hwaddr addr)
 
     switch (addr & ~(hwaddr)7) {
     case PDMA_UR_COUNT:
-        return s->ur_count;
+        return s->fn.ur_count;
     case PDMA_CA_COUNT:
-        return s->ca_count;
+        return s->fn.ca_count;
     case PDMA_ATC_COUNT:
-        return s->atc_count;
+        return s->fn.atc_count;
     case PDMA_ATC_MODE:
-        return s->atc_mode | (uint64_t)s->atc_late_us << 32;
+        return s->fn.atc_mode | (uint64_t)s->fn.atc_late_us << 32;
     case PDMA_FLIGHT_US:
-        return s->flight_us | (uint64_t)vtd_get_inv_error(s->iommu) << 32;
+        return s->fn.flight_us | (uint64_t)vtd_get_inv_error(s->fn.vtd.iommu) << 32;
     case PDMA_ID:
         return PDMA_ID_VALUE | (uint64_t)s->num_channels << 32;
     case PDMA_FAULTS_RECORDED:
-        return vtd_fault_count(s->iommu, pdma_sid(s)).recorded;
+        return vtd_fault_count(s->fn.vtd.iommu, pasid_fn_sid(&s->fn)).recorded;
     case PDMA_FAULTS_SUPPRESSED:
-        return vtd_fault_count(s->iommu, pdma_sid(s)).suppressed;
+        return vtd_fault_count(s->fn.vtd.iommu, pasid_fn_sid(&s->fn)).suppressed;
     }
 
     if (addr >= PDMA_CTL(0) && addr < PDMA_CTL(s->num_channels) &&
@@ -1141,7 +577,7 @@ static uint64_t pdma_mmio_read(void *opaque, hwaddr addr, unsigned size)
     uint64_t val = 0;
     unsigned nr;
 
-    pdma_push_writes(s);
+    pasid_fn_push_writes(&s->fn);
 
     if ((addr & 4) && s->latched_addr == (addr & ~(hwaddr)4)) {
         s->latched_addr = HWADDR_MAX;
@@ -1175,16 +611,16 @@ static void pdma_write_control(PDMAState *s, hwaddr addr, uint32_t val)
 
     switch (addr) {
     case PDMA_ATC_MODE:
-        s->atc_mode = val;
+        s->fn.atc_mode = val;
         return;
     case PDMA_ATC_LATE_US:
-        s->atc_late_us = val;
+        s->fn.atc_late_us = val;
         return;
     case PDMA_FLIGHT_US:
-        s->flight_us = val;
+        s->fn.flight_us = val;
         return;
     case PDMA_INV_ERROR:
-        vtd_set_inv_error(s->iommu, val);
+        vtd_set_inv_error(s->fn.vtd.iommu, val);
         return;
     case PDMA_VANISH_US:
         pdma_vanish(s, val);
@@ -1278,178 +714,59 @@ static const MemoryRegionOps pdma_mmio_ops = {
  * PCI function
  */
 
-static void pdma_pri_write_config(PDMAState *s, uint16_t before)
-{
-    uint8_t *cap = pdma_pri_cap(s);
-    uint16_t ctrl = pci_get_word(cap + PCI_PRI_CTRL);
-
-    if (ctrl & ~before & PCI_PRI_CTRL_ENABLE) {
-        pci_word_test_and_clear_mask(cap + PCI_PRI_STATUS,
-                                     PCI_PRI_STATUS_RF |
-                                     PCI_PRI_STATUS_UPRGI);
-    }
-    if (ctrl & PCI_PRI_CTRL_RESET) {
-        if (!(ctrl & PCI_PRI_CTRL_ENABLE)) {
-            pdma_forget_groups(s);
-        }
-        pci_set_word(cap + PCI_PRI_CTRL, ctrl & ~PCI_PRI_CTRL_RESET);
-    }
-    pdma_update_stopped(s);
-}
-
 static void pdma_config_write(PCIDevice *pdev, uint32_t addr, uint32_t val,
                               int len)
 {
-    PDMAState *s = PDMA(pdev);
-    uint16_t pri_ctrl = pci_get_word(pdma_pri_cap(s) + PCI_PRI_CTRL);
-
-    pci_default_write_config(pdev, addr, val, len);
-    pcie_cap_flr_write_config(pdev, addr, val, len);
-
-    if (s->ats && ranges_overlap(addr, len, PDMA_ATS_CAP_OFFSET + PCI_ATS_CTRL,
-                                 2)) {
-        s->ats_unsupported = false;
-    }
-    /* A function that leaves ATS loses its cached translations */
-    if (!pdma_ats_enabled(s)) {
-        g_hash_table_remove_all(s->atcs);
-    }
-    if (s->pri) {
-        pdma_pri_write_config(s, pri_ctrl);
-    }
+    pasid_fn_write_config(&PDMA(pdev)->fn, addr, val, len);
 }
 
-/* Complete the requests in flight, and forget about late invalidations */
-static void pdma_quiesce(PDMAState *s)
+static void pdma_stop_all(PDMAState *s)
 {
-    PDMAFlight *flight;
-    PDMALateInv *late;
     uint32_t i;
 
     for (i = 0; i < s->num_channels; i++) {
         pdma_stop(&s->channels[i]);
     }
-    while ((flight = QTAILQ_FIRST(&s->flights))) {
-        pdma_land(s, flight);
-    }
-    timer_del(&s->flight_timer);
-    while ((late = QTAILQ_FIRST(&s->late))) {
-        QTAILQ_REMOVE(&s->late, late, next);
-        g_free(late);
-    }
-    timer_del(&s->late_timer);
 }
 
 static void pdma_reset_hold(Object *obj, ResetType type)
 {
     PDMAState *s = PDMA(obj);
-    uint8_t *config = PCI_DEVICE(s)->config;
     uint32_t i;
 
-    pdma_quiesce(s);
+    pdma_stop_all(s);
+    pasid_fn_quiesce(&s->fn);
     for (i = 0; i < s->num_channels; i++) {
         pdma_channel_reset(&s->channels[i]);
         s->channels[i].pasid = 0;
     }
     s->latched_addr = HWADDR_MAX;
-    s->ats_unsupported = false;
-    if (s->atc_mode == PDMA_ATC_MUTE_UNTIL_RESET) {
-        s->atc_mode = PDMA_ATC_ANSWER;
-    }
-
-    pci_set_word(config + PDMA_PASID_CAP_OFFSET + PCI_PASID_CTRL, 0);
-    if (s->ats) {
-        pci_set_word(config + PDMA_ATS_CAP_OFFSET + PCI_ATS_CTRL, 0);
-    }
-    if (s->pri) {
-        /* VT-d spec 7.9: what was sent arrives nevertheless */
-        pdma_forget_groups(s);
-        pci_set_word(pdma_pri_cap(s) + PCI_PRI_CTRL, 0);
-        pci_set_word(pdma_pri_cap(s) + PCI_PRI_STATUS,
-                     PCI_PRI_STATUS_PASID | PCI_PRI_STATUS_STOPPED);
-        pci_set_long(pdma_pri_cap(s) + PCI_PRI_ALLOC_REQ, 0);
-    }
-    g_hash_table_remove_all(s->atcs);
-}
-
-static void pdma_pri_init(PDMAState *s)
-{
-    PCIDevice *pdev = PCI_DEVICE(s);
-
-    pcie_add_capability(pdev, PCI_EXT_CAP_ID_PRI, 1, PDMA_PRI_CAP_OFFSET,
-                        PCI_EXT_CAP_PRI_SIZEOF);
-    pci_set_long(pdma_pri_cap(s) + PCI_PRI_MAX_REQ, PDMA_PAGE_CAPACITY);
-    pci_set_word(pdev->wmask + PDMA_PRI_CAP_OFFSET + PCI_PRI_CTRL,
-                 PCI_PRI_CTRL_ENABLE | PCI_PRI_CTRL_RESET);
-    pci_set_word(pdev->w1cmask + PDMA_PRI_CAP_OFFSET + PCI_PRI_STATUS,
-                 PCI_PRI_STATUS_RF | PCI_PRI_STATUS_UPRGI);
-    pci_set_long(pdev->wmask + PDMA_PRI_CAP_OFFSET + PCI_PRI_ALLOC_REQ,
-                 UINT32_MAX);
+    pasid_fn_reset(&s->fn);
 }
 
 static void pdma_realize(PCIDevice *pdev, Error **errp)
 {
     PDMAState *s = PDMA(pdev);
-    X86IOMMUState *x86_iommu = x86_iommu_get_default();
     uint32_t i;
 
-    s->iommu = (IntelIOMMUState *)object_dynamic_cast(OBJECT(x86_iommu),
-                                                      TYPE_INTEL_IOMMU_DEVICE);
-    if (!s->iommu) {
-        error_setg(errp, "%s needs an intel-iommu, given before it",
-                   TYPE_PDMA);
-        return;
-    }
     if (s->num_channels < 1 || s->num_channels > PDMA_MAX_CHANNELS) {
         error_setg(errp, "channels must be from 1 to %d", PDMA_MAX_CHANNELS);
         return;
     }
-    if (s->ats_depth > PDMA_MAX_ATS_DEPTH) {
-        error_setg(errp, "ats-depth must be from 0 to %d", PDMA_MAX_ATS_DEPTH);
+    s->fn.failed = pdma_failed;
+    if (!pasid_fn_realize(&s->fn, pdev, errp)) {
         return;
-    }
-    if (s->pri && !s->ats) {
-        error_setg(errp, "pri=on needs ats=on");
-        return;
-    }
-    if (pcie_endpoint_cap_init(pdev, 0) < 0) {
-        error_setg(errp, "no room for the PCI Express capability");
-        return;
-    }
-    pcie_cap_flr_init(pdev);
-
-    pcie_add_capability(pdev, PCI_EXT_CAP_ID_PASID, 1, PDMA_PASID_CAP_OFFSET,
-                        PCI_EXT_CAP_PASID_SIZEOF);
-    pci_set_word(pdev->config + PDMA_PASID_CAP_OFFSET + PCI_PASID_CAP,
-                 PDMA_PASID_WIDTH << 8);
-    pci_set_word(pdev->wmask + PDMA_PASID_CAP_OFFSET + PCI_PASID_CTRL,
-                 PCI_PASID_CTRL_ENABLE);
-    if (s->ats) {
-        pcie_ats_init(pdev, PDMA_ATS_CAP_OFFSET, true);
-        pci_set_word(pdev->config + PDMA_ATS_CAP_OFFSET + PCI_ATS_CAP,
-                     PCI_ATS_CAP_PAGE_ALIGNED | s->ats_depth);
-    }
-    if (s->pri) {
-        pdma_pri_init(s);
     }
 
-    s->atcs = g_hash_table_new_full(NULL, NULL, NULL, pdma_atc_free);
-    QTAILQ_INIT(&s->flights);
-    QTAILQ_INIT(&s->late);
-    timer_init_ns(&s->flight_timer, QEMU_CLOCK_VIRTUAL, pdma_flight_timer, s);
-    timer_init_ns(&s->late_timer, QEMU_CLOCK_VIRTUAL, pdma_late_timer, s);
     timer_init_ns(&s->vanish_timer, QEMU_CLOCK_VIRTUAL, pdma_vanish_timer, s);
-    s->function = (VTDFunction) {
-        .pdev = pdev,
-        .iommu = s->iommu,
-        .drain = pdma_drain,
-        .invalidate = pdma_invalidate,
-        .respond = s->pri ? pdma_page_response : NULL,
-    };
-    vtd_add_function(&s->function);
     for (i = 0; i < s->num_channels; i++) {
         s->channels[i].s = s;
         s->channels[i].nr = i;
+        s->channels[i].requester = (PASIDRequester) {
+            .fn = &s->fn,
+            .landed = pdma_landed,
+            .respond = pdma_respond,
+        };
         timer_init_ns(&s->channels[i].timer, QEMU_CLOCK_VIRTUAL, pdma_timer,
                       &s->channels[i]);
     }
@@ -1463,18 +780,16 @@ static void pdma_exit(PCIDevice *pdev)
 {
     PDMAState *s = PDMA(pdev);
 
-    pdma_quiesce(s);
+    pdma_stop_all(s);
     timer_del(&s->vanish_timer);
-    vtd_remove_function(&s->function);
-    g_hash_table_destroy(s->atcs);
-    pcie_cap_exit(pdev);
+    pasid_fn_exit(&s->fn);
 }
 
 static const Property pdma_properties[] = {
     DEFINE_PROP_UINT32("channels", PDMAState, num_channels, 16),
-    DEFINE_PROP_BOOL("ats", PDMAState, ats, false),
-    DEFINE_PROP_BOOL("pri", PDMAState, pri, false),
-    DEFINE_PROP_UINT8("ats-depth", PDMAState, ats_depth, 0),
+    DEFINE_PROP_BOOL("ats", PDMAState, fn.ats, false),
+    DEFINE_PROP_BOOL("pri", PDMAState, fn.pri, false),
+    DEFINE_PROP_UINT8("ats-depth", PDMAState, fn.ats_depth, 0),
 };
 
 static void pdma_set_vanish_us(Object *obj, Visitor *v, const char *name,
@@ -1492,12 +807,7 @@ static void pdma_instance_init(Object *obj)
 {
     PDMAState *s = PDMA(obj);
 
-    object_property_add_uint32_ptr(obj, "flight-us", &s->flight_us,
-                                   OBJ_PROP_FLAG_READWRITE);
-    object_property_add_uint32_ptr(obj, "atc-mode", &s->atc_mode,
-                                   OBJ_PROP_FLAG_READWRITE);
-    object_property_add_uint32_ptr(obj, "atc-late-us", &s->atc_late_us,
-                                   OBJ_PROP_FLAG_READWRITE);
+    pasid_fn_instance_init(&s->fn, obj);
     object_property_add(obj, "vanish-us", "uint32", NULL, pdma_set_vanish_us,
                         NULL, NULL);
 }
