@@ -372,7 +372,7 @@ class Dsa(Function):
     REGISTERS = dict(
         VERSION=0x00, GENCAP=0x10, WQCAP=0x20, GRPCAP=0x30, ENGCAP=0x38, OPCAP=0x40,
         OFFSETS=0x60, GENCFG=0x80, GENCTRL=0x88, GENSTS=0x90, INTCAUSE=0x98,
-        CMD=0xa0, CMDSTS=0xa8, CMDCAP=0xb0, SWERR=0xc0)
+        CMD=0xa0, CMDSTS=0xa8, CMDCAP=0xb0, SWERR=0xc0, EVLSTATUS=0xf0)
     # Where the offsets in the registers say that the tables are
     GRPCFG, WQCFG, MSIXPERM, MSIX, PBA = 0x400, 0x500, 0x600, 0x2000, 0x3000
     VECTORS = 9
@@ -4328,6 +4328,71 @@ def dsa_errors_and_commands_interrupt(m):
     check_equal(m.dev.get("INTCAUSE"), 2, "cause")
 
 
+class DsaLogRig(DsaRig):
+    """A DSA whose event log has 64 entries."""
+
+    LOG = IOVA + 12 * PAGE
+
+    def __init__(self, *options, devices=("dsa,evl=on",), **others):
+        super().__init__(*options, devices=devices, **others)
+
+    def set_up_dsa(self):
+        self.dev.set_table(0xe0, self.LOG | 1, "q")
+        self.dev.set_table(0xe8, PASID << 16 | 64, "q")
+        self.dev.set("GENCFG", 1 << 13)
+        super().set_up_dsa()
+
+    def log_status(self):
+        """Head, tail, and whether an interrupt is pending"""
+        status = self.dev.get("EVLSTATUS", "q")
+        return status & 0xffff, status >> 32 & 0xffff, status >> 62 & 1
+
+
+@test(DsaLogRig)
+def dsa_logs_errors(m):
+    check_equal(m.dev.get("GENCAP", "q") >> 13 & 3, 1, "entries of 64 bytes")
+    m.dev.enable_msix()
+    m.dev.set("GENCTRL", 4)
+    check(m.log_status() == (0, 0, 0), "an empty log")
+    check(m.error(descriptor(MEMMOVE, m.MISSING, m.SRC, m.DST, 8)) is None, "SWERR")
+    check(m.log_status() == (0, 1, 1), f"one entry: {m.log_status()}")
+    check(m.dev.interrupts() == [0], "interrupt")
+    check_equal(m.dev.get("INTCAUSE"), 1 << 5, "cause")
+    words = struct.unpack("<8Q", m.peek(m.LOG, 64))
+    want = PASID << 40 | MEMMOVE << 32 | CR_FAULT << 8 | 1 << 5 | 1 << 3 | 1 << 2
+    check(words == (want, 0, m.MISSING, 0, 8 << 32 | SUCCESS, 0, 0, 0), f"{words}")
+    check(m.error(descriptor(0x3f)) is None, "SWERR")
+    check(m.log_status() == (0, 2, 1), "two entries")
+    check(m.dev.interrupts() == [], "one is pending")
+    m.dev.set_table(0xf4, 1 << 30)
+    check(m.log_status() == (0, 2, 0), "none is pending")
+    for _ in range(61):
+        m.error(descriptor(0x3f))
+    check(m.log_status() == (0, 63, 1), "a full log")
+    check_equal(m.error(descriptor(0x3f)).error, BAD_OPCODE, "SWERR")
+    m.dev.set("EVLSTATUS", 10)
+    check(m.error(descriptor(0x3f)) is None, "SWERR")
+    check(m.log_status() == (10, 0, 1), "it goes round")
+    m.qom_set(dsa_path(m), "flight-us", 7)
+    m.error(descriptor(0x3f))
+    check(m.log_status() == (10, 1, 1), "with requests in flight")
+
+
+@test(DsaLogRig)
+def dsa_log_has_its_size(m):
+    m.dev.must(DISABLE_DEVICE)
+    m.dev.set_table(0xe8, PASID << 16 | 63, "q")
+    check_equal(m.dev.run(ENABLE_DEVICE), 0x11, "error")
+
+
+@test(DsaLogRig)
+def dsa_log_that_cannot_be_written_is_no_problem(m):
+    m.space.unmap(m.LOG)
+    m.invalidate(iotlb(IOTLB_DOMAIN, DOMAIN), device_ptlb_all(m.dev.sid, PASID))
+    m.error(descriptor(0x3f))
+    check_equal(m.execute(NOOP).status, SUCCESS, "the next one")
+
+
 @test(DsaRig)
 def dsa_portal_takes_64_bytes(m):
     def parts(raw, *sizes, at=m.dev.portals):
@@ -4633,7 +4698,7 @@ FUZZ_DESCRIPTORS = 100000
 FUZZ_LIST = 64
 
 
-@test(DsaPriRig)
+@test(DsaPriRig, devices=("dsa,evl=on",))
 def dsa_survives_random_descriptors(m):
     rng = random.Random(19)
     dev = m.dev
@@ -4642,7 +4707,9 @@ def dsa_survives_random_descriptors(m):
     m.invalidate(pasid_cache(PC_GLOBAL))
 
     def configure():
-        dev.set("GENCFG", 1 << 12)
+        dev.set_table(0xe0, (IOVA + 14 * PAGE) | 1, "q")
+        dev.set_table(0xe8, PASID << 16 | 64, "q")
+        dev.set("GENCFG", 1 << 12 | rng.getrandbits(1) << 13)
         for wq in range(8):
             # Page requests without PASID are more than requests() can read
             dev.configure(wq, PASID if wq < 6 else None, bof=wq % 2 and wq < 6,
@@ -4676,6 +4743,7 @@ def dsa_survives_random_descriptors(m):
         for request in m.requests():
             m.respond(request, rng.choice((R.PAGE_SUCCESS, R.PAGE_INVALID)))
         dev.set("SWERR", 3)
+        dev.set("EVLSTATUS", rng.getrandbits(6))
         if rng.random() < 0.1:
             dev.start(rng.randrange(16), rng.choice((0, 1, 3, PASID,
                                                      rng.getrandbits(20))))

@@ -17,7 +17,7 @@
  * - operations on delta records, CRC, DIF and DIX, and flushing of caches;
  * - the interrupt message storage (IMS), revoking of interrupt handles, interrupts
  *   for the occupancy of a WQ, performance monitoring, and what version 2.0 added,
- *   as the event log;
+ *   except the event log, which evl=on offers;
  * - readback of destinations and in drain descriptors;
  * - any effect of read buffers, traffic classes, steering tags, cache control, and
  *   of privileged mode on translation, which the IOMMU does not look at;
@@ -89,6 +89,8 @@ OBJECT_DECLARE_SIMPLE_TYPE(DSAState, DSA)
 #define DSA_REG_CMDCAP          0xb0
 #define DSA_REG_SWERR           0xc0
 #define DSA_SWERR_QWORDS        4
+#define DSA_REG_EVLCFG          0xe0
+#define DSA_REG_EVLSTATUS       0xf0
 #define DSA_TABLE_UNIT          0x100
 #define DSA_GRPCFG              0x400
 #define DSA_GRPCFG_SIZE         64
@@ -100,15 +102,26 @@ OBJECT_DECLARE_SIMPLE_TYPE(DSAState, DSA)
 #define DSA_MSIX_PBA            0x3000
 
 #define DSA_GENCFG_USER_INT     (1u << 12)
+#define DSA_GENCFG_EVL          (1u << 13)
 #define DSA_GENCFG_MASK         (DSA_GENCFG_USER_INT | 0xff)
 
 #define DSA_GENCTRL_SWERR       (1u << 0)
 #define DSA_GENCTRL_HALT        (1u << 1)
+#define DSA_GENCTRL_EVL         (1u << 2)
 #define DSA_GENCTRL_MASK        (DSA_GENCTRL_SWERR | DSA_GENCTRL_HALT)
 
 #define DSA_INT_SWERR           (1u << 0)
 #define DSA_INT_CMD             (1u << 1)
 #define DSA_INT_HALT            (1u << 4)
+#define DSA_INT_EVL             (1u << 5)
+
+#define DSA_EVL_ENTRY_SIZE      64
+#define DSA_EVL_MIN_ENTRIES     64
+#define DSA_EVL_BASE(s)         ((s)->evlcfg[0] & ~0xfffull)
+#define DSA_EVL_PASID_EN(s)     ((s)->evlcfg[0] & 1)
+#define DSA_EVL_ENTRIES(s)      ((s)->evlcfg[1] & 0xffff)
+#define DSA_EVL_PASID(s)        ((s)->evlcfg[1] >> 16 & 0xfffff)
+#define DSA_EVL_PENDING         (1u << 30)  /* Of the upper half of EVLSTATUS */
 
 /* BAR 2: four portals for each WQ, each a page of slots for descriptors */
 #define DSA_PORTALS             4
@@ -161,6 +174,7 @@ typedef enum DSACommandError {
     DSA_CMD_BAD_WQ = 0x02,
     DSA_CMD_HW_ERROR = 0x03,
     DSA_CMD_DEVICE_ENABLED = 0x10,
+    DSA_CMD_BAD_CONFIG = 0x11,      /* Here: of the event log */
     DSA_CMD_NO_BUS_MASTER = 0x12,
     DSA_CMD_BAD_PASID_ATS_PRI = 0x13,
     DSA_CMD_WQ_SIZES = 0x14,
@@ -329,6 +343,7 @@ typedef struct DSAJob {
 /* A descriptor that is executed, and what comes of it */
 typedef struct DSAOp {
     DSAJob *job;
+    uint32_t pasid;             /* Of its requests */
     const uint8_t *desc;
     bool in_batch;
     uint16_t batch_index;
@@ -358,6 +373,7 @@ struct DSAState {
     MemoryRegion bar0;
     MemoryRegion bar2;
     PASIDFunction fn;
+    bool evl;
 
     DSADeviceState state;
     uint32_t gencfg;
@@ -365,6 +381,13 @@ struct DSAState {
     uint32_t intcause;
     uint64_t swerr[DSA_SWERR_QWORDS];
     uint64_t msixperm[DSA_NUM_VECTORS];
+
+    uint64_t evlcfg[2];
+    uint32_t evl_head;
+    uint32_t evl_tail;
+    bool evl_pending;
+    DSAJob *evl_writer;         /* Who writes an entry, or NULL */
+
     DSAGroupConfig groups[DSA_NUM_GROUPS];
     DSAWQ wqs[DSA_NUM_WQS];
     uint32_t handles;           /* Vectors that software has a handle of */
@@ -443,23 +466,6 @@ static uint8_t dsa_opcode(const uint8_t *desc)
     return desc[7];
 }
 
-static void dsa_swerr_op(DSAOp *op, DSAStatus error, uint64_t fault_addr,
-                         bool fault_write)
-{
-    DSAJob *job = op->job;
-    uint64_t q0 = dsa_swerr_wq(job->wq, error) | 1u << 2;
-
-    q0 |= op->in_batch ? 1u << 4 : 0;
-    q0 |= fault_write ? 1u << 5 : 0;
-    q0 |= DSA_WQ_PRIV(job->mode) << 6;
-    q0 |= (uint64_t)op->opcode << 32;
-    if (DSA_WQ_PASID_EN(job->mode)) {
-        q0 |= (uint64_t)job->pasid << 40;
-    }
-    dsa_swerr(job->s, q0, op->batch_index | (uint64_t)op->bad_flags << 32,
-              fault_addr);
-}
-
 /*
  * Jobs, from outside of the coroutine
  */
@@ -533,6 +539,9 @@ static void dsa_abort_job(DSAState *s, uint32_t engine)
 
     if (job) {
         s->jobs[engine] = NULL;
+        if (s->evl_writer == job) {
+            s->evl_writer = NULL;
+        }
         job->aborted = true;
         pasid_fn_cancel(&job->requester);
         dsa_job_wake(job);
@@ -610,13 +619,14 @@ static void coroutine_fn dsa_wait_until(DSAJob *job, int64_t ns)
 }
 
 /* Ask for a page and wait for the response. False: there is none. */
-static bool coroutine_fn dsa_ask(DSAJob *job, uint64_t iova, bool is_write)
+static bool coroutine_fn dsa_ask(DSAOp *op, uint64_t iova, bool is_write)
 {
+    DSAJob *job = op->job;
     PASIDFunction *fn = &job->s->fn;
     PASIDWanted wanted = { .iova = iova, .is_write = is_write };
 
     job->answered = false;
-    while (!pasid_fn_ask(&job->requester, job->pasid, &wanted, 1, 0)) {
+    while (!pasid_fn_ask(&job->requester, op->pasid, &wanted, 1, 0)) {
         dsa_wait_until(job, pasid_fn_after(DSA_ASK_PERIOD_US));
         if (job->aborted || !pasid_fn_pri_enabled(fn)) {
             return false;
@@ -642,7 +652,7 @@ static DSAStatus coroutine_fn dsa_access(DSAOp *op, uint64_t iova, void *buf,
     DSAJob *job = op->job;
     PASIDFunction *fn = &job->s->fn;
     PASIDAccess access = {
-        .pasid = job->pasid,
+        .pasid = op->pasid,
         .iova = iova,
         .is_write = is_write,
         .no_ats = DSA_WQ_NO_ATS(job->mode),
@@ -678,7 +688,7 @@ static DSAStatus coroutine_fn dsa_access(DSAOp *op, uint64_t iova, void *buf,
         case PASID_NO_PAGE:
             status = DSA_PAGE_FAULT;
             if (block && !DSA_WQ_NO_PRS(job->mode) &&
-                pasid_fn_pri_enabled(fn) && dsa_ask(job, iova, is_write)) {
+                pasid_fn_pri_enabled(fn) && dsa_ask(op, iova, is_write)) {
                 if (job->page_code == VTD_PAGE_SUCCESS) {
                     break;
                 }
@@ -1059,15 +1069,8 @@ static DSAStatus dsa_check(DSAOp *op)
     return DSA_SUCCESS;
 }
 
-/*
- * Write the completion record. The first part has the status that software waits
- * for, and comes last.
- */
-static DSAStatus coroutine_fn dsa_write_record(DSAOp *op, uint64_t addr)
+static void dsa_make_record(DSAOp *op, uint8_t *record)
 {
-    uint8_t *record = op->job->data[0];
-    DSAStatus status;
-
     memset(record, 0, DSA_CR_SIZE);
     record[0] = op->status | (op->fault && op->fault_write ?
                               DSA_STATUS_WRITE : 0);
@@ -1075,7 +1078,15 @@ static DSAStatus coroutine_fn dsa_write_record(DSAOp *op, uint64_t addr)
     stl_le_p(record + 4, op->completed);
     stq_le_p(record + 8, op->fault ? op->fault_addr : 0);
     stl_le_p(record + 16, op->bad_flags);
+}
 
+/* The first part has the status that software waits for, and comes last */
+static DSAStatus coroutine_fn dsa_write_record(DSAOp *op, uint64_t addr)
+{
+    uint8_t *record = op->job->data[0];
+    DSAStatus status;
+
+    dsa_make_record(op, record);
     status = dsa_access(op, addr + 8, record + 8, DSA_CR_SIZE - 8, true, true);
     if (status == DSA_SUCCESS) {
         status = dsa_access(op, addr, record, 8, true, true);
@@ -1083,10 +1094,82 @@ static DSAStatus coroutine_fn dsa_write_record(DSAOp *op, uint64_t addr)
     return status;
 }
 
-/* Without a completion record, an error goes to SWERR. There is no interrupt. */
+/* Write an entry of the event log. False: there is no log, or no room. */
+static bool coroutine_fn dsa_log(DSAOp *op, const uint64_t *error,
+                                 const uint8_t *record)
+{
+    DSAJob *job = op->job;
+    DSAState *s = job->s;
+    DSAOp log = {
+        .job = job,
+        .pasid = DSA_EVL_PASID_EN(s) ? DSA_EVL_PASID(s) : PCI_NO_PASID,
+    };
+    uint8_t *entry = job->data[1];
+    uint32_t next, i;
+
+    if (!(s->gencfg & DSA_GENCFG_EVL)) {
+        return false;
+    }
+    while (s->evl_writer) {
+        dsa_wait_until(job, pasid_fn_after(DSA_PERIOD_US));
+        if (job->aborted) {
+            return true;
+        }
+    }
+    next = (s->evl_tail + 1) % DSA_EVL_ENTRIES(s);
+    if (next == s->evl_head) {
+        return false;
+    }
+
+    memset(entry, 0, DSA_EVL_ENTRY_SIZE);
+    for (i = 0; i < 3; i++) {
+        stq_le_p(entry + i * 8, error[i]);
+    }
+    memcpy(entry + 32, record, DSA_CR_SIZE);
+    s->evl_writer = job;
+    dsa_access(&log, DSA_EVL_BASE(s) + s->evl_tail * DSA_EVL_ENTRY_SIZE, entry,
+               DSA_EVL_ENTRY_SIZE, true, false);
+    if (job->aborted) {
+        return true;
+    }
+    s->evl_writer = NULL;
+    s->evl_tail = next;
+    if (!s->evl_pending) {
+        s->evl_pending = true;
+        if (s->genctrl & DSA_GENCTRL_EVL) {
+            dsa_cause(s, DSA_INT_EVL);
+        }
+    }
+    return true;
+}
+
+/* What cannot be in the completion record goes to the event log, or to SWERR */
+static void coroutine_fn dsa_error(DSAOp *op, DSAStatus error, uint64_t addr,
+                                   bool is_write, const uint8_t *record)
+{
+    DSAJob *job = op->job;
+    uint64_t q[3];
+
+    q[0] = dsa_swerr_wq(job->wq, error) | 1u << 2;
+    q[0] |= op->in_batch ? 1u << 4 : 0;
+    q[0] |= is_write ? 1u << 5 : 0;
+    q[0] |= DSA_WQ_PRIV(job->mode) << 6;
+    q[0] |= (uint64_t)op->opcode << 32;
+    if (DSA_WQ_PASID_EN(job->mode)) {
+        q[0] |= (uint64_t)job->pasid << 40;
+    }
+    q[1] = op->batch_index | (uint64_t)op->bad_flags << 32;
+    q[2] = addr;
+    if (!dsa_log(op, q, record) && !job->aborted) {
+        dsa_swerr(job->s, q[0], q[1], q[2]);
+    }
+}
+
+/* There is no interrupt for what is not in the completion record */
 static DSAStatus coroutine_fn dsa_complete(DSAOp *op)
 {
     uint64_t addr = ldq_le_p(op->desc + 8);
+    uint8_t record[DSA_CR_SIZE];
     DSAStatus status;
     uint32_t vector;
 
@@ -1094,13 +1177,14 @@ static DSAStatus coroutine_fn dsa_complete(DSAOp *op)
                        op->opcode, op->in_batch, op->status, op->completed,
                        op->fault_addr);
 
+    dsa_make_record(op, record);
     if (op->status == DSA_BAD_CR) {
-        dsa_swerr_op(op, op->status, addr, true);
-        return op->status;
+        dsa_error(op, op->status, addr, true, record);
+        return op->job->aborted ? DSA_ABORTED : op->status;
     }
     if (op->status != DSA_SUCCESS && !(op->flags & DSA_CRAV)) {
-        dsa_swerr_op(op, op->status, op->fault_addr, op->fault_write);
-        return op->status;
+        dsa_error(op, op->status, op->fault_addr, op->fault_write, record);
+        return op->job->aborted ? DSA_ABORTED : op->status;
     }
     if (op->status != DSA_SUCCESS || (op->flags & DSA_RCR)) {
         status = dsa_write_record(op, addr);
@@ -1111,8 +1195,8 @@ static DSAStatus coroutine_fn dsa_complete(DSAOp *op)
             if (status == DSA_PAGE_FAULT || status == DSA_PAGE_INVALID) {
                 status = DSA_CR_PAGE_FAULT;
             }
-            dsa_swerr_op(op, status, op->fault_addr, true);
-            return status;
+            dsa_error(op, status, addr, true, record);
+            return op->job->aborted ? DSA_ABORTED : status;
         }
     }
 
@@ -1128,6 +1212,7 @@ static DSAStatus coroutine_fn dsa_execute(DSAJob *job, const uint8_t *desc,
 {
     DSAOp op = {
         .job = job,
+        .pasid = job->pasid,
         .desc = desc,
         .in_batch = in_batch,
         .batch_index = index,
@@ -1345,6 +1430,10 @@ static DSACommandError dsa_enable_device(DSAState *s)
     if (pasid_fn_pri_without_ats(&s->fn)) {
         return DSA_CMD_BAD_PASID_ATS_PRI;
     }
+    if ((s->gencfg & DSA_GENCFG_EVL) &&
+        DSA_EVL_ENTRIES(s) < DSA_EVL_MIN_ENTRIES) {
+        return DSA_CMD_BAD_CONFIG;
+    }
     for (i = 0; i < DSA_NUM_WQS; i++) {
         size += dsa_wq_size(&s->wqs[i]);
     }
@@ -1381,6 +1470,9 @@ static DSACommandError dsa_enable_device(DSAState *s)
     }
 
     s->state = DSA_ENABLED;
+    s->evl_head = 0;
+    s->evl_tail = 0;
+    s->evl_pending = false;
     return DSA_CMD_OK;
 }
 
@@ -1447,6 +1539,10 @@ static void dsa_reset_config(DSAState *s)
     s->genctrl = 0;
     s->intcause = 0;
     memset(s->swerr, 0, sizeof(s->swerr));
+    memset(s->evlcfg, 0, sizeof(s->evlcfg));
+    s->evl_head = 0;
+    s->evl_tail = 0;
+    s->evl_pending = false;
     memset(s->groups, 0, sizeof(s->groups));
     memset(s->msixperm, 0, sizeof(s->msixperm));
     for (i = 0; i < DSA_NUM_WQS; i++) {
@@ -1685,6 +1781,7 @@ static uint64_t dsa_read_qword(DSAState *s, hwaddr addr)
                1u << 2 |                        /* Cache control */
                1u << 4 |                        /* CMDCAP */
                DSA_MAX_XFER_SHIFT << 16 | DSA_MAX_BATCH_SHIFT << 21 |
+               (s->evl ? 1u << 13 : 0) |        /* Event log */
                1u << 31;                        /* Configurable */
     case DSA_REG_WQCAP:
         return DSA_TOTAL_WQ_SIZE | DSA_NUM_WQS << 16 |
@@ -1719,6 +1816,11 @@ static uint64_t dsa_read_qword(DSAState *s, hwaddr addr)
                                DSA_CMD_END - DSA_CMD_ENABLE_DEVICE);
     case DSA_REG_SWERR ... DSA_REG_SWERR + 8 * DSA_SWERR_QWORDS - 1:
         return s->swerr[(addr - DSA_REG_SWERR) / 8];
+    case DSA_REG_EVLCFG ... DSA_REG_EVLCFG + 15:
+        return s->evlcfg[(addr - DSA_REG_EVLCFG) / 8];
+    case DSA_REG_EVLSTATUS:
+        return s->evl_head | (uint64_t)s->evl_tail << 32 |
+               (s->evl_pending ? (uint64_t)DSA_EVL_PENDING << 32 : 0);
     case DSA_GRPCFG ... DSA_GRPCFG + DSA_NUM_GROUPS * DSA_GRPCFG_SIZE - 1:
         addr -= DSA_GRPCFG;
         return s->groups[addr / DSA_GRPCFG_SIZE].
@@ -1761,11 +1863,12 @@ static void dsa_mmio_write(void *opaque, hwaddr addr, uint64_t val,
     switch (addr) {
     case DSA_REG_GENCFG:
         if (s->state == DSA_DISABLED) {
-            s->gencfg = val & DSA_GENCFG_MASK;
+            s->gencfg = val & (DSA_GENCFG_MASK |
+                               (s->evl ? DSA_GENCFG_EVL : 0));
         }
         break;
     case DSA_REG_GENCTRL:
-        s->genctrl = val & DSA_GENCTRL_MASK;
+        s->genctrl = val & (DSA_GENCTRL_MASK | (s->evl ? DSA_GENCTRL_EVL : 0));
         break;
     case DSA_REG_INTCAUSE:
         s->intcause &= ~val;
@@ -1775,6 +1878,21 @@ static void dsa_mmio_write(void *opaque, hwaddr addr, uint64_t val,
         break;
     case DSA_REG_SWERR:
         s->swerr[0] &= ~(val & (DSA_SWERR_VALID | DSA_SWERR_OVERFLOW));
+        break;
+    case DSA_REG_EVLCFG ... DSA_REG_EVLCFG + 15:
+        if (s->evl && s->state == DSA_DISABLED) {
+            uint64_t *qword = &s->evlcfg[(addr - DSA_REG_EVLCFG) / 8];
+
+            *qword = deposit64(*qword, (addr & 4) * 8, 32, val);
+        }
+        break;
+    case DSA_REG_EVLSTATUS:
+        s->evl_head = val & 0xffff;
+        break;
+    case DSA_REG_EVLSTATUS + 4:
+        if (val & DSA_EVL_PENDING) {
+            s->evl_pending = false;
+        }
         break;
     case DSA_GRPCFG ... DSA_GRPCFG + DSA_NUM_GROUPS * DSA_GRPCFG_SIZE - 1:
         dsa_write_group(s, addr - DSA_GRPCFG, val);
@@ -1904,6 +2022,7 @@ static void dsa_instance_init(Object *obj)
 static const Property dsa_properties[] = {
     DEFINE_PROP_BOOL("ats", DSAState, fn.ats, true),
     DEFINE_PROP_BOOL("pri", DSAState, fn.pri, true),
+    DEFINE_PROP_BOOL("evl", DSAState, evl, false),
     DEFINE_PROP_UINT8("ats-depth", DSAState, fn.ats_depth, 0),
 };
 
