@@ -3,7 +3,7 @@
  * IOASID: reference counted PASIDs
  *
  * A PASID numbers an address space that devices can DMA into. Its owner, and
- * users such as VFIO or KVM, hold it at the same time and let go in any order.
+ * users such as VFIO or KVM, hold it at the same time and put it in any order.
  * An IOASID is the object that they share. See
  * Documentation/driver-api/ioasid.rst, which includes what follows.
  */
@@ -20,8 +20,22 @@
  *	The last reference is gone: the hardware is back to "not present,
  *	faults reported", the number is free.
  *
- * There is no other transition than from one to the next, and nobody is told of
- * these: a user finds out when it asks for something new (-ESHUTDOWN).
+ * States only advance in this order. Users are not notified; they see -ESHUTDOWN
+ * on the next request.
+ *
+ * The end of an IOASID has these steps, and no other names for them:
+ *
+ * free
+ *	The owner parks the IOASID and puts its reference.
+ * park
+ *	ACTIVE becomes PARKED, the entries are blocked and flushed.
+ * put
+ *	A reference ends. The IOASID must be detached before.
+ * recycle
+ *	After the last put: the entries are unparked, and the number is released.
+ * release
+ *	The charges are returned and the number is free, the object ends. Also
+ *	for a number that was reserved and never published.
  */
 
 /**
@@ -92,7 +106,7 @@ static void ioasid_queue_all(struct llist_node *list);
  * @entry: for park; its device is the one whose attachment it is, NULL without
  *	   @domain
  * @parked: by iommu_park_device_pasid(), because the owner has freed it
- * @blocked: because a user has let go without detaching
+ * @blocked: because a user put its reference without detaching
  */
 struct ioasid_attachment {
 	struct list_head node;
@@ -582,10 +596,10 @@ void ioasid_free_global(u32 id)
 }
 
 /*
- * Drop a reference. True: it was the last one, the caller has to recycle. Hot,
- * and small: inline.
+ * Put a reference. True: it was the last one, the caller must recycle. Inline
+ * because it is hot and small.
  */
-static inline bool ioasid_drop(struct ioasid *ioasid)
+static inline bool ioasid_put_and_test(struct ioasid *ioasid)
 {
 	u32 id = ioasid->id;
 	int refs;
@@ -750,7 +764,7 @@ static struct lockdep_map ioasid_park_map =
 #endif
 
 /*
- * Park every IOASID of @chain, which are of one account, and drop the owner's
+ * Park every IOASID of @chain, which are of one account, and put the owner's
  * references. When this returns, no DMA with any of them reaches memory. Cannot
  * fail, allocates nothing.
  *
@@ -760,11 +774,11 @@ static struct lockdep_map ioasid_park_map =
  */
 void ioasid_free_chain(struct ioasid_chain *chain)
 {
-	struct llist_node *unused = NULL;
 	struct ioasid_account *account;
 	struct ioasid *ioasid, *next;
 	struct ioasid_chain done;
 	unsigned int rounds;
+	LLIST_HEAD(unused);
 	u32 count = 0;
 	bool wait;
 
@@ -793,17 +807,15 @@ void ioasid_free_chain(struct ioasid_chain *chain)
 
 	llist_for_each_entry_safe(ioasid, next, done.first, recycle_node) {
 		/* This is process context: no need for the worker */
-		if (ioasid_drop(ioasid)) {
-			ioasid->recycle_node.next = unused;
-			unused = &ioasid->recycle_node;
-		}
+		if (ioasid_put_and_test(ioasid))
+			__llist_add(&ioasid->recycle_node, &unused);
 		ioasid_cond_resched(++count);
 	}
-	ioasid_queue_all(ioasid_recycle(unused));
+	ioasid_queue_all(ioasid_recycle(unused.first));
 }
 
 /**
- * ioasid_free() - park an IOASID and drop the owner's reference
+ * ioasid_free() - park an IOASID and put the owner's reference
  * @ioasid: from ioasid_alloc(), not freed yet
  *
  * When this returns, no DMA with the PASID can reach memory: entries are
@@ -846,32 +858,32 @@ struct ioasid *ioasid_get(struct ioasid *ioasid)
 }
 EXPORT_SYMBOL_GPL(ioasid_get);
 
-/* The caller's reference is from now on that of @user. */
+/* Account the caller's reference to @user, as @ref. */
 void ioasid_add_user(struct ioasid *ioasid, enum ioasid_user user,
-		     struct ioasid_tracker *tracker)
+		     struct ioasid_ref *ref)
 {
+	ref->ioasid = ioasid;
+	ref->user = user;
 	atomic_inc(&ioasid->users[user]);
-	ioasid_tracker_add(ioasid, tracker);
+	ioasid_tracker_add(ref);
 }
 
 /**
  * ioasid_user_get() - take one more reference, and say who holds it
  * @ioasid: an IOASID of which the caller holds a reference
  * @user: what kind of user the new one is
- * @tracker: of the new reference
+ * @ref: the new reference, to be put by ioasid_user_put()
  *
  * For references that are held for long. debugfs and fdinfo count them by kind,
  * and with CONFIG_IOASID_REF_TRACKER the stack of this call is remembered.
  *
  * Context: Process context, may sleep.
- * Return: @ioasid, to be released by ioasid_user_put().
  */
-struct ioasid *ioasid_user_get(struct ioasid *ioasid, enum ioasid_user user,
-			       struct ioasid_tracker *tracker)
+void ioasid_user_get(struct ioasid *ioasid, enum ioasid_user user,
+		     struct ioasid_ref *ref)
 {
 	ioasid_get(ioasid);
-	ioasid_add_user(ioasid, user, tracker);
-	return ioasid;
+	ioasid_add_user(ioasid, user, ref);
 }
 EXPORT_SYMBOL_GPL(ioasid_user_get);
 
@@ -911,7 +923,7 @@ static noinline void ioasid_queue(struct ioasid *ioasid)
 }
 
 /**
- * ioasid_put() - drop a reference
+ * ioasid_put() - put a reference
  * @ioasid: an IOASID; not to be used after this
  *
  * A user must have detached it from all devices before. The last reference
@@ -922,7 +934,7 @@ static noinline void ioasid_queue(struct ioasid *ioasid)
  */
 void ioasid_put(struct ioasid *ioasid)
 {
-	if (ioasid_drop(ioasid))
+	if (ioasid_put_and_test(ioasid))
 		ioasid_queue(ioasid);
 }
 EXPORT_SYMBOL_GPL(ioasid_put);
@@ -952,10 +964,9 @@ static noinline bool ioasid_hand_over_stray(struct ioasid *ioasid)
 }
 
 /**
- * ioasid_user_put() - drop the reference of a user
- * @ioasid: from ioasid_user_get() or ioasid_fd_get(); not to be used after this
- * @user: as given there
- * @tracker: as given there
+ * ioasid_user_put() - put the reference of a user
+ * @ref: from ioasid_user_get() or ioasid_fd_get(). Neither it nor the IOASID may
+ *	 be used after this.
  *
  * A user must have detached it from all devices before. If one has not, the
  * worker blocks the DMA, and the number is lost. The last reference gone, the
@@ -964,11 +975,12 @@ static noinline bool ioasid_hand_over_stray(struct ioasid *ioasid)
  * Context: Any context but NMI, never sleeps, see ioasid_put(). With
  * CONFIG_IOASID_REF_TRACKER it takes a spinlock and frees memory.
  */
-void ioasid_user_put(struct ioasid *ioasid, enum ioasid_user user,
-		     struct ioasid_tracker *tracker)
+void ioasid_user_put(struct ioasid_ref *ref)
 {
-	ioasid_tracker_del(ioasid, tracker);
-	atomic_dec(&ioasid->users[user]);
+	struct ioasid *ioasid = ref->ioasid;
+
+	ioasid_tracker_del(ref);
+	atomic_dec(&ioasid->users[ref->user]);
 	if (unlikely(READ_ONCE(ioasid->nr_attached) >
 		     ioasid_attachers(ioasid)) && ioasid_hand_over_stray(ioasid))
 		return;
@@ -1041,7 +1053,7 @@ static inline struct ioasid *ioasid_get_active(struct ioasid *ioasid)
  * For those who keep a table of IOASIDs in which others look them up.
  *
  * Context: Any context but NMI, under rcu_read_lock().
- * Return: @ioasid, to be released by ioasid_put(), or ERR_PTR: -ESHUTDOWN it is
+ * Return: @ioasid, to be put by ioasid_put(), or ERR_PTR: -ESHUTDOWN it is
  * PARKED, -ENOENT its last reference has gone.
  */
 struct ioasid *ioasid_tryget(struct ioasid *ioasid)
@@ -1056,7 +1068,7 @@ EXPORT_SYMBOL_GPL(ioasid_tryget);
  * @id: the PASID
  *
  * Context: Any context but NMI, does not sleep.
- * Return: the IOASID, to be released by ioasid_put(), or ERR_PTR: -ENOENT @set
+ * Return: the IOASID, to be put by ioasid_put(), or ERR_PTR: -ENOENT @set
  * has no such number, -ESHUTDOWN it is PARKED.
  */
 struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
@@ -1349,25 +1361,21 @@ static void ioasid_end_stray(struct ioasid *ioasid)
 static void ioasid_end_strays(void)
 {
 	struct ioasid *ioasid;
-	unsigned long id;
-	bool stray;
+	u32 id;
 
 	if (!atomic_xchg(&ioasid_strays, 0))
 		return;
 
-	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
-		scoped_guard(rcu) {
-			ioasid = xa_find(&ioasid_xa, &id, IOASID_MAX,
-					 XA_PRESENT);
-			if (!ioasid)
-				return;
-			stray = READ_ONCE(ioasid->stray) && !ioasid->lost;
-		}
+	rcu_read_lock();
+	ioasid_for_each(ioasid, id) {
+		if (!READ_ONCE(ioasid->stray) || ioasid->lost)
+			continue;
 		/* The worker has a reference of those */
-		if (stray)
-			ioasid_end_stray(ioasid);
-		cond_resched();
+		rcu_read_unlock();
+		ioasid_end_stray(ioasid);
+		rcu_read_lock();
 	}
+	rcu_read_unlock();
 }
 
 /*
@@ -1397,17 +1405,16 @@ static bool ioasid_unpark(struct ioasid *ioasid,
  */
 static struct llist_node *ioasid_recycle(struct llist_node *list)
 {
-	struct llist_node *unparked = NULL, *busy = NULL;
 	struct iommu_unpark_gather gather = {};
 	struct ioasid *ioasid, *next;
+	LLIST_HEAD(unparked);
+	LLIST_HEAD(busy);
 	u32 count = 0;
 
 	llist_for_each_entry_safe(ioasid, next, list, recycle_node) {
-		struct llist_node **to = &busy;
-
 		ioasid_cond_resched(++count);
 		/*
-		 * A user that let go without detaching: its domain may be gone,
+		 * A user put it without detaching: its domain may be gone,
 		 * so the entry must stay blocked. The number is lost, memory is
 		 * safe.
 		 */
@@ -1415,15 +1422,13 @@ static struct llist_node *ioasid_recycle(struct llist_node *list)
 			ioasid_complain(ioasid);
 			continue;
 		}
-		if (ioasid_unpark(ioasid, &gather))
-			to = &unparked;
-		ioasid->recycle_node.next = *to;
-		*to = &ioasid->recycle_node;
+		__llist_add(&ioasid->recycle_node,
+			    ioasid_unpark(ioasid, &gather) ? &unparked : &busy);
 	}
 	/* Before the first of the numbers can be had again */
 	iommu_unpark_gather_sync(&gather);
-	ioasid_release(unparked);
-	return busy;
+	ioasid_release(unparked.first);
+	return busy.first;
 }
 
 /* For the next run of the worker. */

@@ -11,8 +11,9 @@
 #include <linux/llist.h>
 #include <linux/misc_cgroup.h>
 #include <linux/mutex.h>
-#include <linux/ref_tracker.h>
 #include <linux/rbtree.h>
+#include <linux/rcupdate.h>
+#include <linux/ref_tracker.h>
 #include <linux/refcount.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
@@ -130,7 +131,7 @@ struct ioasid_chain {
  * @users: of @refs, those that say who they are
  * @blocked: park is complete: no DMA can reach memory, no device is touched
  *	     by park any more
- * @stray: perhaps a user has let go of it without detaching: the worker has its
+ * @stray: perhaps a user put it without detaching: the worker has its
  *	   reference, and finds out
  * @lost: that was so; written by the worker, under @lock
  * @freeing: picked by a bulk free that may still fail; under the owner's lock
@@ -221,6 +222,17 @@ struct ioasid *ioasid_account_find(struct ioasid_account *account, u32 id);
 struct ioasid *ioasid_account_next(struct ioasid_account *account,
 				   struct ioasid *ioasid);
 
+/*
+ * Walk the IOASIDs of @_account, whose lock is held, in ascending order from
+ * number @_start on. The lock is released from time to time after an iteration.
+ */
+#define ioasid_account_for_each_from(_ioasid, _account, _start)		\
+	for (_ioasid = ioasid_account_find(_account, _start); _ioasid;	\
+	     _ioasid = ioasid_account_next(_account, _ioasid))
+
+#define ioasid_account_for_each(_ioasid, _account)			\
+	ioasid_account_for_each_from(_ioasid, _account, IOASID_MIN)
+
 static inline void ioasid_chain_init(struct ioasid_chain *chain)
 {
 	chain->first = NULL;
@@ -272,11 +284,26 @@ void ioasid_unreserve(struct ioasid_chain *chain);
 struct ioasid *ioasid_lookup(u32 id);
 struct ioasid *ioasid_account_find_get(struct ioasid_account *account, u32 id);
 void ioasid_add_user(struct ioasid *ioasid, enum ioasid_user user,
-		     struct ioasid_tracker *tracker);
+		     struct ioasid_ref *ref);
 u32 ioasid_users(const struct ioasid *ioasid);
 void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid);
 void ioasid_show_account(struct seq_file *s, struct ioasid_account *account);
 struct ioasid *ioasid_next(u32 *id);
+
+/*
+ * Walk all published IOASIDs under rcu_read_lock(), which is released after each
+ * iteration. @_id is the number of @_ioasid.
+ */
+#define ioasid_for_each(_ioasid, _id)					\
+	for (_id = IOASID_MIN; (_ioasid = ioasid_next(&_id));		\
+	     _id++, ioasid_resched_rcu())
+
+static inline void ioasid_resched_rcu(void)
+{
+	rcu_read_unlock();
+	cond_resched();
+	rcu_read_lock();
+}
 
 void ioasid_free_chain(struct ioasid_chain *chain);
 void ioasid_recycle_flush(void);
@@ -293,16 +320,14 @@ static inline void ioasid_tracker_exit(struct ioasid *ioasid)
 	ref_tracker_dir_exit(&ioasid->tracker_dir);
 }
 
-static inline void ioasid_tracker_add(struct ioasid *ioasid,
-				      struct ioasid_tracker *tracker)
+static inline void ioasid_tracker_add(struct ioasid_ref *ref)
 {
-	ref_tracker_alloc(&ioasid->tracker_dir, &tracker->ref, GFP_KERNEL);
+	ref_tracker_alloc(&ref->ioasid->tracker_dir, &ref->tracker, GFP_KERNEL);
 }
 
-static inline void ioasid_tracker_del(struct ioasid *ioasid,
-				      struct ioasid_tracker *tracker)
+static inline void ioasid_tracker_del(struct ioasid_ref *ref)
 {
-	ref_tracker_free(&ioasid->tracker_dir, &tracker->ref);
+	ref_tracker_free(&ref->ioasid->tracker_dir, &ref->tracker);
 }
 
 static inline int ioasid_tracker_snprint(struct ioasid *ioasid, char *buf,
@@ -319,13 +344,11 @@ static inline void ioasid_tracker_exit(struct ioasid *ioasid)
 {
 }
 
-static inline void ioasid_tracker_add(struct ioasid *ioasid,
-				      struct ioasid_tracker *tracker)
+static inline void ioasid_tracker_add(struct ioasid_ref *ref)
 {
 }
 
-static inline void ioasid_tracker_del(struct ioasid *ioasid,
-				      struct ioasid_tracker *tracker)
+static inline void ioasid_tracker_del(struct ioasid_ref *ref)
 {
 }
 

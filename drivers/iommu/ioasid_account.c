@@ -44,7 +44,7 @@ static void ioasid_account_init(struct ioasid_account *account,
  * @mm: the address space; the caller has a reference to it, the set has none
  *
  * Context: Process context, may sleep.
- * Return: the set, to be released by ioasid_set_put(), or ERR_PTR: -EINVAL @mm
+ * Return: the set, to be put by ioasid_set_put(), or ERR_PTR: -EINVAL @mm
  * is NULL, -ENOMEM.
  */
 struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm)
@@ -75,7 +75,7 @@ struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm)
 EXPORT_SYMBOL_GPL(ioasid_set_get_mm);
 
 /**
- * ioasid_set_put() - release a set
+ * ioasid_set_put() - put a set
  * @set: from ioasid_set_get_mm()
  *
  * The set goes when its mm, its files and its last IOASID are gone.
@@ -89,7 +89,7 @@ void ioasid_set_put(struct ioasid_set *set)
 EXPORT_SYMBOL_GPL(ioasid_set_put);
 
 /**
- * mm_ioasid_drop() - let an mm that is about to be freed release its set
+ * mm_ioasid_drop() - put the set of an mm that is about to be freed
  * @mm: the address space
  *
  * Context: Any context but NMI, never sleeps: the last mmdrop() may be that of

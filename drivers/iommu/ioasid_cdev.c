@@ -61,8 +61,7 @@ static void ioasid_pick_all(struct ioasid_account *account,
 	struct ioasid *ioasid;
 
 	spin_lock(&account->lock);
-	for (ioasid = ioasid_account_find(account, IOASID_MIN); ioasid;
-	     ioasid = ioasid_account_next(account, ioasid)) {
+	ioasid_account_for_each(ioasid, account) {
 		if (ioasid_is_active(ioasid))
 			ioasid_chain_add(chain, ioasid);
 	}
@@ -346,8 +345,9 @@ static u32 ioasid_fill_list(struct ioasid_account *account, u32 start,
 	u32 n = 0;
 
 	spin_lock(&account->lock);
-	for (ioasid = ioasid_account_find(account, start); ioasid && n < count;
-	     ioasid = ioasid_account_next(account, ioasid)) {
+	ioasid_account_for_each_from(ioasid, account, start) {
+		if (n == count)
+			break;
 		entries[n++] = (struct ioasid_list_entry){
 			.id = ioasid->id,
 			.state = READ_ONCE(ioasid->state),
@@ -497,31 +497,32 @@ static const struct file_operations ioasid_fops = {
  * @fd: descriptor of a /dev/ioasid file of the current process
  * @id: the PASID, which must be owned by that file
  * @user: what kind of user takes it, for those who ask who holds the IOASID
- * @tracker: of the reference
+ * @ref: the reference, to be put by ioasid_user_put()
  *
  * For users that are handed a (file, number) pair. Possession of the file is
  * the authorization; the file itself is not held.
  *
  * Context: Process context, may sleep.
- * Return: the IOASID, to be released by ioasid_user_put(), or ERR_PTR: -EBADF
- * @fd is not open or not a /dev/ioasid, -ENOENT the file has no such number,
- * -ESHUTDOWN it is PARKED.
+ * Return: 0, or -EBADF @fd is not open or not a /dev/ioasid, -ENOENT the file has
+ * no such number, -ESHUTDOWN it is PARKED. On failure @ref is not touched.
  */
-struct ioasid *ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
-			     struct ioasid_tracker *tracker)
+int ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
+		  struct ioasid_ref *ref)
 {
 	struct ioasid_ctx *ctx;
 	struct ioasid *ioasid;
 
 	CLASS(fd, f)(fd);
 	if (!fd_file(f) || fd_file(f)->f_op != &ioasid_fops)
-		return ERR_PTR(-EBADF);
+		return -EBADF;
 
 	ctx = fd_file(f)->private_data;
 	ioasid = ioasid_account_find_get(ctx->account, id);
-	if (!IS_ERR(ioasid))
-		ioasid_add_user(ioasid, user, tracker);
-	return ioasid;
+	if (IS_ERR(ioasid))
+		return PTR_ERR(ioasid);
+
+	ioasid_add_user(ioasid, user, ref);
+	return 0;
 }
 EXPORT_SYMBOL_GPL(ioasid_fd_get);
 

@@ -22,15 +22,13 @@
 
 /**
  * struct test_attachment - an IOASID that was attached to a device
- * @ioasid: holds a reference as IOASID_USER_DRIVER
- * @tracker: of that reference
- * @domain: what @ioasid is attached with; NULL once it is detached
+ * @ref: the reference to it
+ * @domain: what it is attached with; NULL once it is detached
  * @owns_domain: whether @domain is freed with this attachment. Others that share
  *		 the domain follow it in the array.
  */
 struct test_attachment {
-	struct ioasid *ioasid;
-	struct ioasid_tracker tracker;
+	struct ioasid_ref ref;
 	struct iommu_domain *domain;
 	bool owns_domain;
 };
@@ -67,7 +65,7 @@ static void test_detach_chunk(struct test_chunk *chunk)
 		if (at->owns_domain)
 			domain = at->domain;
 		if (at->domain)
-			ioasid_detach_device(at->ioasid, at->domain,
+			ioasid_detach_device(at->ref.ioasid, at->domain,
 					     &chunk->pdev->dev);
 		at->domain = NULL;
 		at->owns_domain = false;
@@ -83,9 +81,7 @@ static void test_put_chunk(struct test_chunk *chunk)
 
 	test_detach_chunk(chunk);
 	for (i = 0; i < chunk->count; i++) {
-		ioasid_user_put(chunk->attachments[i].ioasid,
-				IOASID_USER_DRIVER,
-				&chunk->attachments[i].tracker);
+		ioasid_user_put(&chunk->attachments[i].ref);
 		cond_resched();
 	}
 	chunk->count = 0;
@@ -105,9 +101,9 @@ static int test_attach_id(struct test_chunk *chunk, int fd, u32 id,
 	struct device *dev = &chunk->pdev->dev;
 	int ret;
 
-	at->ioasid = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &at->tracker);
-	if (IS_ERR(at->ioasid))
-		return PTR_ERR(at->ioasid);
+	ret = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &at->ref);
+	if (ret)
+		return ret;
 
 	at->owns_domain = new_domain;
 	at->domain = new_domain ? iommu_paging_domain_alloc(dev) :
@@ -117,7 +113,7 @@ static int test_attach_id(struct test_chunk *chunk, int fd, u32 id,
 		goto err_put;
 	}
 
-	ret = ioasid_attach_device(at->ioasid, at->domain, dev, NULL);
+	ret = ioasid_attach_device(at->ref.ioasid, at->domain, dev, NULL);
 	if (ret)
 		goto err_free_domain;
 	chunk->count++;
@@ -127,7 +123,7 @@ err_free_domain:
 	if (new_domain)
 		iommu_domain_free(at->domain);
 err_put:
-	ioasid_user_put(at->ioasid, IOASID_USER_DRIVER, &at->tracker);
+	ioasid_user_put(&at->ref);
 	return ret;
 }
 
@@ -256,18 +252,19 @@ static struct iommu_device *no_park_iommu;	/* NULL: nothing is hidden */
 static bool test_any_in_use(void)
 {
 	struct ioasid *ioasid;
+	bool found = false;
 	u32 id;
 
 	ioasid_recycle_flush();
-	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
-		guard(rcu)();
-		ioasid = ioasid_next(&id);
-		if (!ioasid)
-			return false;
-		if (!ioasid_is_active(ioasid) || READ_ONCE(ioasid->nr_attached))
-			return true;
+	rcu_read_lock();
+	ioasid_for_each(ioasid, id) {
+		found = !ioasid_is_active(ioasid) ||
+			READ_ONCE(ioasid->nr_attached);
+		if (found)
+			break;
 	}
-	return false;
+	rcu_read_unlock();
+	return found;
 }
 
 static void no_park_restore(void)

@@ -69,9 +69,9 @@ static void ioasid_show_ids(struct seq_file *s, struct ioasid_account *account,
 	struct ioasid *ioasid;
 
 	spin_lock(&account->lock);
-	for (ioasid = ioasid_account_find(account, IOASID_MIN);
-	     ioasid && nr <= IOASID_FDINFO_RANGES;
-	     ioasid = ioasid_account_next(account, ioasid)) {
+	ioasid_account_for_each(ioasid, account) {
+		if (nr > IOASID_FDINFO_RANGES)
+			break;
 		if (READ_ONCE(ioasid->state) != state)
 			continue;
 		if (first && ioasid->id != last + 1) {
@@ -96,9 +96,9 @@ static void ioasid_show_parked_users(struct seq_file *s,
 	unsigned int nr = 0;
 
 	spin_lock(&account->lock);
-	for (ioasid = ioasid_account_find(account, IOASID_MIN);
-	     ioasid && nr < IOASID_FDINFO_LINES;
-	     ioasid = ioasid_account_next(account, ioasid)) {
+	ioasid_account_for_each(ioasid, account) {
+		if (nr == IOASID_FDINFO_LINES)
+			break;
 		if (ioasid_is_active(ioasid))
 			continue;
 		seq_printf(s, "ioasid-parked-users:\t%u ", ioasid->id);
@@ -145,25 +145,21 @@ static int ioasid_debugfs_show(struct seq_file *s, void *unused)
 	u32 id;
 
 	seq_puts(s, "id state users attachments owner holders\n");
-	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
-		scoped_guard(rcu) {
-			ioasid = ioasid_next(&id);
-			if (!ioasid)
-				return 0;
-			seq_printf(s, "%u %s %u %u ", id,
-				   ioasid_is_active(ioasid) ? "active" : "parked",
-				   ioasid_users(ioasid),
-				   READ_ONCE(ioasid->nr_attached));
-			owner = ioasid->account->owner;
-			if (owner == IOASID_OWNER_KERNEL)
-				seq_puts(s, "kernel ");
-			else
-				seq_printf(s, "file-%llu ", owner);
-			ioasid_show_users(s, ioasid);
-			seq_putc(s, '\n');
-		}
-		cond_resched();
+	rcu_read_lock();
+	ioasid_for_each(ioasid, id) {
+		seq_printf(s, "%u %s %u %u ", id,
+			   ioasid_is_active(ioasid) ? "active" : "parked",
+			   ioasid_users(ioasid),
+			   READ_ONCE(ioasid->nr_attached));
+		owner = ioasid->account->owner;
+		if (owner == IOASID_OWNER_KERNEL)
+			seq_puts(s, "kernel ");
+		else
+			seq_printf(s, "file-%llu ", owner);
+		ioasid_show_users(s, ioasid);
+		seq_putc(s, '\n');
 	}
+	rcu_read_unlock();
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(ioasid_debugfs);
@@ -179,22 +175,17 @@ static int ioasid_refs_show(struct seq_file *s, void *unused)
 	if (!buf)
 		return -ENOMEM;
 
-	for (id = IOASID_MIN; id <= IOASID_MAX; id++) {
-		scoped_guard(rcu) {
-			ioasid = ioasid_next(&id);
-			if (!ioasid)
-				return 0;
-			len = 0;
-			if (!ioasid_is_active(ioasid))
-				len = ioasid_tracker_snprint(ioasid, buf,
-							     SZ_16K);
-		}
+	rcu_read_lock();
+	ioasid_for_each(ioasid, id) {
+		if (ioasid_is_active(ioasid))
+			continue;
+		len = ioasid_tracker_snprint(ioasid, buf, SZ_16K);
 		if (len) {
 			seq_printf(s, "PASID %u\n", id);
 			seq_write(s, buf, len);
 		}
-		cond_resched();
 	}
+	rcu_read_unlock();
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(ioasid_refs);

@@ -1136,14 +1136,14 @@ static void put_while_attached_blocks(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
-	struct ioasid_tracker tracker[3];
+	struct ioasid_ref ref[3];
 
-	ioasid_user_get(a, IOASID_USER_KVM, &tracker[0]);
-	ioasid_user_get(a, IOASID_USER_MDEV, &tracker[1]);
-	ioasid_user_get(a, IOASID_USER_DRIVER, &tracker[2]);
+	ioasid_user_get(a, IOASID_USER_KVM, &ref[0]);
+	ioasid_user_get(a, IOASID_USER_MDEV, &ref[1]);
+	ioasid_user_get(a, IOASID_USER_DRIVER, &ref[2]);
 	ioasid_test_attach(test, a, fix->dev[0]);
 	ioasid_test_attach(test, a, fix->dev[1]);
-	ioasid_user_put(a, IOASID_USER_DRIVER, &tracker[2]);
+	ioasid_user_put(&ref[2]);
 	ioasid_recycle_flush();
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PARKED);
 	KUNIT_EXPECT_TRUE(test, ioasid_is_active(a));
@@ -1157,9 +1157,9 @@ static void put_while_attached_blocks(struct kunit *test)
 	mock_device_remove(fix->dev[0]);
 	fix->dev[0] = NULL;
 	ioasid_detach_device(a, &mock_domain, fix->dev[1]);
-	ioasid_user_put(a, IOASID_USER_MDEV, &tracker[1]);
+	ioasid_user_put(&ref[1]);
 	ioasid_free(a);
-	ioasid_user_put(a, IOASID_USER_KVM, &tracker[0]);
+	ioasid_user_put(&ref[0]);
 	ioasid_recycle_flush();
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 9, 9)), -ENOSPC);
 	end_lost(a);
@@ -1170,22 +1170,22 @@ static void put_after_detach_is_no_reason_to_block(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
-	struct ioasid_tracker tracker[2];
+	struct ioasid_ref ref[2];
 	unsigned int i;
 
-	ioasid_user_get(a, IOASID_USER_DRIVER, &tracker[0]);
+	ioasid_user_get(a, IOASID_USER_DRIVER, &ref[0]);
 	ioasid_test_attach(test, a, fix->dev[0]);
 	for (i = 0; i < 100; i++) {
-		ioasid_user_get(a, IOASID_USER_MDEV, &tracker[1]);
+		ioasid_user_get(a, IOASID_USER_MDEV, &ref[1]);
 		ioasid_test_attach(test, a, fix->dev[1]);
 		ioasid_detach_device(a, &mock_domain, fix->dev[1]);
-		ioasid_user_put(a, IOASID_USER_MDEV, &tracker[1]);
+		ioasid_user_put(&ref[1]);
 	}
 	ioasid_recycle_flush();
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PRESENT);
 	KUNIT_EXPECT_FALSE(test, a->stray);
 	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
-	ioasid_user_put(a, IOASID_USER_DRIVER, &tracker[0]);
+	ioasid_user_put(&ref[0]);
 	ioasid_free(a);
 }
 
@@ -1277,11 +1277,11 @@ static void expect_users(struct kunit *test, struct ioasid *ioasid,
 static void users_are_counted_by_kind(struct kunit *test)
 {
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
-	struct ioasid_tracker mdev, kvm[2];
+	struct ioasid_ref mdev, kvm[2];
 
 	expect_users(test, a, "-");
-	KUNIT_EXPECT_PTR_EQ(test, ioasid_user_get(a, IOASID_USER_KVM, &kvm[0]),
-			    a);
+	ioasid_user_get(a, IOASID_USER_KVM, &kvm[0]);
+	KUNIT_EXPECT_PTR_EQ(test, kvm[0].ioasid, a);
 	expect_users(test, a, "kvm=1");
 	ioasid_user_get(a, IOASID_USER_MDEV, &mdev);
 	ioasid_user_get(a, IOASID_USER_KVM, &kvm[1]);
@@ -1292,19 +1292,19 @@ static void users_are_counted_by_kind(struct kunit *test)
 	/* The owner, who is none of them, does not change that */
 	ioasid_free(a);
 	expect_users(test, a, "mdev=1,kvm=2,other=1");
-	ioasid_user_put(a, IOASID_USER_MDEV, &mdev);
-	ioasid_user_put(a, IOASID_USER_KVM, &kvm[0]);
+	ioasid_user_put(&mdev);
+	ioasid_user_put(&kvm[0]);
 	expect_users(test, a, "kvm=1,other=1");
-	ioasid_user_put(a, IOASID_USER_KVM, &kvm[1]);
+	ioasid_user_put(&kvm[1]);
 	expect_users(test, a, "other=1");
 	KUNIT_EXPECT_EQ(test, ioasid_users(a), 1);
 	ioasid_put(a);
 }
 
 static noinline_for_stack void ioasid_test_leak(struct ioasid *ioasid,
-						struct ioasid_tracker *tracker)
+						struct ioasid_ref *ref)
 {
-	ioasid_user_get(ioasid, IOASID_USER_KVM, tracker);
+	ioasid_user_get(ioasid, IOASID_USER_KVM, ref);
 	/* Not a tail call: the stack is to show this function */
 	barrier();
 }
@@ -1313,7 +1313,7 @@ static void stack_of_each_user_is_remembered(struct kunit *test)
 {
 	const size_t size = SZ_4K;
 	char *buf = kunit_kzalloc(test, size, GFP_KERNEL);
-	struct ioasid_tracker leaked, other;
+	struct ioasid_ref leaked, other;
 	struct ioasid *a;
 
 	if (!IS_ENABLED(CONFIG_IOASID_REF_TRACKER))
@@ -1323,7 +1323,7 @@ static void stack_of_each_user_is_remembered(struct kunit *test)
 	ioasid_user_get(a, IOASID_USER_MDEV, &other);
 	ioasid_test_leak(a, &leaked);
 	ioasid_free(a);
-	ioasid_user_put(a, IOASID_USER_MDEV, &other);
+	ioasid_user_put(&other);
 
 	ioasid_tracker_snprint(a, buf, size);
 	KUNIT_EXPECT_NOT_NULL(test, strstr(buf, "has 1/1 users"));
@@ -1331,7 +1331,7 @@ static void stack_of_each_user_is_remembered(struct kunit *test)
 	if (IS_ENABLED(CONFIG_KALLSYMS) && !IS_ENABLED(CONFIG_UML))
 		KUNIT_EXPECT_NOT_NULL_MSG(test, strstr(buf, "ioasid_test_leak"),
 					  "%s", buf);
-	ioasid_user_put(a, IOASID_USER_KVM, &leaked);
+	ioasid_user_put(&leaked);
 }
 
 /* Of the cgroup of the test, which is charged */

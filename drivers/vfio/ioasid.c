@@ -18,6 +18,7 @@
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 #include <linux/vfio.h>
 #include <linux/xarray.h>
@@ -29,12 +30,6 @@
 
 /* Entries of a list that are copied to user space at a time */
 #define VFIO_IOASID_BATCH	16
-
-/* An IOASID that a device holds */
-struct vfio_held_ioasid {
-	struct ioasid *ioasid;
-	struct ioasid_tracker tracker;
-};
 
 /**
  * vfio_ioasids_init() - a device can hold IOASIDs from now on
@@ -100,7 +95,7 @@ static bool vfio_ioasids_supported(struct vfio_ioasids *ioasids)
  */
 struct ioasid *vfio_ioasids_find(struct vfio_ioasids *ioasids, u32 id)
 {
-	struct vfio_held_ioasid *held;
+	struct ioasid_ref *held;
 
 	lockdep_assert_held(ioasids->lock);
 
@@ -109,13 +104,12 @@ struct ioasid *vfio_ioasids_find(struct vfio_ioasids *ioasids, u32 id)
 }
 EXPORT_SYMBOL_GPL(vfio_ioasids_find);
 
-/* Attach @ioasid and take over the caller's reference, or change nothing */
+/* Attach the IOASID of @ref and take over that reference, or change nothing */
 static int vfio_ioasids_hold(struct vfio_ioasids *ioasids,
-			     struct ioasid *ioasid,
-			     struct ioasid_tracker tracker, struct ioasid *old)
+			     const struct ioasid_ref *ref, struct ioasid *old)
 {
-	struct vfio_held_ioasid *held;
-	u32 id = ioasid_id(ioasid);
+	u32 id = ioasid_id(ref->ioasid);
+	struct ioasid_ref *held;
 	int ret;
 
 	/* The number identifies it: it is not reused while it is held */
@@ -124,17 +118,15 @@ static int vfio_ioasids_hold(struct vfio_ioasids *ioasids,
 	if (id >= vfio_ioasids_max_pasids(ioasids))
 		return -EINVAL;
 
-	held = kmalloc(sizeof(*held), GFP_KERNEL_ACCOUNT);
+	held = kmemdup(ref, sizeof(*ref), GFP_KERNEL_ACCOUNT);
 	if (!held)
 		return -ENOMEM;
-	held->ioasid = ioasid;
-	held->tracker = tracker;
 
 	/* First, so that nothing can fail after the attach */
 	ret = xa_insert(&ioasids->held, id, held, GFP_KERNEL_ACCOUNT);
 	if (ret)
 		goto err_free;
-	ret = ioasids->ops->attach(ioasids->vdev, ioasid, old);
+	ret = ioasids->ops->attach(ioasids->vdev, ref->ioasid, old);
 	if (ret)
 		goto err_erase;
 	return 0;
@@ -147,11 +139,11 @@ err_free:
 }
 
 static void vfio_ioasids_release(struct vfio_ioasids *ioasids,
-				 struct vfio_held_ioasid *held)
+				 struct ioasid_ref *held)
 {
 	ioasids->ops->detach(ioasids->vdev, held->ioasid);
 	xa_erase(&ioasids->held, ioasid_id(held->ioasid));
-	ioasid_user_put(held->ioasid, ioasids->ops->user, &held->tracker);
+	ioasid_user_put(held);
 	kfree(held);
 }
 
@@ -165,7 +157,7 @@ static void vfio_ioasids_release(struct vfio_ioasids *ioasids,
  */
 void vfio_ioasids_drop_all(struct vfio_ioasids *ioasids)
 {
-	struct vfio_held_ioasid *held;
+	struct ioasid_ref *held;
 	unsigned long id;
 
 	lockdep_assert_held(ioasids->lock);
@@ -176,31 +168,29 @@ void vfio_ioasids_drop_all(struct vfio_ioasids *ioasids)
 EXPORT_SYMBOL_GPL(vfio_ioasids_drop_all);
 
 #ifdef CONFIG_KVM_IOASID
-static struct ioasid *vfio_ioasids_lookup_guest(struct vfio_ioasids *ioasids,
-						u32 guest_pasid,
-						struct ioasid_tracker *tracker)
+static int vfio_ioasids_get_guest(struct vfio_ioasids *ioasids, u32 guest_pasid,
+				  struct ioasid_ref *ref)
 {
 	struct kvm *kvm = ioasids->vdev->kvm;
 	typeof(kvm_ioasid_get) *get;
-	struct ioasid *ioasid;
+	int ret;
 
 	if (!kvm)
-		return ERR_PTR(-ENOENT);
+		return -ENOENT;
 	/* KVM may be a module, on which this one must not depend */
 	get = symbol_get(kvm_ioasid_get);
 	if (!get)
-		return ERR_PTR(-ENOENT);
+		return -ENOENT;
 
-	ioasid = get(kvm, guest_pasid, ioasids->ops->user, tracker);
+	ret = get(kvm, guest_pasid, ioasids->ops->user, ref);
 	symbol_put(kvm_ioasid_get);
-	return ioasid;
+	return ret;
 }
 #else
-static struct ioasid *vfio_ioasids_lookup_guest(struct vfio_ioasids *ioasids,
-						u32 guest_pasid,
-						struct ioasid_tracker *tracker)
+static int vfio_ioasids_get_guest(struct vfio_ioasids *ioasids, u32 guest_pasid,
+				  struct ioasid_ref *ref)
 {
-	return ERR_PTR(-ENOENT);
+	return -ENOENT;
 }
 #endif
 
@@ -228,22 +218,22 @@ static struct ioasid *vfio_ioasids_lookup_guest(struct vfio_ioasids *ioasids,
 struct ioasid *vfio_ioasids_hold_guest(struct vfio_ioasids *ioasids,
 				       u32 guest_pasid)
 {
-	struct ioasid_tracker tracker = {};
-	struct ioasid *ioasid, *held;
+	struct ioasid_ref ref;
+	struct ioasid *held;
 	int ret;
 
-	ioasid = vfio_ioasids_lookup_guest(ioasids, guest_pasid, &tracker);
-	if (IS_ERR(ioasid))
-		return ioasid;
+	ret = vfio_ioasids_get_guest(ioasids, guest_pasid, &ref);
+	if (ret)
+		return ERR_PTR(ret);
 
-	held = vfio_ioasids_find(ioasids, ioasid_id(ioasid));
+	held = vfio_ioasids_find(ioasids, ioasid_id(ref.ioasid));
 	if (!held) {
-		ret = vfio_ioasids_hold(ioasids, ioasid, tracker, NULL);
+		ret = vfio_ioasids_hold(ioasids, &ref, NULL);
 		if (!ret)
-			return ioasid;
+			return ref.ioasid;
 		held = ERR_PTR(ret);
 	}
-	ioasid_user_put(ioasid, ioasids->ops->user, &tracker);
+	ioasid_user_put(&ref);
 	return held;
 }
 EXPORT_SYMBOL_GPL(vfio_ioasids_hold_guest);
@@ -257,7 +247,7 @@ EXPORT_SYMBOL_GPL(vfio_ioasids_hold_guest);
  */
 void vfio_ioasids_drop(struct vfio_ioasids *ioasids, struct ioasid *ioasid)
 {
-	struct vfio_held_ioasid *held;
+	struct ioasid_ref *held;
 
 	lockdep_assert_held(ioasids->lock);
 
@@ -269,18 +259,17 @@ void vfio_ioasids_drop(struct vfio_ioasids *ioasids, struct ioasid *ioasid)
 EXPORT_SYMBOL_GPL(vfio_ioasids_drop);
 
 static int vfio_ioasids_replace(struct vfio_ioasids *ioasids,
-				struct ioasid *ioasid,
-				struct ioasid_tracker tracker, u32 old_id)
+				const struct ioasid_ref *ref, u32 old_id)
 {
-	struct vfio_held_ioasid *old = xa_load(&ioasids->held, old_id);
+	struct ioasid_ref *old = xa_load(&ioasids->held, old_id);
 	int ret;
 
 	if (!old)
 		return -ENOENT;
-	if (old->ioasid == ioasid)
+	if (old->ioasid == ref->ioasid)
 		return -EALREADY;
 
-	ret = vfio_ioasids_hold(ioasids, ioasid, tracker, old->ioasid);
+	ret = vfio_ioasids_hold(ioasids, ref, old->ioasid);
 	if (ret)
 		return ret;
 	vfio_ioasids_release(ioasids, old);
@@ -291,24 +280,21 @@ static int vfio_ioasids_replace(struct vfio_ioasids *ioasids,
 static int vfio_ioasids_give(struct vfio_ioasids *ioasids,
 			     const struct vfio_device_feature_ioasid *set)
 {
-	enum ioasid_user user = ioasids->ops->user;
-	struct ioasid_tracker tracker = {};
-	struct ioasid *ioasid;
+	struct ioasid_ref ref;
 	int ret;
 
-	ioasid = ioasid_fd_get(set->fd, set->id, user, &tracker);
-	if (IS_ERR(ioasid))
-		return PTR_ERR(ioasid);
+	ret = ioasid_fd_get(set->fd, set->id, ioasids->ops->user, &ref);
+	if (ret)
+		return ret;
 
 	scoped_guard(mutex, ioasids->lock) {
 		if (set->flags & VFIO_DEVICE_IOASID_REPLACE)
-			ret = vfio_ioasids_replace(ioasids, ioasid, tracker,
-						   set->old_id);
+			ret = vfio_ioasids_replace(ioasids, &ref, set->old_id);
 		else
-			ret = vfio_ioasids_hold(ioasids, ioasid, tracker, NULL);
+			ret = vfio_ioasids_hold(ioasids, &ref, NULL);
 	}
 	if (ret)
-		ioasid_user_put(ioasid, user, &tracker);
+		ioasid_user_put(&ref);
 	/* Replaced by itself: one reference is enough */
 	return ret == -EALREADY ? 0 : ret;
 }
@@ -335,7 +321,7 @@ static int vfio_ioasids_check(const struct vfio_device_feature_ioasid *set)
 static int vfio_ioasids_set(struct vfio_ioasids *ioasids, void __user *arg)
 {
 	struct vfio_device_feature_ioasid set;
-	struct vfio_held_ioasid *held;
+	struct ioasid_ref *held;
 	int ret;
 
 	if (copy_from_user(&set, arg, sizeof(set)))
@@ -363,7 +349,7 @@ static u32 vfio_ioasids_fill(struct vfio_ioasids *ioasids, unsigned long start,
 			     struct vfio_device_ioasid *entries, u32 count)
 {
 	const struct vfio_ioasids_ops *ops = ioasids->ops;
-	struct vfio_held_ioasid *held;
+	struct ioasid_ref *held;
 	unsigned long id;
 	u32 n = 0;
 

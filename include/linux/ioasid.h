@@ -5,6 +5,12 @@
  * See Documentation/driver-api/ioasid.rst. The functions are documented where
  * they are defined, in drivers/iommu/ioasid.c, ioasid_account.c and
  * ioasid_cdev.c.
+ *
+ * struct ioasid is the object. ioasid_t of <linux/iommu.h> is a bare PASID, the
+ * type that the IOMMU core and IOMMU drivers pass numbers in; it says nothing
+ * about who holds the number. The IOASID core and its users pass objects. They
+ * have numbers as u32: "id" for the number of an IOASID, "guest_pasid" for one
+ * that a guest chose.
  */
 #ifndef _LINUX_IOASID_H
 #define _LINUX_IOASID_H
@@ -34,10 +40,21 @@ enum ioasid_user {
 	IOASID_USER_KINDS
 };
 
-/* Stands beside the pointer of a user, compare netdevice_tracker */
-struct ioasid_tracker {
+/**
+ * struct ioasid_ref - the reference of a user
+ * @ioasid: what it refers to
+ * @user: kind of user
+ * @tracker: where the reference was taken, for a debug kernel
+ *
+ * For references that are held for long. Filled by ioasid_user_get() or
+ * ioasid_fd_get(), put by ioasid_user_put(). It may be copied, as long as it is
+ * put once.
+ */
+struct ioasid_ref {
+	struct ioasid *ioasid;
+	enum ioasid_user user;
 #ifdef CONFIG_IOASID_REF_TRACKER
-	struct ref_tracker *ref;
+	struct ref_tracker *tracker;
 #endif
 };
 
@@ -61,10 +78,9 @@ struct ioasid *ioasid_get(struct ioasid *ioasid);
 void ioasid_put(struct ioasid *ioasid);
 struct ioasid *ioasid_tryget(struct ioasid *ioasid);
 struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id);
-struct ioasid *ioasid_user_get(struct ioasid *ioasid, enum ioasid_user user,
-			       struct ioasid_tracker *tracker);
-void ioasid_user_put(struct ioasid *ioasid, enum ioasid_user user,
-		     struct ioasid_tracker *tracker);
+void ioasid_user_get(struct ioasid *ioasid, enum ioasid_user user,
+		     struct ioasid_ref *ref);
+void ioasid_user_put(struct ioasid_ref *ref);
 
 u32 ioasid_id(const struct ioasid *ioasid);
 bool ioasid_is_active(const struct ioasid *ioasid);
@@ -126,16 +142,13 @@ static inline struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
 	return ERR_PTR(-EOPNOTSUPP);
 }
 
-static inline struct ioasid *ioasid_user_get(struct ioasid *ioasid,
-					     enum ioasid_user user,
-					     struct ioasid_tracker *tracker)
+static inline void ioasid_user_get(struct ioasid *ioasid,
+				   enum ioasid_user user,
+				   struct ioasid_ref *ref)
 {
-	return ioasid;
 }
 
-static inline void ioasid_user_put(struct ioasid *ioasid,
-				   enum ioasid_user user,
-				   struct ioasid_tracker *tracker)
+static inline void ioasid_user_put(struct ioasid_ref *ref)
 {
 }
 
@@ -176,16 +189,15 @@ static inline void ioasid_detach_device(struct ioasid *ioasid,
 
 #ifdef CONFIG_IOASID_CDEV
 
-struct ioasid *ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
-			     struct ioasid_tracker *tracker);
+int ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
+		  struct ioasid_ref *ref);
 
 #else /* CONFIG_IOASID_CDEV */
 
-static inline struct ioasid *ioasid_fd_get(int fd, u32 id,
-					   enum ioasid_user user,
-					   struct ioasid_tracker *tracker)
+static inline int ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
+				struct ioasid_ref *ref)
 {
-	return ERR_PTR(-EOPNOTSUPP);
+	return -EOPNOTSUPP;
 }
 
 #endif /* CONFIG_IOASID_CDEV */

@@ -3,34 +3,32 @@
 
 int attach_fails(struct user *user, int fd, u32 id)
 {
-	struct ioasid *ioasid;
+	struct ioasid_ref ref;
 	int ret;
 
-	ioasid = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &user->tracker);
-	if (IS_ERR(ioasid))
-		return PTR_ERR(ioasid);
-	ret = ioasid_attach_device(ioasid, user->domain, user->dev, NULL);
+	ret = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &ref);
+	if (ret)
+		return ret;
+	ret = ioasid_attach_device(ref.ioasid, user->domain, user->dev, NULL);
 	if (ret)
 		return ret; /* FLAG */
-	user->ioasid = ioasid;
+	user->ref = ref;
 	return 0;
 }
 
 int label_is_too_low(struct user *user, int fd, u32 id)
 {
-	struct ioasid *ioasid;
+	struct ioasid_ref ref;
 	int ret;
 
 	mutex_lock(&user->lock);
-	ioasid = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &user->tracker);
-	if (IS_ERR(ioasid)) {
-		ret = PTR_ERR(ioasid);
-		goto out_unlock;
-	}
-	ret = ioasid_attach_device(ioasid, user->domain, user->dev, NULL);
+	ret = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &ref);
 	if (ret)
 		goto out_unlock;
-	user->ioasid = ioasid;
+	ret = ioasid_attach_device(ref.ioasid, user->domain, user->dev, NULL);
+	if (ret)
+		goto out_unlock;
+	user->ref = ref;
 out_unlock:
 	mutex_unlock(&user->lock);
 	return ret; /* FLAG */
@@ -68,10 +66,8 @@ int holder_is_freed(struct user *user, int fd, u32 id)
 	struct mapping *mapping = kzalloc(sizeof(*mapping), GFP_KERNEL);
 	int ret;
 
-	mapping->ioasid = ioasid_fd_get(fd, id, IOASID_USER_KVM,
-					&mapping->tracker);
-	if (IS_ERR(mapping->ioasid)) {
-		ret = PTR_ERR(mapping->ioasid);
+	ret = ioasid_fd_get(fd, id, IOASID_USER_KVM, &mapping->ref);
+	if (ret) {
 		kfree(mapping);
 		return ret;
 	}
@@ -94,9 +90,11 @@ int one_more(struct user *user, struct ioasid *ioasid)
 
 int one_more_user(struct user *user, struct ioasid *ioasid)
 {
-	ioasid_user_get(ioasid, IOASID_USER_MDEV, &user->tracker);
+	struct ioasid_ref ref;
+
+	ioasid_user_get(ioasid, IOASID_USER_MDEV, &ref);
 	if (user->closed)
 		return -ENODEV; /* FLAG */
-	user->ioasid = ioasid;
+	user->ref = ref;
 	return 0;
 }

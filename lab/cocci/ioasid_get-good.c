@@ -3,40 +3,38 @@
 
 int put_when_attach_fails(struct user *user, int fd, u32 id)
 {
-	struct ioasid *ioasid;
+	struct ioasid_ref ref;
 	int ret;
 
-	ioasid = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &user->tracker);
-	if (IS_ERR(ioasid))
-		return PTR_ERR(ioasid);
-	ret = ioasid_attach_device(ioasid, user->domain, user->dev, NULL);
+	ret = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &ref);
+	if (ret)
+		return ret;
+	ret = ioasid_attach_device(ref.ioasid, user->domain, user->dev, NULL);
 	if (ret) {
-		ioasid_user_put(ioasid, IOASID_USER_DRIVER, &user->tracker);
+		ioasid_user_put(&ref);
 		return ret;
 	}
-	user->ioasid = ioasid;
+	user->ref = ref;
 	return 0;
 }
 
 int labels_in_order(struct user *user, int fd, u32 id)
 {
-	struct ioasid *ioasid;
+	struct ioasid_ref ref;
 	int ret;
 
 	mutex_lock(&user->lock);
-	ioasid = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &user->tracker);
-	if (IS_ERR(ioasid)) {
-		ret = PTR_ERR(ioasid);
+	ret = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &ref);
+	if (ret)
 		goto out_unlock;
-	}
-	ret = ioasid_attach_device(ioasid, user->domain, user->dev, NULL);
+	ret = ioasid_attach_device(ref.ioasid, user->domain, user->dev, NULL);
 	if (ret)
 		goto err_put;
-	user->ioasid = ioasid;
+	user->ref = ref;
 	goto out_unlock;
 
 err_put:
-	ioasid_user_put(ioasid, IOASID_USER_DRIVER, &user->tracker);
+	ioasid_user_put(&ref);
 out_unlock:
 	mutex_unlock(&user->lock);
 	return ret;
@@ -69,17 +67,14 @@ int holder_is_freed_after_put(struct user *user, int fd, u32 id)
 	struct mapping *mapping = kzalloc(sizeof(*mapping), GFP_KERNEL);
 	int ret;
 
-	mapping->ioasid = ioasid_fd_get(fd, id, IOASID_USER_KVM,
-					&mapping->tracker);
-	if (IS_ERR(mapping->ioasid)) {
-		ret = PTR_ERR(mapping->ioasid);
+	ret = ioasid_fd_get(fd, id, IOASID_USER_KVM, &mapping->ref);
+	if (ret) {
 		kfree(mapping);
 		return ret;
 	}
 	ret = prepare(user);
 	if (ret) {
-		ioasid_user_put(mapping->ioasid, IOASID_USER_KVM,
-				&mapping->tracker);
+		ioasid_user_put(&mapping->ref);
 		kfree(mapping);
 		return ret;
 	}

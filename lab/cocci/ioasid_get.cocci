@@ -21,11 +21,11 @@ position get, end;
 @@
 
 (
- x = \(ioasid_fd_get@get\|ioasid_find_get@get\|ioasid_user_get@get\|ioasid_get@get\)(...);
+ x = \(ioasid_find_get@get\|ioasid_get@get\)(...);
 |
- struct ioasid *x = \(ioasid_fd_get@get\|ioasid_find_get@get\|ioasid_user_get@get\|ioasid_get@get\)(...);
+ struct ioasid *x = \(ioasid_find_get@get\|ioasid_get@get\)(...);
 |
- \(ioasid_user_get@get\|ioasid_get@get\)(x, ...);
+ ioasid_get@get(x, ...);
 )
  ... when any
      when != true IS_ERR(x)
@@ -46,22 +46,61 @@ position get, end;
  }
 )
 
-// In an object that is freed
-@lost exists@
-identifier m, fld;
-identifier f != {IS_ERR, PTR_ERR, ioasid_id, ioasid_is_active, ioasid_attach_device, ioasid_detach_device};
+// In a local struct ioasid_ref, neither copied nor handed on
+@leak_ref exists@
+identifier r, f;
+expression ret, e1, y;
+expression list es;
+statement S;
 position get, end;
 @@
 
- m->fld = \(ioasid_fd_get@get\|ioasid_find_get@get\|ioasid_user_get@get\|ioasid_get@get\)(...);
+(
+ ret = ioasid_fd_get@get(es, &r);
+ if (ret) S
+|
+ ioasid_user_get@get(es, &r);
+)
  ... when any
-     when != true IS_ERR(m->fld)
-     when != f(..., m->fld, ...)
+     when != f(..., &r, ...)
+     when != y = r
+ if (e1) {
+ ... when any
+     when != f(..., &r, ...)
+     when != y = r
+* return@end ...;
+ }
+
+// In an object that is freed
+@lost exists@
+identifier m, fld, f;
+expression ret, y;
+expression list es;
+statement S;
+position get, end;
+@@
+
+(
+ ret = ioasid_fd_get@get(es, &m->fld);
+ if (ret) S
+|
+ ioasid_user_get@get(es, &m->fld);
+)
+ ... when any
+     when != f(..., &m->fld, ...)
+     when != y = m->fld
 * kfree@end(m);
 
 @script:python depends on report@
 get << leak.get;
 end << leak.end;
+@@
+
+coccilib.report.print_report(end[0], "ERROR: returns with the reference that was taken in line %s" % get[0].line)
+
+@script:python depends on report@
+get << leak_ref.get;
+end << leak_ref.end;
 @@
 
 coccilib.report.print_report(end[0], "ERROR: returns with the reference that was taken in line %s" % get[0].line)
@@ -76,6 +115,14 @@ coccilib.report.print_report(end[0], "ERROR: frees the reference that was taken 
 @script:python depends on org@
 get << leak.get;
 end << leak.end;
+@@
+
+cocci.print_main("returns with a reference", end)
+cocci.print_secs("taken here", get)
+
+@script:python depends on org@
+get << leak_ref.get;
+end << leak_ref.end;
 @@
 
 cocci.print_main("returns with a reference", end)

@@ -13,22 +13,23 @@ u32 number_of_somebody(struct ioasid_set *set, u32 id)
 
 int stored_too_late(struct user *user, int fd, u32 id)
 {
-	struct ioasid *ioasid;
+	struct ioasid_ref ref;
+	int ret;
 
-	ioasid = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &user->tracker);
-	if (IS_ERR(ioasid))
-		return PTR_ERR(ioasid);
+	ret = ioasid_fd_get(fd, id, IOASID_USER_DRIVER, &ref);
+	if (ret)
+		return ret;
 	if (user->busy)
-		ioasid_user_put(ioasid, IOASID_USER_DRIVER, &user->tracker);
-	user->ioasid = ioasid; /* FLAG */
+		ioasid_user_put(&ref);
+	user->ref = ref; /* FLAG */
 	return 0;
 }
 
-int put_while_attached(struct user *user, struct ioasid *ioasid)
+int put_while_attached(struct user *user)
 {
 	int ret;
 
-	ret = ioasid_attach_device(ioasid, user->domain, user->dev, NULL);
+	ret = ioasid_attach_device(user->ref.ioasid, user->domain, user->dev, NULL);
 	if (ret)
 		goto err_put;
 	ret = user_start(user);
@@ -37,6 +38,6 @@ int put_while_attached(struct user *user, struct ioasid *ioasid)
 	return 0;
 
 err_put:
-	ioasid_user_put(ioasid, IOASID_USER_DRIVER, &user->tracker); /* FLAG */
+	ioasid_user_put(&user->ref); /* FLAG */
 	return ret;
 }

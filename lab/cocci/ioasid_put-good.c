@@ -35,11 +35,11 @@ u32 two_references(struct ioasid_set *set, u32 id)
 	return ioasid_id(ioasid);
 }
 
-int detach_before_put(struct user *user, struct ioasid *ioasid)
+int detach_before_put(struct user *user)
 {
 	int ret;
 
-	ret = ioasid_attach_device(ioasid, user->domain, user->dev, NULL);
+	ret = ioasid_attach_device(user->ref.ioasid, user->domain, user->dev, NULL);
 	if (ret)
 		goto err_put;
 	ret = user_start(user);
@@ -48,20 +48,20 @@ int detach_before_put(struct user *user, struct ioasid *ioasid)
 	return 0;
 
 err_detach:
-	ioasid_detach_device(ioasid, user->domain, user->dev);
+	ioasid_detach_device(user->ref.ioasid, user->domain, user->dev);
 err_put:
-	ioasid_user_put(ioasid, IOASID_USER_DRIVER, &user->tracker);
+	ioasid_user_put(&user->ref);
 	return ret;
 }
 
-int nothing_to_detach(struct user *user, struct ioasid *ioasid)
+int nothing_to_detach(struct user *user)
 {
 	int ret;
 
-	ret = ioasid_attach_device(ioasid, user->domain, user->dev, NULL);
+	ret = ioasid_attach_device(user->ref.ioasid, user->domain, user->dev, NULL);
 	if (ret) {
 		ret = -ENODEV;
-		ioasid_user_put(ioasid, IOASID_USER_DRIVER, &user->tracker);
+		ioasid_user_put(&user->ref);
 	}
 	return ret;
 }

@@ -10,24 +10,38 @@ virtual context
 virtual org
 virtual report
 
-// Whoever has looked it up has no other reference
+// A lookup takes the only reference that the caller has
 @used exists@
 identifier x;
 expression e, y;
 position put, use;
 @@
 
- x = \(ioasid_fd_get\|ioasid_find_get\)(...)
+ x = ioasid_find_get(...)
  ... when != x = e
      when != y = x
      when != \(ioasid_get\|ioasid_user_get\)(x, ...)
- \(ioasid_put@put\|ioasid_user_put@put\)(x, ...);
+ ioasid_put@put(x);
  ... when != x = e
      when != y = &x
 (
  x = e
 |
 * x@use
+)
+
+@used_ref exists@
+identifier r;
+expression list es;
+position put, use;
+@@
+
+ ioasid_user_put@put(&r);
+ ... when != \(ioasid_fd_get\|ioasid_user_get\)(es, &r)
+(
+ \(ioasid_fd_get\|ioasid_user_get\)(es, &r)
+|
+* r@use
 )
 
 @attached exists@
@@ -43,7 +57,21 @@ position put, attach;
  ret = e2
  ... when any
      when != ioasid_detach_device(x, ...)
-* \(ioasid_put@put\|ioasid_user_put@put\)(x, ...);
+* ioasid_put@put(x);
+
+@attached_ref exists@
+expression r, ret, e1, e2;
+position put, attach;
+@@
+
+ ret = ioasid_attach_device@attach(r.ioasid, ...);
+ ... when != true ret
+     when != ret = e1
+     when != ioasid_detach_device(r.ioasid, ...)
+ ret = e2
+ ... when any
+     when != ioasid_detach_device(r.ioasid, ...)
+* ioasid_user_put@put(&r);
 
 @script:python depends on report@
 put << used.put;
@@ -53,8 +81,22 @@ use << used.use;
 coccilib.report.print_report(use[0], "ERROR: used after its reference was dropped in line %s" % put[0].line)
 
 @script:python depends on report@
+put << used_ref.put;
+use << used_ref.use;
+@@
+
+coccilib.report.print_report(use[0], "ERROR: used after its reference was dropped in line %s" % put[0].line)
+
+@script:python depends on report@
 attach << attached.attach;
 put << attached.put;
+@@
+
+coccilib.report.print_report(put[0], "ERROR: drops the reference of what is attached since line %s" % attach[0].line)
+
+@script:python depends on report@
+attach << attached_ref.attach;
+put << attached_ref.put;
 @@
 
 coccilib.report.print_report(put[0], "ERROR: drops the reference of what is attached since line %s" % attach[0].line)
@@ -68,8 +110,24 @@ cocci.print_main("used without a reference", use)
 cocci.print_secs("dropped here", put)
 
 @script:python depends on org@
+put << used_ref.put;
+use << used_ref.use;
+@@
+
+cocci.print_main("used without a reference", use)
+cocci.print_secs("dropped here", put)
+
+@script:python depends on org@
 attach << attached.attach;
 put << attached.put;
+@@
+
+cocci.print_main("dropped while attached", put)
+cocci.print_secs("attached here", attach)
+
+@script:python depends on org@
+attach << attached_ref.attach;
+put << attached_ref.put;
 @@
 
 cocci.print_main("dropped while attached", put)

@@ -54,8 +54,7 @@
  * @gone: the engine has been taken from us
  * @handle: of the process that the channel is bound to, or NULL
  * @mm: its address space; @handle keeps the pointer from getting a new meaning
- * @ioasid: attached to @domain, or NULL
- * @tracker: of the reference to @ioasid
+ * @ref: to the IOASID that is attached to @domain; its ioasid is NULL if none is
  * @domain: maps @page, and nothing else
  * @page: what the channel can reach with @ioasid
  */
@@ -72,8 +71,7 @@ struct pdma_sva_channel {
 	struct mm_struct *mm;
 
 	/* Not SVA */
-	struct ioasid *ioasid;
-	struct ioasid_tracker tracker;
+	struct ioasid_ref ref;
 	struct iommu_domain *domain;
 	struct page *page;
 };
@@ -128,7 +126,7 @@ static int pdma_sva_may_bind(struct pdma_sva_channel *ch)
 
 	if (ch->gone)
 		return -ENODEV;
-	return ch->handle || ch->ioasid ? -EBUSY : 0;
+	return ch->handle || ch->ref.ioasid ? -EBUSY : 0;
 }
 
 /*
@@ -199,16 +197,15 @@ static int pdma_sva_attach(struct pdma_sva_channel *ch, void __user *uptr)
 		__s32 fd;
 		__u32 id;
 	} arg;
-	struct ioasid_tracker tracker = {};
-	struct ioasid *ioasid;
+	struct ioasid_ref ref;
 	int ret;
 
 	if (copy_from_user(&arg, uptr, sizeof(arg)))
 		return -EFAULT;
 
-	ioasid = ioasid_fd_get(arg.fd, arg.id, IOASID_USER_DRIVER, &tracker);
-	if (IS_ERR(ioasid))
-		return PTR_ERR(ioasid);
+	ret = ioasid_fd_get(arg.fd, arg.id, IOASID_USER_DRIVER, &ref);
+	if (ret)
+		return ret;
 
 	guard(mutex)(&ch->lock);
 	ret = pdma_sva_may_bind(ch);
@@ -219,21 +216,20 @@ static int pdma_sva_attach(struct pdma_sva_channel *ch, void __user *uptr)
 	if (ret)
 		goto err_put_ioasid;
 
-	ret = ioasid_attach_device(ioasid, ch->domain, pdma_sva_dma_dev(ch),
+	ret = ioasid_attach_device(ref.ioasid, ch->domain, pdma_sva_dma_dev(ch),
 				   NULL);
 	if (ret)
 		goto err_unmap_page;
 
-	ch->ioasid = ioasid;
-	ch->tracker = tracker;
+	ch->ref = ref;
 	pdma_engine_set_pasid(pdma_sva_engine(ch), ch->nr,
-			      PDMA_PASID_VALID | ioasid_id(ioasid));
+			      PDMA_PASID_VALID | ioasid_id(ref.ioasid));
 	return 0;
 
 err_unmap_page:
 	pdma_sva_unmap_page(ch);
 err_put_ioasid:
-	ioasid_user_put(ioasid, IOASID_USER_DRIVER, &tracker);
+	ioasid_user_put(&ref);
 	return ret;
 }
 
@@ -243,7 +239,7 @@ static int __pdma_sva_unbind(struct pdma_sva_channel *ch)
 
 	if (ch->gone)
 		return -ENODEV;
-	if (!ch->handle && !ch->ioasid)
+	if (!ch->handle && !ch->ref.ioasid)
 		return -ENXIO;
 
 	/* First of all: DMA of an unbound PASID is a fault that is reported */
@@ -255,10 +251,10 @@ static int __pdma_sva_unbind(struct pdma_sva_channel *ch)
 		ch->handle = NULL;
 		ch->mm = NULL;
 	} else {
-		ioasid_detach_device(ch->ioasid, ch->domain,
+		ioasid_detach_device(ch->ref.ioasid, ch->domain,
 				     pdma_sva_dma_dev(ch));
-		ioasid_user_put(ch->ioasid, IOASID_USER_DRIVER, &ch->tracker);
-		ch->ioasid = NULL;
+		ioasid_user_put(&ch->ref);
+		ch->ref.ioasid = NULL;
 		pdma_sva_unmap_page(ch);
 	}
 	return 0;
@@ -277,8 +273,8 @@ static int pdma_sva_may_start(struct pdma_sva_channel *ch)
 	/* Also those who got the file by fork(): it is not their memory */
 	if (ch->handle)
 		return ch->mm == current->mm ? 0 : -EPERM;
-	if (ch->ioasid)
-		return ioasid_is_active(ch->ioasid) ? 0 : -ESHUTDOWN;
+	if (ch->ref.ioasid)
+		return ioasid_is_active(ch->ref.ioasid) ? 0 : -ESHUTDOWN;
 	return -ENXIO;
 }
 

@@ -41,13 +41,11 @@ struct kvm_ioasid {
 
 /**
  * struct kvm_ioasid_mapping - the IOASID of one guest PASID
- * @ioasid: the IOASID, the mapping holds a reference
- * @tracker: tracks this reference
+ * @ref: the reference of the mapping
  * @rcu: defers the release until no lookup can use the mapping
  */
 struct kvm_ioasid_mapping {
-	struct ioasid *ioasid;
-	struct ioasid_tracker tracker;
+	struct ioasid_ref ref;
 	struct rcu_head rcu;
 };
 
@@ -72,7 +70,7 @@ struct ioasid *kvm_ioasid_lookup(struct kvm *kvm, u32 guest_pasid)
 		return NULL;
 
 	mapping = xa_load(&ki->mappings, guest_pasid);
-	return mapping ? mapping->ioasid : NULL;
+	return mapping ? mapping->ref.ioasid : NULL;
 }
 
 /**
@@ -80,7 +78,7 @@ struct ioasid *kvm_ioasid_lookup(struct kvm *kvm, u32 guest_pasid)
  * @kvm: the VM, to which the caller holds a reference
  * @guest_pasid: the number that the guest used, not necessarily valid
  * @user: what kind of user the caller is
- * @tracker: tracks the new reference
+ * @ref: the new reference, to be put by ioasid_user_put()
  *
  * For drivers that a guest gives its PASIDs to. The reference is independent of
  * the mapping: user space may delete or replace the mapping, or destroy the VM.
@@ -92,39 +90,37 @@ struct ioasid *kvm_ioasid_lookup(struct kvm *kvm, u32 guest_pasid)
  * Modules that must also load without KVM call this through symbol_get().
  *
  * Context: Process context, may sleep. current->mm is that of the VM's user space.
- * Return: the IOASID, to be released by ioasid_user_put(), or ERR_PTR: -ENOENT
- * @guest_pasid is not mapped, or the VM belongs to another mm, -ESHUTDOWN the
- * IOASID is PARKED.
+ * Return: 0, or -ENOENT @guest_pasid is not mapped, or the VM belongs to another
+ * mm, -ESHUTDOWN the IOASID is PARKED.
  */
-struct ioasid *kvm_ioasid_get(struct kvm *kvm, u32 guest_pasid,
-			      enum ioasid_user user,
-			      struct ioasid_tracker *tracker)
+int kvm_ioasid_get(struct kvm *kvm, u32 guest_pasid, enum ioasid_user user,
+		   struct ioasid_ref *ref)
 {
 	struct ioasid *ioasid;
 
 	if (kvm->mm != current->mm)
-		return ERR_PTR(-ENOENT);
+		return -ENOENT;
 
 	scoped_guard(rcu) {
 		ioasid = kvm_ioasid_lookup(kvm, guest_pasid);
 		if (!ioasid)
-			return ERR_PTR(-ENOENT);
+			return -ENOENT;
 		ioasid = ioasid_tryget(ioasid);
 	}
 	if (IS_ERR(ioasid))
-		return ioasid;
+		return PTR_ERR(ioasid);
 
 	/* May sleep, so it cannot be called under RCU */
-	ioasid_user_get(ioasid, user, tracker);
+	ioasid_user_get(ioasid, user, ref);
 	ioasid_put(ioasid);
-	return ioasid;
+	return 0;
 }
 EXPORT_SYMBOL_GPL(kvm_ioasid_get);
 
 /* No lookup can use @mapping any more. */
 static void kvm_ioasid_free_mapping(struct kvm_ioasid_mapping *mapping)
 {
-	ioasid_user_put(mapping->ioasid, IOASID_USER_KVM, &mapping->tracker);
+	ioasid_user_put(&mapping->ref);
 	kfree(mapping);
 }
 
@@ -199,10 +195,8 @@ static int kvm_ioasid_add(struct kvm_ioasid *ki,
 	if (!mapping)
 		return -ENOMEM;
 
-	mapping->ioasid = ioasid_fd_get(map.fd, map.id, IOASID_USER_KVM,
-					&mapping->tracker);
-	if (IS_ERR(mapping->ioasid)) {
-		ret = PTR_ERR(mapping->ioasid);
+	ret = ioasid_fd_get(map.fd, map.id, IOASID_USER_KVM, &mapping->ref);
+	if (ret) {
 		kfree(mapping);
 		return ret;
 	}
@@ -244,8 +238,8 @@ static u32 kvm_ioasid_fill(struct kvm_ioasid *ki, u32 start,
 	xa_for_each_start(&ki->mappings, guest_pasid, mapping, start) {
 		entries[n++] = (struct kvm_ioasid_entry){
 			.guest_pasid = guest_pasid,
-			.id = ioasid_id(mapping->ioasid),
-			.state = ioasid_is_active(mapping->ioasid) ?
+			.id = ioasid_id(mapping->ref.ioasid),
+			.state = ioasid_is_active(mapping->ref.ioasid) ?
 				 IOASID_STATE_ACTIVE : IOASID_STATE_PARKED,
 		};
 		if (n == max)
@@ -344,7 +338,7 @@ static int kvm_ioasid_get_attr(struct kvm_device *dev,
 /*
  * Called when the last reference to the VM is gone, not when the device file is
  * closed: the vCPUs can outlive that. Nobody can look up a mapping any more, so
- * the references are dropped without a grace period.
+ * the references are put without a grace period.
  *
  * Also called when KVM could not install a file descriptor for the device. It
  * has no mappings then, but vCPUs may have found it through kvm->ioasid.

@@ -83,8 +83,7 @@ static int kvm_ioasid_test_insert(struct kvm_device *dev, struct ioasid *ioasid,
 	mapping = kzalloc(sizeof(*mapping), GFP_KERNEL);
 	if (!mapping)
 		return -ENOMEM;
-	mapping->ioasid = ioasid_user_get(ioasid, IOASID_USER_KVM,
-					  &mapping->tracker);
+	ioasid_user_get(ioasid, IOASID_USER_KVM, &mapping->ref);
 	return kvm_ioasid_insert(dev->private, guest_pasid, mapping, replace);
 }
 
@@ -256,23 +255,22 @@ static void clear_deletes_all_mappings(struct kunit *test)
 
 /* References for modules */
 
-static struct ioasid *kvm_ioasid_test_get(struct kvm *kvm, u32 guest_pasid,
-					  struct ioasid_tracker *tracker)
+static int kvm_ioasid_test_get(struct kvm *kvm, u32 guest_pasid,
+			       struct ioasid_ref *ref)
 {
-	return kvm_ioasid_get(kvm, guest_pasid, IOASID_USER_MDEV, tracker);
+	return kvm_ioasid_get(kvm, guest_pasid, IOASID_USER_MDEV, ref);
 }
 
 /* The error of kvm_ioasid_get(), 0: it succeeds */
 static int kvm_ioasid_test_try_get(struct kvm *kvm, u32 guest_pasid)
 {
-	struct ioasid_tracker tracker;
-	struct ioasid *ioasid;
+	struct ioasid_ref ref;
+	int ret;
 
-	ioasid = kvm_ioasid_test_get(kvm, guest_pasid, &tracker);
-	if (IS_ERR(ioasid))
-		return PTR_ERR(ioasid);
-	ioasid_user_put(ioasid, IOASID_USER_MDEV, &tracker);
-	return 0;
+	ret = kvm_ioasid_test_get(kvm, guest_pasid, &ref);
+	if (!ret)
+		ioasid_user_put(&ref);
+	return ret;
 }
 
 static void get_of_an_unmapped_guest_pasid_is_enoent(struct kunit *test)
@@ -332,22 +330,21 @@ static void get_of_a_parked_ioasid_is_eshutdown(struct kunit *test)
 static void reference_outlives_the_mapping(struct kunit *test)
 {
 	struct kvm_ioasid_fixture *fix = test->priv;
-	struct ioasid_tracker tracker;
-	struct ioasid *ioasid;
+	struct ioasid_ref ref;
 	u32 id;
 
 	kvm_ioasid_test_create(test);
 	KUNIT_ASSERT_EQ(test, kvm_ioasid_test_map(test, 7), 0);
-	ioasid = kvm_ioasid_test_get(fix->kvm, 7, &tracker);
-	KUNIT_ASSERT_PTR_EQ(test, ioasid, fix->ioasid);
+	KUNIT_ASSERT_EQ(test, kvm_ioasid_test_get(fix->kvm, 7, &ref), 0);
+	KUNIT_ASSERT_PTR_EQ(test, ref.ioasid, fix->ioasid);
 	KUNIT_EXPECT_EQ(test, kvm_ioasid_erase(fix->dev->private, 7), 0);
 	kvm_ioasid_destroy(fix->dev);
 	rcu_barrier();
 
 	id = kvm_ioasid_test_park(test);
 	KUNIT_EXPECT_FALSE(test, kvm_ioasid_test_is_recycled(test, id));
-	KUNIT_EXPECT_EQ(test, ioasid_id(ioasid), id);
-	ioasid_user_put(ioasid, IOASID_USER_MDEV, &tracker);
+	KUNIT_EXPECT_EQ(test, ioasid_id(ref.ioasid), id);
+	ioasid_user_put(&ref);
 	KUNIT_EXPECT_TRUE(test, kvm_ioasid_test_is_recycled(test, id));
 }
 
@@ -414,20 +411,20 @@ static void kvm_ioasid_reader_count(struct kvm_ioasid_reader *reader, u32 id)
 static int kvm_ioasid_reader_fn(void *arg)
 {
 	struct kvm_ioasid_reader *reader = arg;
-	struct ioasid_tracker tracker;
-	struct ioasid *ioasid;
+	struct ioasid_ref ref;
+	int ret;
 
 	while (!kthread_should_stop()) {
 		kvm_ioasid_reader_count(reader,
 					kvm_ioasid_test_id(reader->kvm, 5));
 
-		ioasid = kvm_ioasid_test_get(reader->kvm, 5, &tracker);
-		if (!IS_ERR(ioasid)) {
-			kvm_ioasid_reader_count(reader, ioasid_id(ioasid));
-			ioasid_user_put(ioasid, IOASID_USER_MDEV, &tracker);
-		} else if (ioasid == ERR_PTR(-ENOENT)) {
+		ret = kvm_ioasid_test_get(reader->kvm, 5, &ref);
+		if (!ret) {
+			kvm_ioasid_reader_count(reader, ioasid_id(ref.ioasid));
+			ioasid_user_put(&ref);
+		} else if (ret == -ENOENT) {
 			kvm_ioasid_reader_count(reader, 0);
-		} else if (ioasid != ERR_PTR(-ESHUTDOWN)) {
+		} else if (ret != -ESHUTDOWN) {
 			reader->wrong++;
 		}
 		cond_resched();
