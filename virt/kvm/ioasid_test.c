@@ -642,7 +642,7 @@ static struct kunit_case kvm_ioasid_cases[] = {
 };
 
 static struct kunit_suite kvm_ioasid_suite = {
-	.name = "kvm-ioasid",
+	.name = "kvm_ioasid",
 	.init = kvm_ioasid_test_init,
 	.exit = kvm_ioasid_test_exit,
 	.test_cases = kvm_ioasid_cases,

@@ -469,7 +469,7 @@ static struct kunit_case fence_cases[] = {
 };
 
 static struct kunit_suite fence_suite = {
-	.name = "intel-fence",
+	.name = "intel_fence",
 	.init = fence_test_init,
 	.test_cases = fence_cases,
 };
@@ -821,7 +821,7 @@ static struct kunit_case queue_cases[] = {
 };
 
 static struct kunit_suite queue_suite = {
-	.name = "intel-queue",
+	.name = "intel_queue",
 	.init = queue_test_init,
 	.exit = queue_test_exit,
 	.test_cases = queue_cases,

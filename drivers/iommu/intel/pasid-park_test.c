@@ -1785,7 +1785,7 @@ static struct kunit_case park_cases[] = {
 };
 
 static struct kunit_suite park_suite = {
-	.name = "intel-pasid-park",
+	.name = "intel_pasid_park",
 	.init = park_test_init,
 	.exit = park_test_exit,
 	.test_cases = park_cases,
