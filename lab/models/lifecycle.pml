@@ -2,7 +2,7 @@
 /*
  * The life of IOASIDs, for spin: two owners that compete for numbers, two users
  * with a device each, the worker that recycles, and devices that fill caches
- * and DMA at any time. Follows drivers/iommu/ioasid.c, pasid-park.c of VT-d and
+ * and DMA at any time. Follows drivers/iommu/ioasid.c, pasid_park.c of VT-d and
  * the IOMMU core step by step; each step that is not atomic there is not atomic
  * here. Memory is sequentially consistent: for what depends on the order of
  * accesses see Documentation/litmus-tests/ioasid/. Resets of a device are in

@@ -3,7 +3,7 @@
  * Resets of a device, for spin: they come at any time, while a PASID of the
  * device is attached, parked, flushed, detached, recycled and used once more, and
  * while somebody unmaps memory. Follows pci_dev_reset_iommu_prepare() and _done()
- * of the IOMMU core, and pasid-park.c, pasid.c and cache.c of VT-d, step by step;
+ * of the IOMMU core, and pasid_park.c, pasid.c and cache.c of VT-d, step by step;
  * each step that is not atomic there is not atomic here. A device-TLB invalidation
  * that meets a reset is never answered: mute.pml has what ends such a wait. Page
  * requests are in requests.pml.

@@ -23,7 +23,7 @@
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
 /*
- * See pasid-park.c: descriptors for one wait, what the queue has room for, and
+ * See pasid_park.c: descriptors for one wait, what the queue has room for, and
  * what is flushed before all is dropped
  */
 #define BATCH 16

@@ -31,7 +31,7 @@
 #include "fence.h"
 #include "iommu.h"
 #include "pasid.h"
-#include "pasid-park.h"
+#include "pasid_park.h"
 #include "../iommu-priv.h"
 
 /*
@@ -731,5 +731,5 @@ void intel_pasid_unpark_sync(void)
 }
 
 #if IS_ENABLED(CONFIG_INTEL_IOMMU_PASID_PARK_KUNIT_TEST)
-#include "pasid-park_test.c"
+#include "pasid_park_test.c"
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests of park of PASIDs, part of pasid-park.c
+ * KUnit tests of park of PASIDs, part of pasid_park.c
  *
  * The PASID table is real memory, and so are the functions that work on it. The
  * device and the IOMMU behind it are mocks: invalidation descriptors and drains
