@@ -810,6 +810,67 @@ static void mute_function_without_a_name_is_found(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fix->qi.is_unnamed);
 }
 
+/* Counts what a change of the first page of @domain invalidates. */
+static void expect_cache_flush(struct kunit *test, struct dmar_domain *domain,
+			       unsigned int iotlb, unsigned int devtlb)
+{
+	struct fence_fixture *fix = test->priv;
+	unsigned int *types = fix->hw.types;
+
+	memset(types, 0, sizeof(fix->hw.types));
+	cache_tag_flush_range(domain, 0, VTD_PAGE_SIZE - 1, 0);
+	KUNIT_EXPECT_EQ(test, types[QI_IOTLB_TYPE], iotlb);
+	KUNIT_EXPECT_EQ(test, types[QI_DEIOTLB_TYPE], devtlb);
+}
+
+/*
+ * VT-d 6.2.1: second-stage translations are tagged with the domain ID only, so
+ * the PASIDs of a domain share one IOTLB invalidation, until the last is detached.
+ */
+static void pasids_of_a_domain_share_an_iotlb_flush(struct kunit *test)
+{
+	struct iommu_domain_info domain_info = { .did = 5 };
+	struct fence_fixture *fix = test->priv;
+	struct device *dev[] = {
+		&fix->function[0].pdev.dev, &fix->function[1].pdev.dev,
+	};
+	struct dmar_domain *domain;
+	ioasid_t pasid;
+
+	domain = kunit_kzalloc(test, sizeof(*domain), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, domain);
+	spin_lock_init(&domain->cache_lock);
+	domain->domain.type = IOMMU_DOMAIN_UNMANAGED;
+	xa_init(&domain->iommu_array);
+	KUNIT_ASSERT_EQ(test, xa_err(xa_store(&domain->iommu_array,
+					      fix->iommu.seq_id, &domain_info,
+					      GFP_KERNEL)), 0);
+	fix->iommu.ecap |= BIT_ULL(1);		/* queued invalidation */
+	fix->iommu.gcmd |= DMA_GCMD_TE;
+	fix->function[0].info.ats_enabled = 1;
+
+	for (pasid = 1; pasid <= 4; pasid++) {
+		KUNIT_EXPECT_EQ(test, cache_tag_assign_domain(domain, dev[0],
+							      pasid), 0);
+		KUNIT_EXPECT_EQ(test, cache_tag_assign_domain(domain, dev[1],
+							      pasid), 0);
+	}
+	expect_cache_flush(test, domain, 1, 4);
+
+	for (pasid = 1; pasid <= 4; pasid++) {
+		cache_tag_unassign_domain(domain, dev[1], pasid);
+		if (pasid != 3)
+			cache_tag_unassign_domain(domain, dev[0], pasid);
+	}
+	expect_cache_flush(test, domain, 1, 1);
+
+	cache_tag_unassign_domain(domain, dev[0], 3);
+	expect_cache_flush(test, domain, 0, 0);
+
+	kfree(domain->qi_batch);
+	xa_destroy(&domain->iommu_array);
+}
+
 static struct kunit_case queue_cases[] = {
 	KUNIT_CASE(descriptors_lost_ahead_of_a_wait_are_sent_again),
 	KUNIT_CASE(time_out_is_told_to_each_submitter),
@@ -817,6 +878,7 @@ static struct kunit_case queue_cases[] = {
 	KUNIT_CASE(refused_descriptor_is_told_to_its_submitter),
 	KUNIT_CASE(mute_function_is_fenced_on_its_second_time_out),
 	KUNIT_CASE(mute_function_without_a_name_is_found),
+	KUNIT_CASE(pasids_of_a_domain_share_an_iotlb_flush),
 	{}
 };
 
