@@ -1634,6 +1634,14 @@ static void free_fn(struct work_struct *work)
 	complete(&w->done);
 }
 
+static void alloc_first_number_fn(struct work_struct *work)
+{
+	struct side_work *w = container_of(work, struct side_work, work);
+
+	w->ret = ioasid_alloc_global(IOASID_MIN);
+	complete(&w->done);
+}
+
 static void side_start(struct side_work *w, work_func_t fn,
 		       struct ioasid *ioasid, struct device *dev)
 {
@@ -2003,6 +2011,41 @@ static void busy_group_delays_no_other_recycle(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 10), 0);
 	for (i = 0; i < ARRAY_SIZE(ids); i++)
 		ioasid_free(ioasid_test_alloc(test, 9 + i, 9 + i));
+	ioasid_detach_device(stranger, &mock_domain, fix->dev[1]);
+	ioasid_free(stranger);
+	ioasid_put(stranger);
+}
+
+/* An SVA bind holds iommu_sva_lock: it does not wait for the worker. */
+static void kernel_does_not_wait_for_a_busy_group(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *first, *stranger;
+	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct side_work attach, alloc;
+
+	first = ioasid_alloc(fix->set, IOASID_MIN, IOASID_MIN);
+	if (IS_ERR(first))
+		kunit_skip(test, "somebody has the first number");
+	stranger = ioasid_test_alloc(test, 20, 20);
+	ioasid_get(stranger);
+	ioasid_get(first);
+	ioasid_test_attach(test, first, fix->dev[1]);
+	ioasid_free(first);
+	ioasid_detach_device(first, &mock_domain, fix->dev[1]);
+	side_attach_slowly(&attach, stranger, fix->dev[1], &go_on);
+	ioasid_put(first);
+
+	side_start(&alloc, alloc_first_number_fn, NULL, NULL);
+	KUNIT_EXPECT_NE(test, wait_for_completion_timeout(&alloc.done, HZ), 0);
+
+	complete(&go_on);
+	side_finish(&alloc);
+	side_finish(&attach);
+	KUNIT_EXPECT_EQ(test, alloc.ret, 0);
+	if (alloc.ret)
+		ioasid_free_global(alloc.ret);
+	ioasid_recycle_flush();
 	ioasid_detach_device(stranger, &mock_domain, fix->dev[1]);
 	ioasid_free(stranger);
 	ioasid_put(stranger);
@@ -2911,6 +2954,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(busy_one_waits_for_no_other),
 	KUNIT_CASE(busy_group_delays_no_other_park),
 	KUNIT_CASE(busy_group_delays_no_other_recycle),
+	KUNIT_CASE(kernel_does_not_wait_for_a_busy_group),
 	KUNIT_CASE(park_holds_no_lock_of_others),
 	KUNIT_CASE(many_share_a_flush),
 	KUNIT_CASE(group_of_two_is_flushed_under_its_mutex),
