@@ -26,7 +26,7 @@ help:
 	@echo "make qemu       build the emulator: VT-d corrected, and the DMA engine"
 	@echo "make tree       merge the repository into $(BUILD)/linux-$(BASE)/src"
 	@echo "make refresh    write edits made there back: P=PATCH"
-	@echo "make series     write the patch series, for make bisect to build each step of it"
+	@echo "make series     write the mailings: S=fixes, core, users or tests; make bisect builds each step"
 	@echo "make kernel     build a kernel: CONFIG=run (default) or CONFIG=test (debug)"
 	@echo "make selftests  build the kselftest programs"
 	@echo "make kunit      KUnit tests of the core under user mode Linux: T=SUITE"

@@ -19,14 +19,15 @@ class Series(Stacked):
         self.write("repo/patches/features/0003-third.patch", "Third\n\nWhy.\n---\n--- a/drivers/iommu/ioasid.c\n"
                    "+++ b/drivers/iommu/ioasid.c\n@@ -1,1 +1,2 @@\n int new;\n+int newer;\n")
         self.write("repo/patches/features/0004-other.patch", "For another base\n---\n")
-        self.write("repo/patches/cover-letter.txt", "Subject\n\nText, for @BASE@.\n")
+        for name in ("fixes", "core"):
+            self.write(f"repo/patches/{name}.txt", f"Subject of {name}\n\nText, for @BASE@.\n")
         self.write("repo/drivers/iommu/ioasid.c", "int new;\nint newer;\n")
         self.write("repo/drivers/iommu/run.sh", "#!/bin/sh\n")
         os.chmod(self.path("repo/drivers/iommu/run.sh"), 0o755)
 
-    def series(self, **environment):
+    def series(self, mailing="fixes", **environment):
         output = self.run("rig/series", **{**IDENTITY, **environment})
-        folder = f"repo/build/linux-{BASE}/series"
+        folder = f"repo/build/linux-{BASE}/series/{mailing}"
         return output, {name: self.read(os.path.join(folder, name))
                         for name in sorted(os.listdir(self.path(folder)))}
 
@@ -82,7 +83,7 @@ class SeriesTest(Case):
             self.assertEqual(list(patches), ["0000-cover-letter.patch", "0001-First.patch", "0002-Second-for-all.patch",
                                              "0003-Third.patch"])
             cover, first, second, third = patches.values()
-            self.assertHolds(cover, "Subject: [PATCH 0/3] Subject\n", f"Text, for {BASE}.\n", "A (3):\n  First\n",
+            self.assertHolds(cover, "Subject: [PATCH 0/3] Subject of fixes\n", f"Text, for {BASE}.\n", "A (3):\n  First\n",
                              "4 files changed")
             self.assertHolds(first, "From: A <a@b>\n", "Subject: [PATCH 1/3] First\n\nWhy.\n---\n", "+ours\n")
             self.assertEqual("second" in first, False)
@@ -97,6 +98,31 @@ class SeriesTest(Case):
         with Series() as s:
             patches = s.series(V="2", SIGNOFF="1")[1]
             self.assertHolds(patches["v2-0003-Third.patch"], "[PATCH v2 3/3] Third", "\nSigned-off-by: A <a@b>\n")
+
+    def test_mailings_are_one_after_the_other(self):
+        with Series() as s:
+            s.series()
+            os.rename(s.path("repo/patches/features/0003-third.patch"), s.path("repo/patches/features/0010-third.patch"))
+            output, fixes = s.series()
+            self.assertHolds(output, "fixes: 2 patches and a cover letter", "core: 1 patches and a cover letter",
+                             "compare with the merged tree")
+            self.assertEqual(list(fixes), ["0000-cover-letter.patch", "0001-First.patch", "0002-Second-for-all.patch"])
+            core = s.series("core", S="core", V="2")[1]
+            self.assertHolds(core["v2-0001-Third.patch"], "[PATCH v2 1/1] Third", " int new;\n+int newer;\n")
+            self.assertHolds(core["v2-0000-cover-letter.patch"], "Subject of core\n", "1 file changed")
+            # The other one is as it was
+            self.assertEqual(s.series(S="core")[1], fixes)
+            self.assertHolds(s.fails("rig/series", **IDENTITY, S="users"), "no mailing users", "core, fixes")
+
+    def test_mailing_is_as_long_as_the_list_takes(self):
+        with Series() as s:
+            for number in range(20, 36):
+                name = f"drivers/iommu/more{number}.c"
+                s.write("repo/" + name, "int more;\n")
+                s.write(f"repo/patches/features/00{number}-more.patch", f"More {number}\n---\n+++ b/{name}\n")
+            s.write("repo/patches/users.txt", "Subject\n\nText\n")
+            s.tree()
+            self.assertHolds(s.fails("rig/series", **IDENTITY), "16 patches in the mailing users", "15 at once")
 
     def test_series_of_nobody_says_so(self):
         with Series() as s:
