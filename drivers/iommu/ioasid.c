@@ -2,10 +2,10 @@
 /*
  * IOASID: reference counted PASIDs
  *
- * A PASID numbers an address space that devices can DMA into. Its owner, and
- * users such as VFIO or KVM, hold it at the same time and put it in any order.
- * An IOASID is the object that they share. See
- * Documentation/driver-api/ioasid.rst, which includes what follows.
+ * A PASID identifies an address space that devices can DMA into. Its owner and
+ * its users, such as VFIO or KVM, hold it at the same time and release it in
+ * any order. An IOASID is the object that they share. See
+ * Documentation/driver-api/ioasid.rst, which includes the sections below.
  */
 
 /**
@@ -14,28 +14,28 @@
  * ACTIVE
  *	Allocated: can be looked up, attached, and used for DMA.
  * PARKED
- *	Its owner freed it or closed the file: DMA is blocked on every
- *	attachment, faults are suppressed, users may still hold it.
+ *	Freed by its owner, or the file was closed: DMA is blocked on every
+ *	attachment and faults are suppressed. Users may still hold references.
  * recycled
  *	The last reference is gone: the hardware is back to "not present,
- *	faults reported", the number is free.
+ *	faults reported" and the PASID is free.
  *
- * States only advance in this order. Users are not notified; they see -ESHUTDOWN
- * on the next request.
+ * States only advance in this order. Users are not notified; they see
+ * -ESHUTDOWN on the next request.
  *
- * The end of an IOASID has these steps, and no other names for them:
+ * These terms are used for the steps of the teardown:
  *
  * free
  *	The owner parks the IOASID and puts its reference.
  * park
  *	ACTIVE becomes PARKED, the entries are blocked and flushed.
  * put
- *	A reference ends. The IOASID must be detached before.
+ *	A reference is dropped. The user must have detached the IOASID before.
  * recycle
- *	After the last put: the entries are unparked, and the number is released.
+ *	After the last put: the entries are unparked and the PASID is released.
  * release
- *	The charges are returned and the number is free, the object ends. Also
- *	for a number that was reserved and never published.
+ *	The charges are returned, the PASID becomes free and the object is
+ *	freed. Also undoes a reservation that was never published.
  */
 
 /**
@@ -44,22 +44,22 @@
  * Outermost first:
  *
  * =======================  =================================================
- * Lock                     What it is for
+ * Lock                     Purpose
  * =======================  =================================================
- * ``ioasid_ctx.lock``      what a file has, as a whole (``ioasid_cdev.c``)
- * ``ioasid.lock``          attach, detach and park of one IOASID
- * ``iommu_group.mutex``    the IOMMU core, and below it what the IOMMU driver
- *                          takes
- * ``ioasid_full_lock``     last try of an allocation; never taken together
- *                          with one of the above
- * ``ioasid_account.lock``  the IOASIDs of an owner, and how many there are, a
- *                          spinlock, innermost
+ * ``ioasid_ctx.lock``      serializes the ioctls of one file
+ *                          (``ioasid_cdev.c``)
+ * ``ioasid.lock``          serializes attach, detach and park of one IOASID
+ * ``iommu_group.mutex``    IOMMU core; the IOMMU driver's locks nest inside
+ * ``ioasid_full_lock``     last attempt of an allocation; never held together
+ *                          with any of the above
+ * ``ioasid_account.lock``  spinlock, innermost: the IOASIDs of an owner and
+ *                          their counts
  * =======================  =================================================
  *
  * No two ``ioasid.lock`` are held at once. Lookups run under RCU. ioasid_put()
- * takes none of these: it may be called with any of them held, and in any
- * context; the rest of the work is that of a worker. Only an owner that frees
- * what nobody else holds recycles it by itself.
+ * takes none of these locks and may be called in any context, with any of them
+ * held: recycling is deferred to a worker. The exception is an owner that holds
+ * the last reference: ioasid_free() recycles inline.
  */
 
 #define pr_fmt(fmt) "ioasid: " fmt
@@ -82,31 +82,29 @@
 #include <trace/events/ioasid.h>
 
 /*
- * The number space. An entry stands here from the moment its number is taken
- * until the number is recycled: this is what keeps a number from being handed
- * out twice.
+ * The PASID space. An entry stays from reservation until recycle, which is what
+ * prevents a PASID from being allocated twice.
  */
 static DEFINE_XARRAY_FLAGS(ioasid_xa, XA_FLAGS_ALLOC1 | XA_FLAGS_ACCOUNT);
 
 static struct kmem_cache *ioasid_cache;
 static struct kmem_cache *ioasid_attachment_cache;
 
-/* Detach waits here for a park that is under way */
+/* Detach waits here for a park in progress */
 static DECLARE_WAIT_QUEUE_HEAD(ioasid_blocked_wq);
 
 static struct llist_node *ioasid_recycle(struct llist_node *list);
 static void ioasid_queue_all(struct llist_node *list);
 
 /**
- * struct ioasid_attachment - one group whose PASID table knows the IOASID
+ * struct ioasid_attachment - one group with an entry for the PASID
  * @node: in ioasid.attachments
- * @domain: what is attached, NULL when detached from a PARKED IOASID
- * @group: the group of the device; the reference makes it safe to come back at
- *	   recycle, when the device may be gone
- * @entry: for park; its device is the one whose attachment it is, NULL without
- *	   @domain
- * @parked: by iommu_park_device_pasid(), because the owner has freed it
- * @blocked: because a user put its reference without detaching
+ * @domain: the attached domain, NULL once detached from a PARKED IOASID
+ * @group: the device's group. The reference keeps it valid until recycle, when
+ *	   the device may already be gone.
+ * @entry: for park; its @dev is the attached device, NULL if @domain is NULL
+ * @parked: blocked by iommu_park_device_pasid() when the owner freed the IOASID
+ * @blocked: blocked because a user put its reference without detaching
  */
 struct ioasid_attachment {
 	struct list_head node;
@@ -119,7 +117,7 @@ struct ioasid_attachment {
 
 /* Allocation */
 
-/* Any number: first those that few devices need, then the scarce ones */
+/* Without a range: start with the PASIDs that are too wide for many devices */
 VISIBLE_IF_KUNIT struct ioasid_range ioasid_any[] = {
 	{ IOASID_LOW_END, IOASID_MAX },
 	{ IOASID_RESERVE_END, IOASID_LOW_END - 1 },
@@ -127,8 +125,9 @@ VISIBLE_IF_KUNIT struct ioasid_range ioasid_any[] = {
 };
 
 /*
- * Give free numbers of @range to some of @count objects, as many as there are.
- * Returns how many, or an error if there is another reason for having no more.
+ * Assign free PASIDs from @range to up to @count objects. Returns the number of
+ * objects served, which is less than @count if the range is exhausted, or an
+ * error if there is none because of another failure.
  */
 static int ioasid_take_numbers(struct ioasid **ioasids, u32 count,
 			       const struct ioasid_range *range, gfp_t gfp)
@@ -136,7 +135,10 @@ static int ioasid_take_numbers(struct ioasid **ioasids, u32 count,
 	XA_STATE(xas, &ioasid_xa, range->min);
 	u32 done = 0;
 
-	/* As xa_alloc() for each, but each search goes on where one has ended */
+	/*
+	 * Open-coded xa_alloc() that resumes each search where the last one
+	 * ended
+	 */
 	do {
 		xas_lock(&xas);
 		while (done < count) {
@@ -157,16 +159,17 @@ static int ioasid_take_numbers(struct ioasid **ioasids, u32 count,
 }
 
 /*
- * Of those that compete for what is left, each may have a part and give it up
- * again because there is no more. They get another try, one after the other: by
- * then, all that have failed before have nothing.
+ * Requests that compete for the last free PASIDs may each take some of them and
+ * all back off because there are not enough. They are retried one at a time: by
+ * then, every request that failed has released its share.
  *
- * What they need from their memory cgroup they get before they take the lock, or
- * without waiting: a cgroup that is at its limit must not delay others.
+ * Objects are allocated before the lock is taken, and XArray nodes without
+ * sleeping under it, so that a memory cgroup at its limit does not delay
+ * others.
  */
 static DEFINE_MUTEX(ioasid_full_lock);
 
-/* @count objects without numbers, at most IOASID_BATCH */
+/* Allocate @count objects without PASIDs, at most IOASID_BATCH */
 static int ioasid_alloc_objects(struct ioasid **ioasids, u32 count)
 {
 	u32 i;
@@ -178,7 +181,7 @@ static int ioasid_alloc_objects(struct ioasid **ioasids, u32 count)
 		return -ENOMEM;
 
 	for (i = 0; i < count; i++) {
-		/* No reference yet: a lookup leaves it alone */
+		/* The reference count is zero, so lookups skip the object */
 		ioasids[i]->state = IOASID_STATE_RESERVED;
 		mutex_init(&ioasids[i]->lock);
 		INIT_LIST_HEAD(&ioasids[i]->attachments);
@@ -206,7 +209,7 @@ static void ioasid_free_spare(struct ioasid_chain *spare)
 	}
 }
 
-/* As many objects without numbers as @req asks for. On failure, @spare has none. */
+/* Preallocate all objects for @req. @spare is empty on failure. */
 static int ioasid_alloc_spare(const struct ioasid_request *req,
 			      struct ioasid_chain *spare)
 {
@@ -228,9 +231,9 @@ static int ioasid_alloc_spare(const struct ioasid_request *req,
 }
 
 /*
- * Add up to @count objects with numbers, at most IOASID_BATCH, to @chain. No
- * lookup finds them until ioasid_publish(). They have the charge of @req.
- * Returns how many there are, or an error.
+ * Add up to @count objects with PASIDs, at most IOASID_BATCH, to @chain. They
+ * use the charge of @req and are invisible to lookups until ioasid_publish().
+ * Returns the number of objects, or an error.
  */
 static int ioasid_reserve_batch(const struct ioasid_request *req, u32 count,
 				const struct ioasid_range *range,
@@ -273,7 +276,7 @@ static int ioasid_reserve_batch(const struct ioasid_request *req, u32 count,
 	return done;
 }
 
-/* Numbers of @range for what @left says, which is how many are missing then. */
+/* Reserve *@left PASIDs from @range. On return, *@left is the shortfall. */
 static int ioasid_reserve_range(const struct ioasid_request *req, u32 *left,
 				const struct ioasid_range *range,
 				struct ioasid_chain *chain)
@@ -305,7 +308,7 @@ static int ioasid_reserve_any(const struct ioasid_request *req, u32 *left,
 	return ret;
 }
 
-/* The part of the range that @req asks for that it may have numbers of */
+/* The part of the requested range that @req may allocate from */
 static struct ioasid_range ioasid_allowed_range(const struct ioasid_request *req)
 {
 	u32 first = req->reserve ? IOASID_MIN : IOASID_RESERVE_END;
@@ -361,11 +364,11 @@ static int ioasid_reserve_serialized(const struct ioasid_request *req,
 }
 
 /*
- * Reserve what @req asks for: @chain, which is empty, gets objects with numbers
- * that no lookup finds until ioasid_publish(). All or none.
+ * Reserve all IOASIDs of @req, or none. They are added to @chain, which must be
+ * empty, and are invisible to lookups until ioasid_publish().
  *
- * PARKED ones count until they are recycled, so those that only wait for the
- * worker are given the time to go. -EINTR: a fatal signal.
+ * PARKED IOASIDs stay charged until recycled, so if a limit is hit, wait for
+ * the recycle worker and retry. Returns -EINTR on a fatal signal.
  */
 int ioasid_reserve(const struct ioasid_request *req, struct ioasid_chain *chain)
 {
@@ -383,7 +386,7 @@ int ioasid_reserve(const struct ioasid_request *req, struct ioasid_chain *chain)
 	wait = ioasid_recycle_wait();
 	if (wait)
 		return wait;
-	/* Only what others may have as well is worth a lock */
+	/* The quota is not shared with other owners, so no need to serialize */
 	if (ret == -EDQUOT)
 		ret = ioasid_try_reserve(req, chain);
 	return ret == -ENOSPC ? ioasid_reserve_serialized(req, chain) : ret;
@@ -392,14 +395,17 @@ int ioasid_reserve(const struct ioasid_request *req, struct ioasid_chain *chain)
 static void ioasid_publish_one(struct ioasid *ioasid)
 {
 	refcount_set(&ioasid->refs, 1);
-	/* Pairs with the acquire of the lookups: they see a whole object */
+	/*
+	 * Pairs with the acquire in lookups, which must see the object
+	 * initialized
+	 */
 	smp_store_release(&ioasid->state, IOASID_STATE_ACTIVE);
 	trace_ioasid_alloc(ioasid->id);
 }
 
 /*
- * From here on lookups find those of @chain, and only the owner may end their
- * life, which the caller prevents as yet.
+ * Make the IOASIDs in @chain visible to lookups. The caller must prevent the
+ * owner from freeing them until this returns.
  */
 void ioasid_publish(struct ioasid_account *account, struct ioasid_chain *chain)
 {
@@ -425,9 +431,9 @@ static void ioasid_free_rcu(struct rcu_head *rcu)
 }
 
 /*
- * The end of @count objects, which recycle_node links: uncharged, and then the
- * numbers are free again. In this order: who sees that the number is gone finds
- * it uncharged. All are of the same account and cgroup and of the same state.
+ * Release @count objects linked by recycle_node, all with the same account,
+ * cgroup and state. Uncharge first, so that anyone who sees the PASID free also
+ * sees the charge returned.
  */
 static void ioasid_release_run(struct llist_node *list, u32 count)
 {
@@ -447,7 +453,7 @@ static void ioasid_release_run(struct llist_node *list, u32 count)
 		ioasid_tracker_exit(ioasid);
 		mutex_destroy(&ioasid->lock);
 	}
-	/* A lookup may still look at them */
+	/* RCU readers may still see the erased entries */
 	call_rcu(&first->rcu, ioasid_free_rcu);
 
 	put_misc_cg_many(cg, count);
@@ -461,7 +467,9 @@ static bool ioasid_is_released_with(const struct ioasid *a,
 	       a->state == b->state;
 }
 
-/* The end of all objects of @list: nobody holds them, no device knows them. */
+/*
+ * Release all objects of @list, which have no references and no entries left.
+ */
 static void ioasid_release(struct llist_node *list)
 {
 	struct ioasid *first, *last;
@@ -491,8 +499,8 @@ static void ioasid_release(struct llist_node *list)
 }
 
 /*
- * Undo ioasid_reserve(). Nobody has seen those of @chain, so there is no park.
- * Leaves it empty.
+ * Undo ioasid_reserve(). The objects were never published, so there is nothing
+ * to park. Leaves @chain empty.
  */
 void ioasid_unreserve(struct ioasid_chain *chain)
 {
@@ -502,18 +510,19 @@ void ioasid_unreserve(struct ioasid_chain *chain)
 
 /**
  * ioasid_alloc() - allocate an IOASID for a kernel owner
- * @set: what counts it; charged is the cgroup of the current task
+ * @set: the set to account the IOASID to
  * @min: smallest PASID wanted, at least 1
  * @max: largest PASID wanted, inclusive, at most 0xfffff
  *
- * The kernel has no quota, and may have what is in reserve.
+ * Charges the misc cgroup of the current task. There is no quota, and PASIDs
+ * reserved for the kernel may be used.
  *
- * Context: Process context, may sleep. When the range or the cgroup is full, it
- * waits for the worker that recycles, which takes ioasid.lock and group mutexes.
- * Return: the IOASID in state ACTIVE with the owner's reference, to be given
- * back by ioasid_free(), or ERR_PTR: -EINVAL the range is empty or not within
- * the number space, -ENOSPC all numbers of the range are taken, -EDQUOT the
- * limit of the cgroup is reached, -ENOMEM, -EINTR a fatal signal.
+ * Context: Process context, may sleep. If the range or the cgroup is full,
+ * waits for the recycle worker, which takes ioasid.lock and group mutexes.
+ * Return: the IOASID in state ACTIVE with the owner's reference, to be released
+ * with ioasid_free(), or ERR_PTR: -EINVAL if the range is empty or outside of
+ * the PASID space, -ENOSPC if the range is exhausted, -EDQUOT if the cgroup
+ * limit is reached, -ENOMEM, -EINTR on a fatal signal.
  */
 struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min, u32 max)
 {
@@ -545,10 +554,10 @@ struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min, u32 max)
 EXPORT_SYMBOL_GPL(ioasid_alloc);
 
 /*
- * Numbers of the kernel itself: those of SVA, and of drivers that have a use for
- * a PASID of their own. They come from the same space, so that a user's IOASID
- * never has the number of a process. They are not published: nobody looks them
- * up, attaches them by ioasid_attach_device(), or parks them.
+ * PASIDs used by SVA and by drivers through the global PASID API. They come
+ * from the same space, so that a user's IOASID never clashes with the PASID of
+ * a process. They are never published: nothing looks them up, attaches them
+ * with ioasid_attach_device(), or parks them.
  */
 static struct ioasid_set ioasid_system_set = {
 	.kernel = {
@@ -561,8 +570,8 @@ static struct ioasid_set ioasid_system_set = {
 };
 
 /*
- * For iommu_alloc_global_pasid(): a number of [1, @max], or 0. May sleep, but does
- * not wait for the worker, because the caller holds iommu_sva_lock.
+ * Backend of iommu_alloc_global_pasid(): a PASID in [1, @max], or 0. May sleep,
+ * but does not wait for the recycle worker, as the caller holds iommu_sva_lock.
  */
 u32 ioasid_alloc_global(u32 max)
 {
@@ -585,7 +594,7 @@ u32 ioasid_alloc_global(u32 max)
 	return ioasid->id;
 }
 
-/* For iommu_free_global_pasid(). Any context: the last mmdrop() gets here. */
+/* Backend of iommu_free_global_pasid(). Any context: called from __mmdrop(). */
 void ioasid_free_global(u32 id)
 {
 	struct ioasid *ioasid = xa_load(&ioasid_xa, id);
@@ -596,8 +605,8 @@ void ioasid_free_global(u32 id)
 }
 
 /*
- * Put a reference. True: it was the last one, the caller must recycle. Inline
- * because it is hot and small.
+ * Put a reference. Returns true if it was the last one and the caller must
+ * recycle the IOASID.
  */
 static inline bool ioasid_put_and_test(struct ioasid *ioasid)
 {
@@ -615,8 +624,8 @@ static inline bool ioasid_put_and_test(struct ioasid *ioasid)
 /* Park */
 
 /*
- * Whoever attached it may be gone, together with the device: all that is still
- * good is the group.
+ * Block by group: the device and the driver that attached it may be gone
+ * already, only the group reference is known to be valid.
  */
 static void ioasid_block_groups(struct ioasid *ioasid)
 {
@@ -631,21 +640,23 @@ static void ioasid_block_groups(struct ioasid *ioasid)
 	}
 }
 
-/* The first pass of park: nothing new from here on. Takes no lock. */
+/*
+ * First pass of park, lockless: no new references or attachments from here on
+ */
 static void ioasid_park(struct ioasid *ioasid)
 {
-	/* The one atomic step that attach and the lookups check again */
+	/* Attach and lookups recheck the state */
 	WARN_ON(cmpxchg(&ioasid->state, IOASID_STATE_ACTIVE,
 			IOASID_STATE_PARKED) != IOASID_STATE_ACTIVE);
 	trace_ioasid_park(ioasid->id);
 }
 
 /*
- * The second pass: the hardware entries. DMA can still reach memory through what
- * is cached, until @gather is synced.
+ * Second pass of park: block the table entries. DMA can continue through cached
+ * translations until @gather is synced.
  *
- * Unless it is to wait, it fails when somebody holds a lock, for an attach or a
- * detach, which can take long. What is missing is to be done later.
+ * Without @wait, returns false if a lock is contended, as attach and detach may
+ * hold it for long. The caller must retry the entries that are missing.
  */
 static bool ioasid_block(struct ioasid *ioasid,
 			 struct iommu_pasid_gather *gather, bool wait)
@@ -659,11 +670,11 @@ static bool ioasid_block(struct ioasid *ioasid,
 		return false;
 
 	/*
-	 * Their list does not change behind us: attach looks at the state, and
-	 * detach waits until all that is gathered is flushed.
+	 * The list is stable: attach checks the state, and detach waits until
+	 * everything gathered is flushed.
 	 */
 	if (READ_ONCE(ioasid->stray)) {
-		/* Takes the groups, and flushes them */
+		/* Takes group mutexes and flushes each group */
 		done = wait;
 		if (wait)
 			ioasid_block_groups(ioasid);
@@ -683,7 +694,7 @@ out_unlock:
 	return done;
 }
 
-/* The last pass, when the gather is synced. */
+/* Last pass of park, after the gather was synced */
 static void ioasid_finish_park(struct ioasid *ioasid)
 {
 	trace_ioasid_block(ioasid->id);
@@ -691,7 +702,10 @@ static void ioasid_finish_park(struct ioasid *ioasid)
 	smp_store_release(&ioasid->blocked, true);
 }
 
-/* Move those of @chain that can be blocked to @blocked. @wait: at least the first */
+/*
+ * Move the objects of @chain that can be blocked to @blocked. With @wait, wait
+ * for the locks of the first one.
+ */
 static void ioasid_block_some(struct ioasid_chain *chain,
 			      struct ioasid_chain *blocked,
 			      struct iommu_pasid_gather *gather, bool wait)
@@ -712,15 +726,16 @@ static void ioasid_block_some(struct ioasid_chain *chain,
 	ioasid_chain_move(chain, &busy);
 }
 
-/* Ticks for those who hold a lock for a moment, before the others are flushed */
+/* How many ticks to retry contended locks before flushing the rest */
 #define IOASID_PARK_TICKS	3
 
 /*
- * Block those of @chain whose locks can be had now, flush them, and move them to
- * the end of @done. The others stay. @wait: at least the first one is done.
+ * Block and flush the objects of @chain whose locks are available, and move
+ * them to the end of @done. Others stay in @chain. With @wait, wait for the
+ * first one.
  *
- * As a rule that is all of them: all entries are blocked before the first one is
- * flushed, and the IOMMU driver needs few waits for many.
+ * Usually no lock is contended: all entries are blocked before the first flush,
+ * so that the IOMMU driver can batch invalidations.
  */
 static void ioasid_park_some(struct ioasid_chain *chain,
 			     struct ioasid_chain *done, bool wait)
@@ -744,33 +759,35 @@ static void ioasid_park_some(struct ioasid_chain *chain,
 		ioasid_finish_park(ioasid);
 		ioasid_cond_resched(++count);
 	}
-	/* Has a barrier: a detach that sleeps has not seen the above */
+	/* Implies a barrier: a sleeping detach has not seen ->blocked yet */
 	if (wq_has_sleeper(&ioasid_blocked_wq))
 		wake_up_all(&ioasid_blocked_wq);
 	ioasid_chain_move(done, &blocked);
 }
 
 /*
- * How often several that are busy are tried, so that none of them waits for
- * another. After that, a lock may be handed from one holder to the next without
- * ever being free: queue up for one lock after the other.
+ * How often to retry contended IOASIDs before waiting for them one by one. The
+ * retries keep them from waiting for each other; the limit is needed because a
+ * contended lock may be handed over from holder to holder without ever being
+ * free for a trylock.
  */
 #define IOASID_PARK_ROUNDS	100
 
 #ifdef CONFIG_LOCKDEP
-/* Held by those who park, for those who wait until an IOASID is blocked */
+/* Held during park; acquired by those waiting until an IOASID is blocked */
 static struct lockdep_map ioasid_park_map =
 	STATIC_LOCKDEP_MAP_INIT("ioasid_park", &ioasid_park_map);
 #endif
 
 /*
- * Park every IOASID of @chain, which are of one account, and put the owner's
- * references. When this returns, no DMA with any of them reaches memory. Cannot
- * fail, allocates nothing.
+ * Park all IOASIDs in @chain, which belong to one account, and put the owner's
+ * references. When this returns, no DMA with any of them can reach memory.
+ * Cannot fail and does not allocate memory.
  *
- * No reference and no attachment is given out any more when the first entry is
- * touched. Those whose locks are taken come last, after the others have been
- * flushed: a slow attach or detach delays nobody else.
+ * All states change before the first entry is touched, so no new references and
+ * attachments appear meanwhile. IOASIDs whose locks are contended are handled
+ * last, after the others were flushed, so that a slow attach or detach does not
+ * delay them.
  */
 void ioasid_free_chain(struct ioasid_chain *chain)
 {
@@ -791,11 +808,11 @@ void ioasid_free_chain(struct ioasid_chain *chain)
 		ioasid_cond_resched(++count);
 	}
 
-	/* Counted before the owner's references go: recycle takes it off again */
+	/* Before the owner's references are put, as recycle uncharges */
 	account = llist_entry(chain->first, struct ioasid, recycle_node)->account;
 	ioasid_account_park(account, count);
 
-	/* lockdep learns nothing from a trylock */
+	/* Trylocks are not checked by lockdep */
 	might_lock(&llist_entry(chain->first, struct ioasid, recycle_node)->lock);
 	ioasid_chain_init(&done);
 	ioasid_park_some(chain, &done, false);
@@ -806,7 +823,9 @@ void ioasid_free_chain(struct ioasid_chain *chain)
 	lock_map_release(&ioasid_park_map);
 
 	llist_for_each_entry_safe(ioasid, next, done.first, recycle_node) {
-		/* This is process context: no need for the worker */
+		/*
+		 * In process context, there is no need to defer to the worker
+		 */
 		if (ioasid_put_and_test(ioasid))
 			__llist_add(&ioasid->recycle_node, &unused);
 		ioasid_cond_resched(++count);
@@ -820,11 +839,11 @@ void ioasid_free_chain(struct ioasid_chain *chain)
  *
  * When this returns, no DMA with the PASID can reach memory: entries are
  * blocked, caches and device TLBs invalidated, page requests drained. Users
- * that hold a reference keep it; the number is recycled after the last
- * ioasid_put(). To be called by the owner only, once.
+ * keep their references; the PASID is recycled after the last ioasid_put().
+ * Must be called by the owner only, and only once.
  *
  * Context: Process context, may sleep. Takes ioasid.lock, the group mutex and
- * the IOMMU driver's locks. Waits for no page fault handler.
+ * the IOMMU driver's locks. Does not wait for page fault handlers.
  */
 void ioasid_free(struct ioasid *ioasid)
 {
@@ -842,10 +861,10 @@ EXPORT_SYMBOL_GPL(ioasid_free);
 /* References */
 
 /**
- * ioasid_get() - take one more reference
- * @ioasid: an IOASID of which the caller holds a reference
+ * ioasid_get() - take an additional reference
+ * @ioasid: an IOASID that the caller holds a reference to
  *
- * Works for a PARKED IOASID, too: it does not give new rights.
+ * Also works on a PARKED IOASID, as it does not grant new rights.
  *
  * Context: Any context.
  * Return: @ioasid.
@@ -858,7 +877,7 @@ struct ioasid *ioasid_get(struct ioasid *ioasid)
 }
 EXPORT_SYMBOL_GPL(ioasid_get);
 
-/* Account the caller's reference to @user, as @ref. */
+/* Account the caller's reference to @user and record it in @ref. */
 void ioasid_add_user(struct ioasid *ioasid, enum ioasid_user user,
 		     struct ioasid_ref *ref)
 {
@@ -869,13 +888,13 @@ void ioasid_add_user(struct ioasid *ioasid, enum ioasid_user user,
 }
 
 /**
- * ioasid_user_get() - take one more reference, and say who holds it
- * @ioasid: an IOASID of which the caller holds a reference
- * @user: what kind of user the new one is
- * @ref: the new reference, to be put by ioasid_user_put()
+ * ioasid_user_get() - take an additional reference and record its user
+ * @ioasid: an IOASID that the caller holds a reference to
+ * @user: kind of the new user
+ * @ref: the new reference, to be released with ioasid_user_put()
  *
- * For references that are held for long. debugfs and fdinfo count them by kind,
- * and with CONFIG_IOASID_REF_TRACKER the stack of this call is remembered.
+ * For long-term references. They are counted by kind in debugfs and fdinfo.
+ * With CONFIG_IOASID_REF_TRACKER, the stack of this call is saved.
  *
  * Context: Process context, may sleep.
  */
@@ -889,14 +908,14 @@ EXPORT_SYMBOL_GPL(ioasid_user_get);
 
 static struct workqueue_struct *ioasid_wq;
 static LLIST_HEAD(ioasid_recycle_list);
-/* Some IOASID is stray */
+/* Set if any IOASID has ->stray set */
 static atomic_t ioasid_strays;
 static void ioasid_recycle_fn(struct work_struct *work);
 static DECLARE_DELAYED_WORK(ioasid_recycle_work, ioasid_recycle_fn);
 
 /*
- * Not at once: who puts one for the last time often puts more, and the worker
- * takes them all. Who needs them earlier calls ioasid_recycle_flush().
+ * Delay by a jiffy to batch last puts. Callers that cannot wait use
+ * ioasid_recycle_flush().
  */
 static void ioasid_queue_worker(void)
 {
@@ -910,10 +929,10 @@ static void ioasid_recycle_irq(struct irq_work *work)
 
 static DEFINE_IRQ_WORK(ioasid_recycle_irq_work, ioasid_recycle_irq);
 
-/* For the worker: the last reference went in a context that cannot sleep. */
+/* Defer recycling to the worker; the last put may be in atomic context. */
 static noinline void ioasid_queue(struct ioasid *ioasid)
 {
-	/* Whoever was first has queued the worker, which takes all */
+	/* If the list was not empty, the worker is already queued */
 	if (!llist_add(&ioasid->recycle_node, &ioasid_recycle_list))
 		return;
 	if (in_nmi())
@@ -926,11 +945,11 @@ static noinline void ioasid_queue(struct ioasid *ioasid)
  * ioasid_put() - put a reference
  * @ioasid: an IOASID; not to be used after this
  *
- * A user must have detached it from all devices before. The last reference
- * gone, a worker recycles the number.
+ * A user must have detached @ioasid from all devices before. After the last
+ * reference is gone, a worker recycles the PASID.
  *
- * Context: Any context, NMI included, never sleeps. Not under a lock of the
- * scheduler, of timers or of workqueues: the last one queues work.
+ * Context: Any context including NMI, never sleeps. Not under scheduler, timer
+ * or workqueue locks, as the last put queues work.
  */
 void ioasid_put(struct ioasid *ioasid)
 {
@@ -939,7 +958,7 @@ void ioasid_put(struct ioasid *ioasid)
 }
 EXPORT_SYMBOL_GPL(ioasid_put);
 
-/* Those who may attach it, and say who they are */
+/* Users that may have attachments */
 static unsigned int ioasid_attachers(const struct ioasid *ioasid)
 {
 	return atomic_read(&ioasid->users[IOASID_USER_DRIVER]) +
@@ -947,13 +966,14 @@ static unsigned int ioasid_attachers(const struct ioasid *ioasid)
 }
 
 /*
- * There are more attachments than users who may have one: either a user has let
- * go without detaching, or another one does right now what it should. The worker
- * finds out which. True: it has the caller's reference from now on.
+ * There are more attachments than users that may have any. Either a user put
+ * its reference without detaching, or another one is just detaching. Let the
+ * worker find out. Returns true if the caller's reference was passed to the
+ * worker.
  */
 static noinline bool ioasid_hand_over_stray(struct ioasid *ioasid)
 {
-	/* One reference is enough for the worker */
+	/* The worker needs only one reference */
 	if (xchg(&ioasid->stray, true))
 		return false;
 
@@ -965,15 +985,15 @@ static noinline bool ioasid_hand_over_stray(struct ioasid *ioasid)
 
 /**
  * ioasid_user_put() - put the reference of a user
- * @ref: from ioasid_user_get() or ioasid_fd_get(). Neither it nor the IOASID may
- *	 be used after this.
+ * @ref: from ioasid_user_get() or ioasid_fd_get(). Neither @ref nor the IOASID
+ *	 may be used after this.
  *
- * A user must have detached it from all devices before. If one has not, the
- * worker blocks the DMA, and the number is lost. The last reference gone, the
- * worker recycles the number.
+ * The user must have detached the IOASID from all devices before. If not, a
+ * worker blocks the DMA and the PASID is leaked. After the last reference is
+ * gone, a worker recycles the PASID.
  *
  * Context: Any context but NMI, never sleeps, see ioasid_put(). With
- * CONFIG_IOASID_REF_TRACKER it takes a spinlock and frees memory.
+ * CONFIG_IOASID_REF_TRACKER, takes a spinlock and frees memory.
  */
 void ioasid_user_put(struct ioasid_ref *ref)
 {
@@ -994,7 +1014,7 @@ static bool ioasid_is_published(const struct ioasid *ioasid)
 	return smp_load_acquire(&ioasid->state) != IOASID_STATE_RESERVED;
 }
 
-/* Under RCU, or while something else keeps the object. NULL if there is none. */
+/* Call under RCU, or while holding a reference. Returns NULL if not found. */
 struct ioasid *ioasid_lookup(u32 id)
 {
 	struct ioasid *ioasid = xa_load(&ioasid_xa, id);
@@ -1002,7 +1022,7 @@ struct ioasid *ioasid_lookup(u32 id)
 	return ioasid && ioasid_is_published(ioasid) ? ioasid : NULL;
 }
 
-/* The first published IOASID with a number of at least *@id, as above. */
+/* Find the first published IOASID with PASID >= *@id. Same context as above. */
 struct ioasid *ioasid_next(u32 *id)
 {
 	unsigned long index = *id;
@@ -1017,25 +1037,22 @@ struct ioasid *ioasid_next(u32 *id)
 	return NULL;
 }
 
-/*
- * A reference to an object that was looked up under RCU, if it is ACTIVE. Hot,
- * and small: inline.
- */
+/* Take a reference to an ACTIVE IOASID that was looked up under RCU. */
 static inline struct ioasid *ioasid_get_active(struct ioasid *ioasid)
 {
 	u32 state;
 
 	lockdep_assert(rcu_read_lock_held());
 
-	/* Neither one that is not published yet nor one that is about to go */
+	/* Fails for objects not yet published or already being released */
 	if (!refcount_inc_not_zero(&ioasid->refs))
 		return ERR_PTR(-ENOENT);
 	/*
-	 * Checked with the reference in hand: one that is given out was taken
-	 * before park. refcount_inc_not_zero() orders nothing by itself.
+	 * Check the state after taking the reference, so that no reference is
+	 * returned after park. refcount_inc_not_zero() does not imply ordering.
 	 */
 	smp_mb__after_atomic();
-	/* Pairs with the release in ioasid_publish(): a whole object */
+	/* Pairs with the release in ioasid_publish_one() */
 	state = smp_load_acquire(&ioasid->state);
 	if (unlikely(state != IOASID_STATE_ACTIVE)) {
 		ioasid_put(ioasid);
@@ -1047,14 +1064,14 @@ static inline struct ioasid *ioasid_get_active(struct ioasid *ioasid)
 }
 
 /**
- * ioasid_tryget() - take a reference to an IOASID that was found under RCU
- * @ioasid: an IOASID that somebody else had a reference of when it was found
+ * ioasid_tryget() - take a reference to an IOASID found under RCU
+ * @ioasid: an IOASID that had a reference when it was found
  *
- * For those who keep a table of IOASIDs in which others look them up.
+ * For users that maintain an RCU-protected table of IOASIDs.
  *
  * Context: Any context but NMI, under rcu_read_lock().
- * Return: @ioasid, to be put by ioasid_put(), or ERR_PTR: -ESHUTDOWN it is
- * PARKED, -ENOENT its last reference has gone.
+ * Return: @ioasid, to be released with ioasid_put(), or ERR_PTR: -ESHUTDOWN if
+ * it is PARKED, -ENOENT if its last reference is gone.
  */
 struct ioasid *ioasid_tryget(struct ioasid *ioasid)
 {
@@ -1068,8 +1085,8 @@ EXPORT_SYMBOL_GPL(ioasid_tryget);
  * @id: the PASID
  *
  * Context: Any context but NMI, does not sleep.
- * Return: the IOASID, to be put by ioasid_put(), or ERR_PTR: -ENOENT @set
- * has no such number, -ESHUTDOWN it is PARKED.
+ * Return: the IOASID, to be released with ioasid_put(), or ERR_PTR: -ENOENT if
+ * @set has no such PASID, -ESHUTDOWN if it is PARKED.
  */
 struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
 {
@@ -1083,7 +1100,7 @@ struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
 }
 EXPORT_SYMBOL_GPL(ioasid_find_get);
 
-/* The same for an owner: the numbers of others do not exist for it. */
+/* Same, but finds only the IOASIDs of one owner. */
 struct ioasid *ioasid_account_find_get(struct ioasid_account *account, u32 id)
 {
 	struct ioasid *ioasid;
@@ -1097,10 +1114,10 @@ struct ioasid *ioasid_account_find_get(struct ioasid_account *account, u32 id)
 
 /**
  * ioasid_id() - the PASID of an IOASID
- * @ioasid: an IOASID of which the caller holds a reference
+ * @ioasid: an IOASID that the caller holds a reference to
  *
  * Context: Any context.
- * Return: the number, 1 to 0xfffff.
+ * Return: the PASID, 1 to 0xfffff.
  */
 u32 ioasid_id(const struct ioasid *ioasid)
 {
@@ -1109,14 +1126,14 @@ u32 ioasid_id(const struct ioasid *ioasid)
 EXPORT_SYMBOL_GPL(ioasid_id);
 
 /**
- * ioasid_is_active() - whether new work may be started with an IOASID
- * @ioasid: an IOASID of which the caller holds a reference
+ * ioasid_is_active() - check whether new work may be started with an IOASID
+ * @ioasid: an IOASID that the caller holds a reference to
  *
- * A hint for users that want to fail early: it can be parked a moment later,
- * and then the hardware blocks what was started.
+ * Only a hint for users that want to fail early: the IOASID may be parked right
+ * after the check, and the hardware then blocks the DMA.
  *
  * Context: Any context.
- * Return: true while ACTIVE, false for good once PARKED.
+ * Return: true while ACTIVE. Once PARKED, always false.
  */
 bool ioasid_is_active(const struct ioasid *ioasid)
 {
@@ -1124,7 +1141,7 @@ bool ioasid_is_active(const struct ioasid *ioasid)
 }
 EXPORT_SYMBOL_GPL(ioasid_is_active);
 
-/* References other than that of the owner, who has none once it is PARKED. */
+/* Number of user references; the owner's reference is dropped at park. */
 u32 ioasid_users(const struct ioasid *ioasid)
 {
 	unsigned int refs = refcount_read(&ioasid->refs);
@@ -1135,24 +1152,23 @@ u32 ioasid_users(const struct ioasid *ioasid)
 /* Attachments */
 
 /**
- * ioasid_attach_device() - let a device DMA into a domain with a PASID
- * @ioasid: the IOASID; for each attachment the caller holds a reference, from
- *	    ioasid_user_get() or ioasid_fd_get() as IOASID_USER_DRIVER or
- *	    IOASID_USER_MDEV, and keeps it until it has called
- *	    ioasid_detach_device()
- * @domain: the domain, which must stay until ioasid_detach_device()
- * @dev: the device, to which the caller is bound as a driver
+ * ioasid_attach_device() - attach a PASID of a device to a domain
+ * @ioasid: the IOASID. For each attachment, the caller must hold a reference
+ *	    from ioasid_user_get() or ioasid_fd_get(), as IOASID_USER_DRIVER or
+ *	    IOASID_USER_MDEV, until it has called ioasid_detach_device().
+ * @domain: the domain, which must not be freed before ioasid_detach_device()
+ * @dev: the device. The caller must be its driver.
  * @handle: passed to iommu_attach_device_pasid(), may be NULL
  *
  * When the owner frees @ioasid, the DMA of this attachment is blocked without
- * a notice; the attachment stays until it is detached.
+ * notification. The attachment persists until it is detached.
  *
  * Context: Process context, may sleep. Takes ioasid.lock and the group mutex.
- * Return: 0, or -ESHUTDOWN @ioasid is PARKED, -EBUSY the PASID is attached to
- * the group of @dev already or @dev is being reset, -EINVAL @dev does not
- * support that PASID or @domain does not fit to @dev, -EOPNOTSUPP the IOMMU
- * driver cannot attach a PASID, -ENODEV @dev has no IOMMU, -ENOMEM, or what the
- * IOMMU driver returns.
+ * Return: 0, or -ESHUTDOWN if @ioasid is PARKED, -EBUSY if the group of @dev
+ * already has an attachment for the PASID or @dev is being reset, -EINVAL if
+ * @dev does not support the PASID or @domain is incompatible with @dev,
+ * -EOPNOTSUPP if the IOMMU driver does not support PASIDs, -ENODEV if @dev has
+ * no IOMMU, -ENOMEM, or an error of the IOMMU driver.
  */
 int ioasid_attach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 			 struct device *dev,
@@ -1166,7 +1182,7 @@ int ioasid_attach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 		return -ENOMEM;
 
 	mutex_lock(&ioasid->lock);
-	/* Park sets the state before it takes the lock to find us */
+	/* Park sets the state before it takes the lock to walk the list */
 	ret = -ESHUTDOWN;
 	if (!ioasid_is_active(ioasid))
 		goto err_free;
@@ -1205,21 +1221,21 @@ ioasid_find_attachment(struct ioasid *ioasid, struct iommu_domain *domain,
 }
 
 /**
- * ioasid_replace_device() - let an attached PASID DMA into another domain
- * @ioasid: as given to ioasid_attach_device()
- * @old: as given there, or to the last ioasid_replace_device()
- * @domain: takes the place of @old, also in ioasid_detach_device(); may be the
- *	    same, with another @handle
- * @dev: as given to ioasid_attach_device()
+ * ioasid_replace_device() - attach an attached PASID to another domain
+ * @ioasid: as passed to ioasid_attach_device()
+ * @old: the current domain, as passed to the last attach or replace
+ * @domain: the new domain, to be passed to ioasid_detach_device(). May be the
+ *	    same as @old, with another @handle.
+ * @dev: as passed to ioasid_attach_device()
  * @handle: passed to iommu_replace_device_pasid()
  *
- * On failure nothing has changed.
+ * On failure, nothing is changed.
  *
- * Context: Process context, may sleep. Takes ioasid.lock and the group mutex, and
- * waits for page fault handlers of the old attachment, with none of them.
- * Return: 0, or -ESHUTDOWN @ioasid is PARKED, -EINVAL @domain does not fit to
- * @dev, -EBUSY @dev is being reset, -EOPNOTSUPP the IOMMU core cannot replace
- * domains, -ENOMEM, or what the IOMMU driver returns.
+ * Context: Process context, may sleep. Takes ioasid.lock and the group mutex.
+ * After dropping both, waits for page fault handlers of the old attachment.
+ * Return: 0, or -ESHUTDOWN if @ioasid is PARKED, -EINVAL if @domain is
+ * incompatible with @dev, -EBUSY if @dev is being reset, -EOPNOTSUPP if the
+ * IOMMU core cannot replace domains, -ENOMEM, or an error of the IOMMU driver.
  */
 int ioasid_replace_device(struct ioasid *ioasid, struct iommu_domain *old,
 			  struct iommu_domain *domain, struct device *dev,
@@ -1245,7 +1261,7 @@ int ioasid_replace_device(struct ioasid *ioasid, struct iommu_domain *old,
 		att->domain = domain;
 	}
 
-	/* As in ioasid_detach_device() */
+	/* See ioasid_detach_device() */
 	iopf_wait_for_handlers(old_handle);
 	return 0;
 }
@@ -1267,15 +1283,15 @@ static bool ioasid_is_blocked(const struct ioasid *ioasid)
 /**
  * ioasid_detach_device() - end an attachment
  * @ioasid: the IOASID
- * @domain: as given to ioasid_attach_device()
- * @dev: as given to ioasid_attach_device()
+ * @domain: as passed to ioasid_attach_device()
+ * @dev: as passed to ioasid_attach_device()
  *
  * Works in any state. The entry of a PARKED IOASID stays blocked until the
- * number is recycled.
+ * PASID is recycled.
  *
  * Context: Process context, may sleep. Takes ioasid.lock and the group mutex,
- * and waits for a park that is under way, like ioasid_free(). Then waits for page
- * fault handlers of the attachment, with none of these locks.
+ * and waits for a park in progress. Then, with no lock held, waits for page
+ * fault handlers of the attachment.
  */
 void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 			  struct device *dev)
@@ -1285,8 +1301,8 @@ void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 
 	mutex_lock(&ioasid->lock);
 	/*
-	 * Until the last pass of park, @dev is about to be flushed: it must not
-	 * go away, and the domain ID must not be used again.
+	 * Until park completes, @dev has a pending flush: it must not go away,
+	 * and the domain ID must not be reused.
 	 */
 	while (!ioasid_is_active(ioasid) && !ioasid_is_blocked(ioasid)) {
 		mutex_unlock(&ioasid->lock);
@@ -1314,9 +1330,9 @@ void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 out_unlock:
 	mutex_unlock(&ioasid->lock);
 	/*
-	 * The entry is blocked and drained, so nobody else has to wait for these,
-	 * an owner that frees @ioasid in particular: only the caller, who is about
-	 * to free what they use. They can be stuck in a page fault.
+	 * Fault handlers may be stuck for long. The entry is blocked and
+	 * drained, so an owner freeing @ioasid need not wait for them; only the
+	 * caller must, as it is about to free what they use.
 	 */
 	iopf_wait_for_handlers(handle);
 }
@@ -1324,7 +1340,7 @@ EXPORT_SYMBOL_GPL(ioasid_detach_device);
 
 /* Recycle */
 
-/* A bug of a driver. Where that is, the stack of the worker does not tell. */
+/* Report a driver bug. The worker's stack would not help to find the driver. */
 static void ioasid_complain(struct ioasid *ioasid)
 {
 	struct ioasid_attachment *att;
@@ -1337,10 +1353,11 @@ static void ioasid_complain(struct ioasid *ioasid)
 }
 
 /*
- * A user that has an attachment has a reference, too, until it has taken
- * ioasid.lock to detach. If there are fewer, some domain may go at any moment: all
- * DMA is blocked now, and the number is lost. Not so if it is parked and flushed:
- * then it is lost with the last reference.
+ * A user with an attachment holds a reference until it has taken ioasid.lock to
+ * detach. If there are fewer users than attachments, a domain may be freed at
+ * any time: block all DMA now and leak the PASID. If the IOASID is already
+ * parked and flushed, there is nothing to block; it is leaked after the last
+ * put.
  */
 static void ioasid_end_stray(struct ioasid *ioasid)
 {
@@ -1370,7 +1387,7 @@ static void ioasid_end_strays(void)
 	ioasid_for_each(ioasid, id) {
 		if (!READ_ONCE(ioasid->stray) || ioasid->lost)
 			continue;
-		/* The worker has a reference of those */
+		/* The worker holds a reference */
 		rcu_read_unlock();
 		ioasid_end_stray(ioasid);
 		rcu_read_lock();
@@ -1379,8 +1396,9 @@ static void ioasid_end_strays(void)
 }
 
 /*
- * True: no device knows the number any more, when @gather is synced. False: some
- * group is busy. No reference is left, so there is nobody to lock against.
+ * Unpark all entries. Returns false if a group is busy. On true, once @gather
+ * is synced, no device has an entry for the PASID. Needs no lock, as there are
+ * no references left.
  */
 static bool ioasid_unpark(struct ioasid *ioasid,
 			  struct iommu_unpark_gather *gather)
@@ -1400,8 +1418,8 @@ static bool ioasid_unpark(struct ioasid *ioasid,
 }
 
 /*
- * Recycle those of @list, which recycle_node links, whose groups nobody has at the
- * moment. Returns the others.
+ * Recycle the objects of @list, linked by recycle_node, except for those with a
+ * busy group, which are returned.
  */
 static struct llist_node *ioasid_recycle(struct llist_node *list)
 {
@@ -1414,9 +1432,9 @@ static struct llist_node *ioasid_recycle(struct llist_node *list)
 	llist_for_each_entry_safe(ioasid, next, list, recycle_node) {
 		ioasid_cond_resched(++count);
 		/*
-		 * A user put it without detaching: its domain may be gone,
-		 * so the entry must stay blocked. The number is lost, memory is
-		 * safe.
+		 * A user put its reference without detaching, and the domain
+		 * may be gone. Leak the PASID rather than risk DMA to freed
+		 * memory.
 		 */
 		if (ioasid->nr_attached) {
 			ioasid_complain(ioasid);
@@ -1425,13 +1443,13 @@ static struct llist_node *ioasid_recycle(struct llist_node *list)
 		__llist_add(&ioasid->recycle_node,
 			    ioasid_unpark(ioasid, &gather) ? &unparked : &busy);
 	}
-	/* Before the first of the numbers can be had again */
+	/* Must complete before any of the PASIDs can be allocated again */
 	iommu_unpark_gather_sync(&gather);
 	ioasid_release(unparked.first);
 	return busy.first;
 }
 
-/* For the next run of the worker. */
+/* Leave these to the next run of the worker. */
 static void ioasid_queue_all(struct llist_node *list)
 {
 	struct ioasid *ioasid, *next;
@@ -1440,13 +1458,13 @@ static void ioasid_queue_all(struct llist_node *list)
 		ioasid_queue(ioasid);
 }
 
-/* Runs of the worker that have begun, and that are done */
+/* Number of worker runs that have started and completed */
 static unsigned long ioasid_runs_begun;
 static unsigned long ioasid_runs_done;
 static DECLARE_WAIT_QUEUE_HEAD(ioasid_runs_wq);
 
 #ifdef CONFIG_LOCKDEP
-/* For those who wait below: what the worker takes is what they wait for */
+/* Held by the worker; acquired by those waiting for it below */
 static struct lockdep_map ioasid_runs_map =
 	STATIC_LOCKDEP_MAP_INIT("ioasid_runs", &ioasid_runs_map);
 #endif
@@ -1457,12 +1475,15 @@ static void ioasid_recycle_fn(struct work_struct *work)
 	struct llist_node *busy;
 	u32 ticks;
 
-	/* Pairs with ioasid_kick_worker(): counted before the list is empty */
+	/*
+	 * Pairs with ioasid_kick_worker(): count the run before emptying the
+	 * list
+	 */
 	smp_store_mb(ioasid_runs_begun, run);
 	lock_map_acquire(&ioasid_runs_map);
 	ioasid_end_strays();
 	busy = ioasid_recycle(llist_del_all(&ioasid_recycle_list));
-	/* For those who have a group for a moment */
+	/* Retry groups that are busy only briefly */
 	for (ticks = 0; busy && ticks < IOASID_PARK_TICKS; ticks++) {
 		schedule_timeout_uninterruptible(1);
 		busy = ioasid_recycle(busy);
@@ -1475,8 +1496,8 @@ static void ioasid_recycle_fn(struct work_struct *work)
 }
 
 /*
- * Returns the run of the worker that takes what was put for the last time before.
- * The caller waits for it.
+ * Returns the number of the worker run that will handle all last puts so far.
+ * The caller must wait for this run.
  */
 static unsigned long ioasid_kick_worker(void)
 {
@@ -1487,14 +1508,14 @@ static unsigned long ioasid_kick_worker(void)
 	lock_map_acquire(&ioasid_runs_map);
 	lock_map_release(&ioasid_runs_map);
 
-	/* Whoever has found the list empty sees the run that has emptied it */
+	/* If the list is empty, observe the run that has emptied it */
 	smp_rmb();
 	run = READ_ONCE(ioasid_runs_begun);
 	if (empty)
 		return run;
 	/*
-	 * Perhaps whoever put them has not come to queue the worker yet. The run
-	 * is counted before: once it is queued, it may begin at any moment.
+	 * The last put may not have queued the worker yet. Read the count
+	 * first, as the run may start as soon as it is queued.
 	 */
 	mod_delayed_work(ioasid_wq, &ioasid_recycle_work, 0);
 	return run + 1;
@@ -1507,8 +1528,8 @@ static bool ioasid_run_is_done(unsigned long run)
 }
 
 /*
- * When this returns 0, all that was put for the last time before is recycled, but
- * for what is attached to a group that somebody keeps busy. -EINTR: a fatal signal.
+ * Wait until all IOASIDs put before are recycled, except for those attached to
+ * a busy group. Returns -EINTR on a fatal signal.
  */
 static int ioasid_recycle_wait(void)
 {
@@ -1518,7 +1539,7 @@ static int ioasid_recycle_wait(void)
 		       -EINTR : 0;
 }
 
-/* Everything, whatever happens */
+/* Wait until everything is recycled, including IOASIDs with a busy group */
 void ioasid_recycle_flush(void)
 {
 	unsigned long run;
@@ -1531,7 +1552,7 @@ void ioasid_recycle_flush(void)
 
 static int __init ioasid_init(void)
 {
-	/* See struct ioasid on what shares a cache line */
+	/* The cache line layout of struct ioasid depends on the alignment */
 	ioasid_cache = KMEM_CACHE(ioasid, SLAB_HWCACHE_ALIGN | SLAB_ACCOUNT |
 				  SLAB_PANIC);
 	ioasid_attachment_cache = KMEM_CACHE(ioasid_attachment,

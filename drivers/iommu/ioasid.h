@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * IOASID: what the parts of the subsystem and their tests share
+ * IOASID: definitions shared by the parts of the subsystem and their tests
  */
 #ifndef __IOASID_H
 #define __IOASID_H
@@ -24,65 +24,66 @@
 struct seq_file;
 struct ucounts;
 
-/* Numbers that can be allocated: 20 bits, and 0 means "without PASID" */
+/* Allocatable PASIDs: 20 bits, 0 means "no PASID" */
 #define IOASID_MIN	1U
 #define IOASID_MAX	0xfffffU
 #define IOASID_COUNT	(IOASID_MAX - IOASID_MIN + 1)
 
 /*
- * The reserve of the kernel: the numbers that a device with few PASID bits has,
- * and as many as are left when all others are taken. SVA and drivers find one
- * there, whatever processes have.
+ * Reserved for the kernel: the PASIDs usable by devices with few PASID bits,
+ * and the last sixteenth of the space, so that SVA and drivers find a free
+ * PASID regardless of user allocations.
  */
 #define IOASID_RESERVE_END	1024U
 #define IOASID_RESERVE_COUNT	(IOASID_COUNT / 16)
 
-/* Who does not care gets a number that few devices need, as long as there are */
+/*
+ * Allocations without a range prefer PASIDs above this, unusable for many
+ * devices
+ */
 #define IOASID_LOW_END		32768U
 
-/* IOASIDs that all files of a user may hold, unless changed by sysctl */
+/* Default limit per user, over all files; see user.max_ioasids */
 #define IOASID_USER_LIMIT	(IOASID_COUNT / 4)
 
 /*
- * Objects handled between two looks at the scheduler, or under one spinlock. More
- * would hardly be cheaper, and there are arrays of that size on the stack.
+ * Batch size between cond_resched() calls and per lock hold. Also the size of
+ * on-stack arrays.
  */
 #define IOASID_BATCH	16U
 
-/* In a loop over many objects: @count is that of the rounds so far */
+/* cond_resched() every IOASID_BATCH iterations */
 static inline void ioasid_cond_resched(u32 count)
 {
 	if (count % IOASID_BATCH == 0)
 		cond_resched();
 }
 
-/* Owner of an IOASID that belongs to the kernel; files count from 1 */
+/* Owner ID of the kernel; files count from 1 */
 #define IOASID_OWNER_KERNEL	0ULL
 
 /**
- * struct ioasid_account - the IOASIDs of one owner, and what they are charged to
+ * struct ioasid_account - the IOASIDs of one owner and their limits
  * @refs: held by the owner and by every IOASID
- * @owner: name of the file for those who ask, or IOASID_OWNER_KERNEL; a counter,
- *	   so that a file that is gone is never mistaken for a new one
- * @set: what counts them as well; holds a reference
+ * @owner: unique ID of the file, never reused, or IOASID_OWNER_KERNEL
+ * @set: the set that also counts the IOASIDs; holds a reference
  * @ucounts: of the user who opened the file; NULL for the kernel
- * @lock: protects all below; taken in process context only
- * @ioasids: by number, from when they are published until they are recycled. Those
- *	     of the kernel are not in it: nobody asks.
- * @quota: how many IOASIDs there may be
+ * @lock: protects the fields below; taken in process context only
+ * @ioasids: published IOASIDs by PASID, until recycled. Not used for kernel
+ *	     owners, whose IOASIDs are never listed.
+ * @quota: maximum of @used
  * @used: IOASIDs charged: reserved, ACTIVE and PARKED
- * @parked: those of @used that are PARKED
- * @rcu: whoever has looked up an IOASID may look at its account
+ * @parked: the PARKED part of @used
+ * @rcu: lookups dereference the account of an IOASID under RCU
  *
- * That the account of an IOASID is that of a file is what tells that the IOASID
- * is one of the file.
+ * An IOASID belongs to a file if it points to the account of the file.
  */
 struct ioasid_account {
 	refcount_t refs;
 	u64 owner;
 	struct ioasid_set *set;
 	struct ucounts *ucounts;
-	spinlock_t lock;	/* all below */
+	spinlock_t lock;	/* protects the fields below */
 	struct rb_root ioasids;
 	u32 quota;
 	u32 used;
@@ -92,13 +93,14 @@ struct ioasid_account {
 
 /**
  * struct ioasid_set - all IOASIDs of one mm
- * @kernel: of those of the set that the kernel owns. Its references are those of
- *	    the set: the mm has one, and each account of a file.
- * @used: as in the accounts of the set, summed up
- * @parked: as well
+ * @kernel: account of IOASIDs that kernel owners allocate for the mm. Its
+ *	    reference count is also that of the set: the mm and each file
+ *	    account of the set hold a reference.
+ * @used: sum of @used of all accounts
+ * @parked: sum of @parked of all accounts
  *
- * A set counts and does not limit: whoever opens a file and passes it on is
- * limited by that file, and by the user.
+ * A set only counts. The limits are those of the file and of the user, which
+ * also apply when a file is passed to another process.
  */
 struct ioasid_set {
 	struct ioasid_account kernel;
@@ -107,9 +109,9 @@ struct ioasid_set {
 };
 
 /**
- * struct ioasid_chain - IOASIDs that recycle_node links, one after the other
- * @first: the first one
- * @end: where the next one is to be linked
+ * struct ioasid_chain - singly linked list of IOASIDs, linked by recycle_node
+ * @first: first element
+ * @end: where to link the next element
  */
 struct ioasid_chain {
 	struct llist_node *first;
@@ -117,38 +119,38 @@ struct ioasid_chain {
 };
 
 /*
- * Before it is published, an IOASID has its number, but no reference, and no
- * lookup finds it. The other states are those of enum ioasid_state.
+ * State before publishing: the PASID is taken, but the object has no references
+ * and is invisible to lookups. For other states, see enum ioasid_state.
  */
 #define IOASID_STATE_RESERVED	0
 
 /**
- * struct ioasid - a PASID and all that hold it
- * @refs: the owner while ACTIVE, and every user
+ * struct ioasid - a reference counted PASID
+ * @refs: one for the owner while ACTIVE, and one for every user
  * @id: the PASID
- * @state: IOASID_STATE_x; RESERVED -> ACTIVE -> PARKED, and no other way
- * @nr_attached: how many of @attachments have a domain; written under @lock
- * @users: of @refs, those that say who they are
- * @blocked: park is complete: no DMA can reach memory, no device is touched
- *	     by park any more
- * @stray: perhaps a user put it without detaching: the worker has its
- *	   reference, and finds out
- * @lost: that was so; written by the worker, under @lock
+ * @state: IOASID_STATE_x, only advances: RESERVED -> ACTIVE -> PARKED
+ * @nr_attached: number of @attachments with a domain; written under @lock
+ * @users: per-kind user references, a subset of @refs
+ * @blocked: park is complete: no DMA can reach memory, and park does not touch
+ *	     devices any more
+ * @stray: a user may have put its reference without detaching; the worker holds
+ *	   a reference and checks
+ * @lost: confirmed by the worker, the PASID is leaked; written under @lock
  * @freeing: picked by a bulk free that may still fail; under the owner's lock
- * @account: whose it is, and what it is charged to; holds a reference
- * @cg: what it is charged to as well: the cgroup of the task that allocated it,
- *	wherever that goes; holds a reference, NULL for numbers of the kernel
- * @recycle_node: in a struct ioasid_chain while the owner allocates or frees it;
- *		  in the list of objects to recycle, when @refs is 0
- * @lock: serialises attach, detach and park
- * @attachments: struct ioasid_attachment, under @lock
- * @node: in the account, under its lock
- * @rcu: lookups run under RCU; of the first of those that are released together
- * @tracker_dir: where each of @users took its reference
+ * @account: account that it belongs and is charged to; holds a reference
+ * @cg: misc cgroup charged at allocation, unaffected by later migration; holds
+ *	a reference; NULL for global PASIDs of the kernel
+ * @recycle_node: in a struct ioasid_chain while the owner allocates or frees
+ *		  it; in the recycle list when @refs is 0
+ * @lock: serializes attach, detach and park
+ * @attachments: list of struct ioasid_attachment, under @lock
+ * @node: in ioasid_account.ioasids, under the account's lock
+ * @rcu: defers freeing for lookups; used in the first of a batch of objects
+ * @tracker_dir: stack traces of @users
  *
- * Lookup, get and put touch what stands up to @recycle_node, which is one cache
- * line of 64 bytes, and no object shares it with its neighbours. All of it is two
- * of these lines.
+ * Hot fields: everything up to and including @recycle_node, as used by lookup,
+ * get and put, fits in one cache line of 64 bytes, which is not shared with
+ * other objects. The whole struct takes two of these.
  */
 struct ioasid {
 	refcount_t refs;
@@ -178,9 +180,9 @@ struct ioasid {
 static_assert(offsetofend(struct ioasid, recycle_node) <= 64);
 
 /**
- * struct ioasid_range - numbers
- * @min: the smallest
- * @max: the largest
+ * struct ioasid_range - inclusive range of PASIDs
+ * @min: smallest PASID
+ * @max: largest PASID
  */
 struct ioasid_range {
 	u32 min;
@@ -188,14 +190,14 @@ struct ioasid_range {
 };
 
 /**
- * struct ioasid_request - what to allocate
- * @account: for whom
- * @cg: what is charged as well, or NULL
- * @min: smallest number wanted
- * @max: largest number wanted; 0: any number
- * @count: how many
- * @reserve: also from the reserve of the kernel
- * @spare: @count objects without numbers to use, or NULL: allocate them
+ * struct ioasid_request - parameters of an allocation
+ * @account: the owner's account
+ * @cg: misc cgroup to charge, or NULL
+ * @min: smallest PASID wanted
+ * @max: largest PASID wanted; 0 for any PASID
+ * @count: number of IOASIDs
+ * @reserve: may use PASIDs reserved for the kernel
+ * @spare: @count preallocated objects, or NULL to allocate on demand
  */
 struct ioasid_request {
 	struct ioasid_account *account;
@@ -223,8 +225,9 @@ struct ioasid *ioasid_account_next(struct ioasid_account *account,
 				   struct ioasid *ioasid);
 
 /*
- * Walk the IOASIDs of @_account, whose lock is held, in ascending order from
- * number @_start on. The lock is released from time to time after an iteration.
+ * Walk the IOASIDs of @_account in ascending order, starting at PASID @_start.
+ * The account's lock must be held; it may be dropped briefly after an
+ * iteration.
  */
 #define ioasid_account_for_each_from(_ioasid, _account, _start)		\
 	for (_ioasid = ioasid_account_find(_account, _start); _ioasid;	\
@@ -247,7 +250,7 @@ static inline void ioasid_chain_add(struct ioasid_chain *chain,
 	chain->end = &ioasid->recycle_node.next;
 }
 
-/* The first one of a chain that is not empty */
+/* @chain must not be empty */
 static inline struct ioasid *ioasid_chain_pop(struct ioasid_chain *chain)
 {
 	struct llist_node *first = chain->first;
@@ -258,7 +261,7 @@ static inline struct ioasid *ioasid_chain_pop(struct ioasid_chain *chain)
 	return llist_entry(first, struct ioasid, recycle_node);
 }
 
-/* Append all of @from, which is not to be used any more, to @to */
+/* Append all of @from to @to. @from must be reinitialized before reuse. */
 static inline void ioasid_chain_move(struct ioasid_chain *to,
 				     struct ioasid_chain *from)
 {
@@ -291,8 +294,8 @@ void ioasid_show_account(struct seq_file *s, struct ioasid_account *account);
 struct ioasid *ioasid_next(u32 *id);
 
 /*
- * Walk all published IOASIDs under rcu_read_lock(), which is released after each
- * iteration. @_id is the number of @_ioasid.
+ * Walk all published IOASIDs under rcu_read_lock(), which is dropped after each
+ * iteration. @_id is the PASID of @_ioasid.
  */
 #define ioasid_for_each(_ioasid, _id)					\
 	for (_id = IOASID_MIN; (_ioasid = ioasid_next(&_id));		\
@@ -308,7 +311,7 @@ static inline void ioasid_resched_rcu(void)
 void ioasid_free_chain(struct ioasid_chain *chain);
 void ioasid_recycle_flush(void);
 
-/* Where the users of an IOASID took their references, for a debug kernel */
+/* Record where users took their references, for debugging */
 #ifdef CONFIG_IOASID_REF_TRACKER
 static inline void ioasid_tracker_init(struct ioasid *ioasid)
 {
