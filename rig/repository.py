@@ -129,7 +129,7 @@ def has_test(name):
 
 def races():
     """The document has reasons for each pair, and each reason has a test"""
-    path = "Documentation/driver-api/ioasid.rst"
+    path = "Documentation/driver-api/ioasid-internals.rst"
     text = read(os.path.join(TOP, path))
     section = re.search(r"\nRaces\n=+\n(.*?)\n\n\w[^\n]*\n====", text, re.S)
     if not section:

@@ -5,7 +5,8 @@
  * A PASID identifies an address space that devices can DMA into. Its owner and
  * its users, such as VFIO or KVM, hold it at the same time and release it in
  * any order. An IOASID is the object that they share. See
- * Documentation/driver-api/ioasid.rst, which includes the sections below.
+ * Documentation/driver-api/ioasid.rst and ioasid-internals.rst, which include
+ * the sections below.
  */
 
 /**

@@ -8,9 +8,9 @@
  * under q_lock or device_rbtree_lock is atomic.
  *
  * All DMA is by translated requests, since these look at nothing but the context
- * entry. What has passed the IOMMU before that is flushed arrives, see "What a
- * fence does not reach" in Documentation/driver-api/ioasid.rst. So there is nothing
- * to see here of the other two flushes of a fence, those of PASID cache and IOTLB.
+ * entry. Requests that have passed the IOMMU before the flush arrive, see "What a
+ * fence does not reach" in Documentation/driver-api/ioasid-internals.rst. So the
+ * other two flushes of a fence, of PASID cache and IOTLB, make no difference here.
  * Hardware names the function in each time-out, and refuses no descriptor.
  *
  * Each rule has a name, and is dropped by -DNO_name: then an assertion must fail,

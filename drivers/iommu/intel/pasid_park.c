@@ -156,8 +156,8 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 
 /*
  * More descriptors than this in one step, and one that drops everything replaces
- * them. See "How a flush is chosen" in Documentation/driver-api/ioasid.rst for
- * what that costs others, and why it is that many.
+ * them. See "How a flush is chosen" in
+ * Documentation/driver-api/ioasid-internals.rst for the reason and the cost.
  */
 #define PARK_SELECTIVE_MAX	1024
 

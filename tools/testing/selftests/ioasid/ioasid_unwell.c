@@ -266,8 +266,8 @@ static const struct sickness {
 } mute = { PDMA_ATC_MUTE, 0 }, too_late = { PDMA_ATC_LATE, 3000000 };
 
 /*
- * What the function has translated by itself before it was fenced arrives all the
- * same, see "What a fence does not reach" in Documentation/driver-api/ioasid.rst.
+ * Requests that the function translated before it was fenced still arrive, see
+ * "What a fence does not reach" in Documentation/driver-api/ioasid-internals.rst.
  */
 #define FLIGHT_MS 50
 
