@@ -6,11 +6,11 @@
  * they are defined, in drivers/iommu/ioasid.c, ioasid_account.c and
  * ioasid_cdev.c.
  *
- * struct ioasid is the object. ioasid_t of <linux/iommu.h> is a bare PASID, the
- * type that the IOMMU core and IOMMU drivers pass numbers in; it says nothing
- * about who holds the number. The IOASID core and its users pass objects. They
- * have numbers as u32: "id" for the number of an IOASID, "guest_pasid" for one
- * that a guest chose.
+ * struct ioasid is the object. ioasid_t of <linux/iommu.h> is a bare PASID, as
+ * passed between the IOMMU core and IOMMU drivers; it says nothing about who
+ * holds the number. The IOASID core and its users pass objects. They use u32 for
+ * numbers: "id" for the number of an IOASID, "guest_pasid" for a PASID that a
+ * guest chose.
  */
 #ifndef _LINUX_IOASID_H
 #define _LINUX_IOASID_H
@@ -27,11 +27,11 @@ struct iommu_domain;
 struct ref_tracker;
 
 /**
- * enum ioasid_user - kinds of users, for those who ask who holds an IOASID
+ * enum ioasid_user - user kinds, reported in debugfs and fdinfo
  * @IOASID_USER_DRIVER: the driver of a device
  * @IOASID_USER_MDEV: the driver of a mediated device
  * @IOASID_USER_KVM: a virtual machine
- * @IOASID_USER_KINDS: how many kinds there are
+ * @IOASID_USER_KINDS: number of kinds
  */
 enum ioasid_user {
 	IOASID_USER_DRIVER,
@@ -42,13 +42,13 @@ enum ioasid_user {
 
 /**
  * struct ioasid_ref - the reference of a user
- * @ioasid: what it refers to
+ * @ioasid: the IOASID
  * @user: kind of user
- * @tracker: where the reference was taken, for a debug kernel
+ * @tracker: debug token that tells where the reference was taken, cf.
+ *	     netdevice_tracker
  *
- * For references that are held for long. Filled by ioasid_user_get() or
- * ioasid_fd_get(), put by ioasid_user_put(). It may be copied, as long as it is
- * put once.
+ * For long-term references. Filled by ioasid_user_get() or ioasid_fd_get(), put
+ * by ioasid_user_put(). It may be copied, but must be put only once.
  */
 struct ioasid_ref {
 	struct ioasid *ioasid;
@@ -63,7 +63,7 @@ struct ioasid_ref {
 struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm);
 void ioasid_set_put(struct ioasid_set *set);
 
-/* Those who make and free an mm call these */
+/* Called when an mm is created and freed */
 static inline void mm_ioasid_init(struct mm_struct *mm)
 {
 	mm->ioasid_set = NULL;

@@ -13,16 +13,16 @@
  * Every ioctl of /dev/ioasid takes a pointer to a struct whose first field is
  * its size, so that structs can grow at their end. The kernel answers:
  *
- *  - ENOTTY: the command number is not known
+ *  - ENOTTY: unknown command number
  *  - EINVAL: the size is smaller than the first version of the struct
- *  - E2BIG: the struct is longer than the kernel knows, and a byte of the part
- *    that the kernel does not know is not zero; or it is longer than a page
- *  - EOPNOTSUPP: a flag is not known, or a reserved field is not zero
+ *  - E2BIG: the struct is longer than the one that the kernel knows, and a byte
+ *    of the unknown part is not zero; or it is longer than a page
+ *  - EOPNOTSUPP: a flag is unknown, or a reserved field is not zero
  *  - EFAULT: the struct, or an array that it points to, cannot be accessed
  *
- * No ioctl does half of its work: on any error, no IOASID has changed. EFAULT is
- * also found when the answer is written, so the struct, or the array, may have
- * been written in part then.
+ * All ioctls are atomic: on any error, no IOASID has changed. EFAULT may also
+ * occur when the result is written; the struct or the array may then be partly
+ * written.
  */
 enum {
 	IOASID_CMD_GET_INFO = 0,
@@ -37,16 +37,16 @@ enum {
  * struct ioasid_info - ioctl(IOASID_GET_INFO)
  * @size: sizeof(struct ioasid_info)
  * @flags: must be 0
- * @min: out: smallest number that there is
- * @max: out: largest number that there is, inclusive
+ * @min: out: smallest number of the number space
+ * @max: out: largest number of the number space, inclusive
  * @quota: out: how many IOASIDs this file may hold
- * @active: out: IOASIDs of this file in state ACTIVE, and those that an
- *	    IOASID_ALLOC under way has charged
+ * @active: out: IOASIDs of this file in state ACTIVE, including those that a
+ *	    concurrent IOASID_ALLOC has charged already
  * @parked: out: IOASIDs of this file in state PARKED, they count against @quota
  * @__reserved: must be 0
  *
- * Others who hold the same file, by fork() or because it was sent to them, see
- * the same. Another file, also of the same process, has its own quota.
+ * All processes that share the file, by fork() or by descriptor passing, see the
+ * same values. Each open file has its own quota, even within one process.
  */
 struct ioasid_info {
 	__u32 size;
@@ -65,31 +65,30 @@ struct ioasid_info {
  * struct ioasid_alloc - ioctl(IOASID_ALLOC)
  * @size: sizeof(struct ioasid_alloc)
  * @flags: must be 0
- * @min: smallest number wanted
- * @max: largest number wanted, inclusive; @min and @max both 0: any number
+ * @min: smallest acceptable number
+ * @max: largest acceptable number, inclusive; @min and @max both 0: any number
  * @count: how many IOASIDs to allocate
  * @__reserved: must be 0
  * @ids: pointer to an array of __u32[@count], filled with the numbers
  *
- * All or nothing. Any number is one of 32768 and above, or if there are not
- * enough of these, also one of 1024 and above: devices with few PASID bits need
- * the low ones. Numbers up to 1023, and as many as a sixteenth of all wherever
- * they are, are a reserve for the kernel. Without CAP_SYS_RESOURCE in the initial
- * user namespace they are as good as taken (ENOSPC). With it, any number may be
- * one of the reserve, too.
+ * Allocates all @count IOASIDs or none. "Any number" means 32768 and above and,
+ * if these do not suffice, 1024 and above: devices with few PASID bits need the
+ * low numbers. Numbers up to 1023 are reserved for the kernel, and so are the last
+ * free numbers, a sixteenth of the number space. A caller without
+ * CAP_SYS_RESOURCE in the initial user namespace cannot allocate them (ENOSPC).
+ * With it, "any number" may include reserved ones.
  *
- * When it fails, @ids holds what it held before, except after EFAULT and EINTR:
- * then what it holds is undefined, and none of it is allocated. Errors:
+ * On failure, @ids is unchanged, except after EFAULT and EINTR: then its contents
+ * are undefined, and none of the numbers is allocated. Errors:
  *
- *  - EINVAL: @min > @max, a bound is outside of what IOASID_GET_INFO tells,
- *    @count is 0 or larger than the range
- *  - ENOSPC: the range has fewer than @count free numbers. Of several calls at
- *    the same time that compete for a range in which one of them fits, one
- *    succeeds.
- *  - EDQUOT: the quota of the file, the limit of the user who opened it
- *    (/proc/sys/user/max_ioasids), or a limit of the cgroup of the caller does
- *    not allow @count
- *  - ENOMEM: no memory
+ *  - EINVAL: @min > @max, a bound is outside of the range that IOASID_GET_INFO
+ *    returns, @count is 0 or larger than the range
+ *  - ENOSPC: the range has fewer than @count free numbers. If concurrent calls
+ *    compete for a range that is large enough for one of them, one succeeds.
+ *  - EDQUOT: @count exceeds the quota of the file, the limit of the user who
+ *    opened it (/proc/sys/user/max_ioasids), or a limit of the cgroup of the
+ *    caller
+ *  - ENOMEM: out of memory
  *  - EINTR: a fatal signal
  */
 struct ioasid_alloc {
@@ -112,17 +111,17 @@ struct ioasid_alloc {
  * @__reserved: must be 0
  * @ids: pointer to an array of __u32[@count] with the numbers
  *
- * All or nothing. When this returns, no DMA of any attachment of these IOASIDs
- * can reach memory: of mediated devices, and of physical ones that were given the
- * IOASID by VFIO_DEVICE_FEATURE_IOASID. A device that was given none, and to
- * which user space has attached an equal PASID as a mere number, is not touched:
- * that number is one of its own. A number that others still hold stays taken
- * until they let go. Errors:
+ * Frees all @count IOASIDs or none. When this returns, no DMA of any attachment
+ * of these IOASIDs can reach memory. That holds for mediated devices, and for
+ * physical devices that were given the IOASID by VFIO_DEVICE_FEATURE_IOASID. A
+ * device that does not hold the IOASID, but to which user space attached the same
+ * PASID by number, is not affected: such PASIDs are local to the device. A number
+ * that users still hold is not reused until they drop it. Errors:
  *
  *  - EINVAL: @count is 0 or larger than the number space
- *  - ENOENT: a number is not an ACTIVE IOASID of this file, or stands in the
+ *  - ENOENT: a number is not an ACTIVE IOASID of this file, or occurs in the
  *    array twice
- *  - ENOMEM: no memory; never for up to 16 numbers
+ *  - ENOMEM: out of memory; never for up to 16 numbers
  *  - EINTR: a fatal signal
  */
 struct ioasid_free {
@@ -137,8 +136,8 @@ struct ioasid_free {
 
 /**
  * enum ioasid_state - states of an IOASID
- * @IOASID_STATE_ACTIVE: owned, may be attached and DMA
- * @IOASID_STATE_PARKED: freed by its owner, DMA is blocked, others hold it
+ * @IOASID_STATE_ACTIVE: owned, can be attached and used for DMA
+ * @IOASID_STATE_PARKED: freed by its owner, DMA is blocked, users still hold it
  */
 enum ioasid_state {
 	IOASID_STATE_ACTIVE = 1,
@@ -151,13 +150,13 @@ enum ioasid_state {
  * @flags: must be 0
  * @id: the number
  * @state: out: one of enum ioasid_state
- * @users: out: references other than that of the owner
+ * @users: out: number of references, without the owner's
  * @attachments: out: (device, domain) pairs that the number is attached to
  *
- * Answers for numbers allocated through this file, also for those that were
- * freed, until they are recycled, soon after the last reference is gone. @users
- * and @attachments are counted one after the other: they may not fit together
- * while users come and go. Errors:
+ * Works for all numbers allocated through this file, even if they were freed,
+ * until they are recycled, which is soon after the last reference is dropped.
+ * @users and @attachments are sampled separately and may be inconsistent while
+ * users come and go. Errors:
  *
  *  - ENOENT: @id is not, or no longer, an IOASID of this file
  *  - EINTR: a fatal signal
@@ -180,11 +179,11 @@ struct ioasid_query {
  * @quota: how many IOASIDs this file may hold from now on
  * @__reserved: must be 0
  *
- * Limits this file and no other one, whoever holds it. A quota below what is in
- * use is accepted: nothing new is allocated until the use has fallen below it.
+ * Limits this file only, for all processes that share it. A quota below the
+ * current use is accepted: allocations fail until the use has fallen below it.
  * Errors:
  *
- *  - EPERM: @quota is larger than the present one, and the caller does not
+ *  - EPERM: @quota is larger than the current quota, and the caller does not
  *    have CAP_SYS_RESOURCE in the initial user namespace
  */
 struct ioasid_quota {
@@ -197,11 +196,11 @@ struct ioasid_quota {
 #define IOASID_SET_QUOTA _IO(IOASID_TYPE, IOASID_CMD_SET_QUOTA)
 
 /**
- * struct ioasid_list_entry - what IOASID_LIST tells of an IOASID
+ * struct ioasid_list_entry - an IOASID, as listed by IOASID_LIST
  * @id: the number
  * @state: one of enum ioasid_state
- * @users: as of IOASID_QUERY
- * @attachments: as of IOASID_QUERY
+ * @users: as in struct ioasid_query
+ * @attachments: as in struct ioasid_query
  */
 struct ioasid_list_entry {
 	__u32 id;
@@ -214,19 +213,18 @@ struct ioasid_list_entry {
  * struct ioasid_list - ioctl(IOASID_LIST)
  * @size: sizeof(struct ioasid_list)
  * @flags: must be 0
- * @start: the smallest number that is of interest; 0 for all
- * @count: in: how many entries the array has; out: how many were filled
+ * @start: list IOASIDs from this number on; 0 for all
+ * @count: in: size of the array in entries; out: how many were filled
  * @entries: pointer to an array of struct ioasid_list_entry[@count]
  *
- * The IOASIDs of this file, ACTIVE or PARKED, in the order of their numbers. Less
- * than the array can hold: there are no more. Otherwise they go on behind the
- * last one, so who reads them in pages passes its number plus 1 as @start of
- * the next. An IOASID_FREE or IOASID_ALLOC beside this is seen in full or not at
- * all in one page. Whoever takes over a file, for instance a program that has
- * executed itself again, learns from this what it has. Errors:
+ * Lists the IOASIDs of this file, ACTIVE or PARKED, in ascending order. If fewer
+ * than @count entries are filled, there are no more. Otherwise call it again with
+ * @start set to the last number plus 1. Each call sees a concurrent IOASID_FREE
+ * or IOASID_ALLOC completely or not at all. A process that takes over a file, for
+ * example after re-executing itself, can find out what the file owns. Errors:
  *
  *  - EINVAL: @count is 0
- *  - ENOMEM: no memory; never for up to 16 entries
+ *  - ENOMEM: out of memory; never for up to 16 entries
  *  - EINTR: a fatal signal
  */
 struct ioasid_list {
