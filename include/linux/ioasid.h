@@ -8,9 +8,9 @@
  *
  * struct ioasid is the object. ioasid_t of <linux/iommu.h> is a bare PASID, as
  * passed between the IOMMU core and IOMMU drivers; it says nothing about who
- * holds the number. The IOASID core and its users pass objects. They use u32 for
- * numbers: "id" for the number of an IOASID, "guest_pasid" for a PASID that a
- * guest chose.
+ * holds the number. The IOASID core and its users pass objects. They use u32
+ * for numbers: "id" for the number of an IOASID, "guest_pasid" for a PASID that
+ * a guest chose.
  */
 #ifndef _LINUX_IOASID_H
 #define _LINUX_IOASID_H

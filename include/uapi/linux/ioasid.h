@@ -45,8 +45,8 @@ enum {
  * @parked: out: IOASIDs of this file in state PARKED, they count against @quota
  * @__reserved: must be 0
  *
- * All processes that share the file, by fork() or by descriptor passing, see the
- * same values. Each open file has its own quota, even within one process.
+ * All processes that share the file, by fork() or by descriptor passing, see
+ * the same values. Each open file has its own quota, even within one process.
  */
 struct ioasid_info {
 	__u32 size;
@@ -73,13 +73,13 @@ struct ioasid_info {
  *
  * Allocates all @count IOASIDs or none. "Any number" means 32768 and above and,
  * if these do not suffice, 1024 and above: devices with few PASID bits need the
- * low numbers. Numbers up to 1023 are reserved for the kernel, and so are the last
- * free numbers, a sixteenth of the number space. A caller without
+ * low numbers. Numbers up to 1023 are reserved for the kernel, and so are the
+ * last free numbers, a sixteenth of the number space. A caller without
  * CAP_SYS_RESOURCE in the initial user namespace cannot allocate them (ENOSPC).
  * With it, "any number" may include reserved ones.
  *
- * On failure, @ids is unchanged, except after EFAULT and EINTR: then its contents
- * are undefined, and none of the numbers is allocated. Errors:
+ * On failure, @ids is unchanged, except after EFAULT and EINTR: then its
+ * contents are undefined, and none of the numbers is allocated. Errors:
  *
  *  - EINVAL: @min > @max, a bound is outside of the range that IOASID_GET_INFO
  *    returns, @count is 0 or larger than the range
@@ -114,9 +114,9 @@ struct ioasid_alloc {
  * Frees all @count IOASIDs or none. When this returns, no DMA of any attachment
  * of these IOASIDs can reach memory. That holds for mediated devices, and for
  * physical devices that were given the IOASID by VFIO_DEVICE_FEATURE_IOASID. A
- * device that does not hold the IOASID, but to which user space attached the same
- * PASID by number, is not affected: such PASIDs are local to the device. A number
- * that users still hold is not reused until they drop it. Errors:
+ * device that does not hold the IOASID, but to which user space attached the
+ * same PASID by number, is not affected: such PASIDs are local to the device. A
+ * number that users still hold is not reused until they drop it. Errors:
  *
  *  - EINVAL: @count is 0 or larger than the number space
  *  - ENOENT: a number is not an ACTIVE IOASID of this file, or occurs in the
@@ -217,11 +217,12 @@ struct ioasid_list_entry {
  * @count: in: size of the array in entries; out: how many were filled
  * @entries: pointer to an array of struct ioasid_list_entry[@count]
  *
- * Lists the IOASIDs of this file, ACTIVE or PARKED, in ascending order. If fewer
- * than @count entries are filled, there are no more. Otherwise call it again with
- * @start set to the last number plus 1. Each call sees a concurrent IOASID_FREE
- * or IOASID_ALLOC completely or not at all. A process that takes over a file, for
- * example after re-executing itself, can find out what the file owns. Errors:
+ * Lists the IOASIDs of this file, ACTIVE or PARKED, in ascending order. If
+ * fewer than @count entries are filled, there are no more. Otherwise pass the
+ * last number plus 1 as @start to get the next ones. Each call sees a concurrent
+ * IOASID_FREE or IOASID_ALLOC completely or not at all. A process that takes
+ * over a file, for example after re-executing itself, can find out what the file
+ * owns. Errors:
  *
  *  - EINVAL: @count is 0
  *  - ENOMEM: out of memory; never for up to 16 entries
