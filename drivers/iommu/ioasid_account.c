@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * IOASID: sets, accounts, and what IOASIDs are charged to
+ * IOASID: sets, accounts and charging
  *
  * An IOASID is charged to the account of its owner, to the user who opened the
- * file, to the number space, and to the cgroup of the task that allocated it, from
- * before it has a number until the number is free again. See
- * Documentation/admin-guide/ioasid.rst for what each limit is for.
+ * file, to the PASID space and to the misc cgroup of the allocating task, from
+ * before its PASID is taken until the PASID is free again. The purpose of each
+ * limit is explained in Documentation/admin-guide/ioasid.rst.
  */
 
 #include <linux/cred.h>
@@ -18,15 +18,15 @@
 
 #include "ioasid.h"
 
-/* The parameter belongs to the subsystem: ioasid.quota= */
+/* Name the parameter after the subsystem: ioasid.quota= */
 #undef MODULE_PARAM_PREFIX
 #define MODULE_PARAM_PREFIX "ioasid."
 
 static unsigned int ioasid_default_quota = 4096;
 module_param_named(quota, ioasid_default_quota, uint, 0444);
-MODULE_PARM_DESC(quota, "IOASIDs that one file may hold, unless changed");
+MODULE_PARM_DESC(quota, "Default number of IOASIDs a file may hold");
 
-/* Numbers that are taken or about to be, of all accounts together */
+/* PASIDs charged, over all accounts */
 static atomic_t ioasid_nr_taken;
 
 static void ioasid_account_init(struct ioasid_account *account,
@@ -40,12 +40,12 @@ static void ioasid_account_init(struct ioasid_account *account,
 }
 
 /**
- * ioasid_set_get_mm() - get the set of an mm, make it if there is none
- * @mm: the address space; the caller has a reference to it, the set has none
+ * ioasid_set_get_mm() - get the set of an mm, creating it if necessary
+ * @mm: the address space. The caller must hold a reference; the set does not.
  *
  * Context: Process context, may sleep.
- * Return: the set, to be put by ioasid_set_put(), or ERR_PTR: -EINVAL @mm
- * is NULL, -ENOMEM.
+ * Return: the set, to be released with ioasid_set_put(), or ERR_PTR: -EINVAL if
+ * @mm is NULL, -ENOMEM.
  */
 struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm)
 {
@@ -54,14 +54,14 @@ struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm)
 	if (!mm)
 		return ERR_PTR(-EINVAL);
 
-	/* Once there, it stays as long as the mm. Pairs with the cmpxchg() */
+	/* Never changes again once set. Pairs with the cmpxchg() below */
 	set = smp_load_acquire(&mm->ioasid_set);
 	if (!set) {
 		set = kzalloc(sizeof(*set), GFP_KERNEL_ACCOUNT);
 		if (!set)
 			return ERR_PTR(-ENOMEM);
 
-		/* Its reference is that of the mm */
+		/* The initial reference belongs to the mm */
 		ioasid_account_init(&set->kernel, set, U32_MAX);
 		old = cmpxchg(&mm->ioasid_set, NULL, set);
 		if (old) {
@@ -78,7 +78,7 @@ EXPORT_SYMBOL_GPL(ioasid_set_get_mm);
  * ioasid_set_put() - put a set
  * @set: from ioasid_set_get_mm()
  *
- * The set goes when its mm, its files and its last IOASID are gone.
+ * The set is freed when its mm, its files and its last IOASID are gone.
  *
  * Context: Any context but NMI, never sleeps.
  */
@@ -92,8 +92,8 @@ EXPORT_SYMBOL_GPL(ioasid_set_put);
  * mm_ioasid_drop() - put the set of an mm that is about to be freed
  * @mm: the address space
  *
- * Context: Any context but NMI, never sleeps: the last mmdrop() may be that of
- * the scheduler.
+ * Context: Any context but NMI, never sleeps: the scheduler may do the last
+ * mmdrop().
  */
 void mm_ioasid_drop(struct mm_struct *mm)
 {
@@ -102,8 +102,8 @@ void mm_ioasid_drop(struct mm_struct *mm)
 }
 
 /*
- * The account of a new file, which a process with @mm opens. Takes over the
- * reference to @ucounts, also when it fails.
+ * Create the account of a new file, opened by a process with @mm. Consumes the
+ * reference to @ucounts even on failure.
  */
 struct ioasid_account *ioasid_account_create(struct mm_struct *mm,
 					     struct ucounts *ucounts)
@@ -158,8 +158,8 @@ void ioasid_account_put(struct ioasid_account *account)
 }
 
 /*
- * The IOASID of @account with the smallest number of at least @id, or NULL. Under
- * the lock of @account.
+ * Find the IOASID of @account with the smallest PASID >= @id, or return NULL.
+ * The account's lock must be held.
  */
 struct ioasid *ioasid_account_find(struct ioasid_account *account, u32 id)
 {
@@ -180,8 +180,8 @@ struct ioasid *ioasid_account_find(struct ioasid_account *account, u32 id)
 }
 
 /*
- * The one after @ioasid. From time to time this gives up the lock, so the caller
- * does not use @ioasid any more.
+ * Find the next IOASID. May drop the lock briefly, so the caller must not use
+ * @ioasid any more.
  */
 struct ioasid *ioasid_account_next(struct ioasid_account *account,
 				   struct ioasid *ioasid)
@@ -199,7 +199,7 @@ static bool ioasid_id_less(struct rb_node *a, const struct rb_node *b)
 	       rb_entry(b, struct ioasid, node)->id;
 }
 
-/* Publish @ioasid in @account, whose lock is held. */
+/* Add @ioasid to @account, whose lock must be held. */
 void ioasid_account_insert(struct ioasid_account *account,
 			   struct ioasid *ioasid)
 {
@@ -214,7 +214,7 @@ static bool ioasid_account_try_charge(struct ioasid_account *account, u32 count)
 	bool fits;
 
 	spin_lock(&account->lock);
-	/* The quota may be below what is used */
+	/* The quota may have been lowered below the usage */
 	fits = account->used <= account->quota &&
 	       count <= account->quota - account->used;
 	if (fits)
@@ -225,7 +225,7 @@ static bool ioasid_account_try_charge(struct ioasid_account *account, u32 count)
 	return fits;
 }
 
-/* Of @count that are not charged any more, @parked are PARKED. */
+/* Uncharge @count IOASIDs, @parked of which are PARKED. */
 static void ioasid_account_uncharge(struct ioasid_account *account, u32 count,
 				    u32 parked)
 {
@@ -249,8 +249,8 @@ static bool ioasid_try_take(u32 count, bool reserve)
 }
 
 /*
- * Charge all that limits who allocates. From the inside to the outside: what the
- * own quota refuses never counts where others would be refused meanwhile.
+ * Charge @req. Check the quota first and the cgroup last, so that a request
+ * over quota does not transiently inflate shared counters and make others fail.
  */
 int ioasid_charge(const struct ioasid_request *req)
 {
@@ -282,7 +282,7 @@ err_account:
 	return ret;
 }
 
-/* What more than one account is charged to; see ioasid_account_uncharge() */
+/* Uncharge everything shared between accounts; see ioasid_account_uncharge() */
 static void ioasid_uncharge_outside(struct ioasid_account *account,
 				    struct misc_cg *cg, u32 count)
 {
@@ -292,7 +292,7 @@ static void ioasid_uncharge_outside(struct ioasid_account *account,
 		ucounts_uncharge(account->ucounts, UCOUNT_IOASIDS, count);
 }
 
-/* Undo ioasid_charge() for @count IOASIDs that have no number. */
+/* Undo ioasid_charge() for @count IOASIDs that got no PASID. */
 void ioasid_uncharge(struct ioasid_account *account, struct misc_cg *cg,
 		     u32 count)
 {
@@ -303,8 +303,8 @@ void ioasid_uncharge(struct ioasid_account *account, struct misc_cg *cg,
 }
 
 /*
- * Uncharge @count objects of @account and @cg, which are in one state and linked
- * by recycle_node, and take them out of @account.
+ * Uncharge @count objects linked by recycle_node, all with the same account,
+ * cgroup and state, and remove them from the account.
  */
 void ioasid_uncharge_list(struct ioasid_account *account, struct misc_cg *cg,
 			  struct llist_node *list, u32 count)
@@ -322,7 +322,7 @@ void ioasid_uncharge_list(struct ioasid_account *account, struct misc_cg *cg,
 	spin_unlock(&account->lock);
 }
 
-/* @count IOASIDs of @account became PARKED. They stay charged. */
+/* Count @count IOASIDs of @account as PARKED. They stay charged. */
 void ioasid_account_park(struct ioasid_account *account, u32 count)
 {
 	spin_lock(&account->lock);

@@ -2,10 +2,11 @@
 /*
  * /dev/ioasid: IOASIDs owned by a process
  *
- * The file is the capability: whoever holds it may allocate, free and query
- * its numbers, and hand them to VFIO or KVM together with the file. It has a quota
- * of its own, and the user who opened it is charged, whoever uses it; the cgroup
- * that is charged is that of who allocates. The last close parks all that is left.
+ * The file is the capability: its holder may allocate, free and query its
+ * IOASIDs, and pass them to VFIO or KVM together with the file. The file has a
+ * quota of its own. Regardless of who uses it, the user who opened it is
+ * charged. The misc cgroup charged is that of the allocating task. The last
+ * close parks all IOASIDs that are left.
  */
 #define pr_fmt(fmt) "ioasid: " fmt
 
@@ -24,11 +25,11 @@
 
 /**
  * struct ioasid_ctx - an open /dev/ioasid
- * @lock: makes alloc, free, query and list see each other as a whole
+ * @lock: serializes alloc, free, query and list
  * @account: its IOASIDs
  */
 struct ioasid_ctx {
-	struct mutex lock;	/* alloc and free against each other and readers */
+	struct mutex lock;	/* serializes alloc, free, query and list */
 	struct ioasid_account *account;
 };
 
@@ -54,7 +55,9 @@ static int ioasid_fops_open(struct inode *inode, struct file *file)
 	return nonseekable_open(inode, file);
 }
 
-/* All that is ACTIVE: only whoever has the file frees these. */
+/*
+ * Pick all ACTIVE IOASIDs. Nothing else frees them, as the file is going away.
+ */
 static void ioasid_pick_all(struct ioasid_account *account,
 			    struct ioasid_chain *chain)
 {
@@ -102,8 +105,8 @@ static int ioasid_cmd_get_info(struct ioasid_ctx *ctx, void *buf)
 }
 
 /*
- * Reserve what @req asks for. What is in reserve for the kernel needs a right,
- * which is asked for only when needed: that leaves a mark in the audit log.
+ * Reserve IOASIDs for @req. Check the capability for reserved PASIDs last, as a
+ * failure is audited.
  */
 static int ioasid_reserve_for_user(struct ioasid_request *req,
 				   struct ioasid_chain *chain)
@@ -118,7 +121,7 @@ static int ioasid_reserve_for_user(struct ioasid_request *req,
 	return ioasid_reserve(req, chain);
 }
 
-/* Tell user space the numbers of @chain. */
+/* Copy the PASIDs of @chain to user space. */
 static int ioasid_copy_ids(const struct ioasid_chain *chain, u32 __user *ids)
 {
 	u32 batch[IOASID_BATCH];
@@ -178,8 +181,8 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 		goto err_unreserve;
 
 	/*
-	 * User space has the numbers and nothing can fail any more: only now
-	 * they start to exist.
+	 * Nothing can fail from here, and user space has the PASIDs: publish,
+	 * so that lookups can find them.
 	 */
 	ret = mutex_lock_killable(&ctx->lock);
 	if (ret)
@@ -189,18 +192,20 @@ static int ioasid_cmd_alloc(struct ioasid_ctx *ctx, void *buf)
 	return 0;
 
 err_unreserve:
-	/* Their charge goes with them */
+	/* Also uncharges */
 	ioasid_unreserve(&chain);
 	return ret;
 }
 
-/* Add an ACTIVE IOASID of this file to those to be freed. */
+/* Add an ACTIVE IOASID of this file to @chain. */
 static int ioasid_pick(struct ioasid_ctx *ctx, u32 id,
 		       struct ioasid_chain *chain)
 {
 	struct ioasid *ioasid;
 
-	/* An ACTIVE IOASID of this file cannot go while the lock is held */
+	/*
+	 * Nothing else can free an IOASID of this file while the lock is held
+	 */
 	lockdep_assert_held(&ctx->lock);
 	guard(rcu)();
 	ioasid = ioasid_lookup(id);
@@ -247,8 +252,9 @@ static int ioasid_cmd_free(struct ioasid_ctx *ctx, void *buf)
 		return -EINVAL;
 
 	/*
-	 * All at once and before the lock is taken: a page fault takes locks of
-	 * others. What stops the DMA of a few needs no memory.
+	 * Copy the array before taking ctx->lock, which must not be held across
+	 * a user page fault. Small arrays need no allocation, so that DMA can
+	 * be stopped even if memory is short.
 	 */
 	if (cmd->count > ARRAY_SIZE(batch)) {
 		ids = kvmalloc_array(cmd->count, sizeof(*ids),
@@ -291,7 +297,7 @@ static int ioasid_cmd_query(struct ioasid_ctx *ctx, void *buf)
 	if (cmd->flags)
 		return -EOPNOTSUPP;
 
-	/* Half of a free is not to be seen */
+	/* Serialize against a concurrent free */
 	ret = mutex_lock_killable(&ctx->lock);
 	if (ret)
 		return ret;
@@ -327,7 +333,7 @@ static int ioasid_cmd_set_quota(struct ioasid_ctx *ctx, void *buf)
 	if (!raise)
 		return 0;
 
-	/* Asked only when needed: it leaves a mark in the audit log */
+	/* Check the capability last, as a failure is audited */
 	if (!capable(CAP_SYS_RESOURCE))
 		return -EPERM;
 
@@ -337,7 +343,7 @@ static int ioasid_cmd_set_quota(struct ioasid_ctx *ctx, void *buf)
 	return 0;
 }
 
-/* Fill up to @count entries, from number @start on. Returns how many. */
+/* Fill up to @count entries, from PASID @start. Returns the number filled. */
 static u32 ioasid_fill_list(struct ioasid_account *account, u32 start,
 			    u32 count, struct ioasid_list_entry *entries)
 {
@@ -372,13 +378,13 @@ static int ioasid_cmd_list(struct ioasid_ctx *ctx, void *buf)
 		return -EINVAL;
 
 	/*
-	 * All at once, and copied when the lock is given up: a page fault takes
-	 * locks of others.
+	 * Collect all entries under ctx->lock, but copy them after dropping it,
+	 * as it must not be held across a user page fault.
 	 */
 	ret = mutex_lock_killable(&ctx->lock);
 	if (ret)
 		return ret;
-	/* Does not grow while the lock is held */
+	/* Cannot grow while the lock is held */
 	count = min(cmd->count, READ_ONCE(ctx->account->used));
 	if (count > ARRAY_SIZE(batch))
 		entries = kvmalloc_array(count, sizeof(*entries),
@@ -415,7 +421,7 @@ struct ioasid_cmd {
 	int (*run)(struct ioasid_ctx *ctx, void *buf);
 };
 
-/* @_last: the last field of the first version of the struct */
+/* @_last: last field of the first version of the struct */
 #define IOASID_CMD(_ioctl, _fn, _struct, _last, _writes)		\
 	[_IOC_NR(_ioctl)] = {						\
 		.ioctl = _ioctl,					\
@@ -454,12 +460,12 @@ static long ioasid_fops_ioctl(struct file *file, unsigned int ioctl,
 		return -ENOTTY;
 	cmd = &ioasid_cmds[nr];
 
-	/* Every struct starts with its size */
+	/* All structs start with their size */
 	if (get_user(size, (u32 __user *)uptr))
 		return -EFAULT;
 	if (size < cmd->min_size)
 		return -EINVAL;
-	/* No struct grows that far: do not look through it for zeroes */
+	/* Bound the size before copy_struct_from_user() scans the tail */
 	if (size > PAGE_SIZE)
 		return -E2BIG;
 
@@ -493,18 +499,19 @@ static const struct file_operations ioasid_fops = {
 };
 
 /**
- * ioasid_fd_get() - take a reference to an IOASID that user space names
+ * ioasid_fd_get() - take a reference to an IOASID specified by user space
  * @fd: descriptor of a /dev/ioasid file of the current process
  * @id: the PASID, which must be owned by that file
- * @user: what kind of user takes it, for those who ask who holds the IOASID
- * @ref: the reference, to be put by ioasid_user_put()
+ * @user: kind of user that holds the reference
+ * @ref: the reference, to be released with ioasid_user_put()
  *
- * For users that are handed a (file, number) pair. Possession of the file is
- * the authorization; the file itself is not held.
+ * For users that are passed a file and a PASID. Possession of the file is the
+ * authorization; no reference to the file is kept.
  *
  * Context: Process context, may sleep.
- * Return: 0, or -EBADF @fd is not open or not a /dev/ioasid, -ENOENT the file has
- * no such number, -ESHUTDOWN it is PARKED. On failure @ref is not touched.
+ * Return: 0, or -EBADF if @fd is not open or not a /dev/ioasid, -ENOENT if the
+ * file has no such PASID, -ESHUTDOWN if it is PARKED. @ref is unchanged on
+ * failure.
  */
 int ioasid_fd_get(int fd, u32 id, enum ioasid_user user,
 		  struct ioasid_ref *ref)

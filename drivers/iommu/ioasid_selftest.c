@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Kernel side of the selftests of IOASIDs, see ioasid_selftest.h
+ * Kernel side of the IOASID selftests, see ioasid_selftest.h
  */
 #include <linux/cleanup.h>
 #include <linux/debugfs.h>
@@ -21,11 +21,11 @@
 #include "ioasid_selftest.h"
 
 /**
- * struct test_attachment - an IOASID that was attached to a device
- * @ref: the reference to it
- * @domain: what it is attached with; NULL once it is detached
- * @owns_domain: whether @domain is freed with this attachment. Others that share
- *		 the domain follow it in the array.
+ * struct test_attachment - an IOASID attached to a device
+ * @ref: reference to the IOASID
+ * @domain: attached domain; NULL once detached
+ * @owns_domain: free @domain with this attachment. Attachments that share the
+ *		 domain follow in the array.
  */
 struct test_attachment {
 	struct ioasid_ref ref;
@@ -37,7 +37,7 @@ struct test_attachment {
  * struct test_chunk - the attachments of one ioctl(IOASID_TEST_ATTACH)
  * @node: in test_file.chunks
  * @pdev: the device
- * @count: number of elements of @attachments that are valid
+ * @count: number of valid elements in @attachments
  * @attachments: in the order of the user's array
  */
 struct test_chunk {
@@ -127,7 +127,7 @@ err_put:
 	return ret;
 }
 
-/* A PCI function behind an IOMMU, with a reference; or NULL */
+/* Find a PCI function behind an IOMMU. Returns a reference, or NULL. */
 static struct pci_dev *test_find_device(const char *name)
 {
 	struct device *dev = bus_find_device_by_name(&pci_bus_type, NULL, name);
@@ -236,19 +236,19 @@ static const struct file_operations test_attach_fops = {
 };
 
 /*
- * An IOMMU driver that cannot park: the real one, with its park operations hidden
- * from the IOMMU core by a copy of its ops.
+ * Emulate an IOMMU driver without park support: use a copy of the real driver's
+ * ops with the park operations cleared.
  *
- * They can only be hidden while no PASID is attached or parked, as nothing else
- * can unpark what they have parked. They can come back at any time, as they ignore
- * what was parked without them.
+ * They may be hidden only while no PASID is attached or parked, as nothing else
+ * can unpark what they have parked. They may be restored at any time, as they
+ * ignore PASIDs that were parked without them.
  */
 static DEFINE_MUTEX(no_park_lock);		/* protects no_park_* */
 static struct iommu_ops no_park_ops;
 static const struct iommu_ops *no_park_real_ops;
 static struct iommu_device *no_park_iommu;	/* NULL: nothing is hidden */
 
-/* Whether any IOASID is attached or parked */
+/* True if any IOASID is attached or parked */
 static bool test_any_in_use(void)
 {
 	struct ioasid *ioasid;

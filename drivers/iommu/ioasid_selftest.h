@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Interface of the IOASID test device, for the selftests only. There is no
- * stable ABI here.
+ * Interface of the IOASID test device, for selftests only. Not a stable ABI.
  *
- * Files in the folder ioasid_selftest of debugfs:
+ * Files in the debugfs directory ioasid_selftest:
  *
  *   attach   ioctl: attach thousands of IOASIDs to a device, more than any
- *	      driver of it has a use for. The file holds a reference to each;
- *	      the last close detaches and drops them.
- *   no_park  write: name of a PCI function. Hides the park operations of the
- *	      driver of its IOMMU from the IOMMU core, until "none" is written.
+ *	      driver of the device would use. The file holds a reference to
+ *	      each; the last close detaches and puts them.
+ *   no_park  write: name of a PCI function. Hides the park operations of its
+ *	      IOMMU's driver from the IOMMU core, until "none" is written.
  */
 #ifndef _IOASID_SELFTEST_H
 #define _IOASID_SELFTEST_H
@@ -19,8 +18,8 @@
 
 /**
  * struct ioasid_test_attach - ioctl(IOASID_TEST_ATTACH)
- * @device: name of a PCI function, such as 0000:00:04.0. It must stay until the
- *	    last close.
+ * @device: name of a PCI function, such as 0000:00:04.0. It must not be removed
+ *	    before the last close.
  * @fd: /dev/ioasid file that owns the IOASIDs
  * @count: number of elements of @ids
  * @per_domain: number of IOASIDs that share a domain, 0 for all
@@ -39,9 +38,9 @@ struct ioasid_test_attach {
 };
 
 #define IOASID_TEST_ATTACH	_IO('T', 0)
-/* Detach all IOASIDs of the file, keep the references */
+/* Detach all IOASIDs of the file, but keep the references */
 #define IOASID_TEST_DETACH	_IO('T', 1)
-/* Detach all IOASIDs of the file, and drop the references */
+/* Detach all IOASIDs of the file and put the references */
 #define IOASID_TEST_PUT		_IO('T', 2)
 
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * IOASID: what user space sees in debugfs and fdinfo
+ * IOASID: debugfs and fdinfo
  */
 
 #include <linux/debugfs.h>
@@ -15,9 +15,9 @@
 #include "ioasid.h"
 
 /*
- * The users by kind, as "mdev=1,kvm=2", and as "other" the references of those
- * who do not tell. "-" if there is none. Counts that change meanwhile may not
- * add up.
+ * Show user references by kind, as "mdev=1,kvm=2". References taken with plain
+ * ioasid_get() are shown as "other", and no references as "-". The counts are
+ * not a consistent snapshot.
  */
 void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid)
 {
@@ -45,7 +45,7 @@ void ioasid_show_users(struct seq_file *s, const struct ioasid *ioasid)
 		seq_putc(s, '-');
 }
 
-/* Ranges and lines printed at most, so that reading fdinfo stays cheap */
+/* Limit the number of ranges and lines, so that reading fdinfo stays cheap */
 #define IOASID_FDINFO_RANGES	32
 #define IOASID_FDINFO_LINES	32
 
@@ -61,7 +61,7 @@ static void ioasid_show_range(struct seq_file *s, u32 nr, u32 first, u32 last)
 		seq_printf(s, "%s%u-%u", nr ? "," : "", first, last);
 }
 
-/* The numbers of @account that are in @state, as "1-3,7" */
+/* Show the PASIDs of @account that are in @state, as "1-3,7" */
 static void ioasid_show_ids(struct seq_file *s, struct ioasid_account *account,
 			    u32 state)
 {
@@ -88,7 +88,7 @@ static void ioasid_show_ids(struct seq_file *s, struct ioasid_account *account,
 	seq_putc(s, '\n');
 }
 
-/* Who holds what this file has freed, a line for each number */
+/* Show the holders of each parked IOASID of this file, one per line */
 static void ioasid_show_parked_users(struct seq_file *s,
 				     struct ioasid_account *account)
 {
@@ -109,7 +109,9 @@ static void ioasid_show_parked_users(struct seq_file *s,
 	spin_unlock(&account->lock);
 }
 
-/* The fdinfo of a /dev/ioasid file: its account, and the counts of its set */
+/*
+ * Show the account of a /dev/ioasid file, and the counts of its set, in fdinfo
+ */
 void ioasid_show_account(struct seq_file *s, struct ioasid_account *account)
 {
 	u32 quota, active, parked;
@@ -123,7 +125,7 @@ void ioasid_show_account(struct seq_file *s, struct ioasid_account *account)
 	seq_printf(s, "ioasid-quota:\t%u\n", quota);
 	seq_printf(s, "ioasid-active:\t%u\n", active);
 	seq_printf(s, "ioasid-parked:\t%u\n", parked);
-	/* Sampled separately: the difference can be negative for a moment */
+	/* Sampled separately: the difference may be negative for a moment */
 	set_parked = atomic_read(&account->set->parked);
 	set_used = atomic_read(&account->set->used);
 	seq_printf(s, "ioasid-set-active:\t%d\n",
@@ -137,7 +139,7 @@ void ioasid_show_account(struct seq_file *s, struct ioasid_account *account)
 	ioasid_show_parked_users(s, account);
 }
 
-/* One line for each IOASID of the machine: who keeps what parked */
+/* List all IOASIDs with their state and holders */
 static int ioasid_debugfs_show(struct seq_file *s, void *unused)
 {
 	struct ioasid *ioasid;
@@ -164,7 +166,7 @@ static int ioasid_debugfs_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(ioasid_debugfs);
 
-/* Where the users of each parked IOASID took their references */
+/* Show where the users of each parked IOASID took their references */
 static int ioasid_refs_show(struct seq_file *s, void *unused)
 {
 	char *buf __free(kvfree) = kvmalloc(SZ_16K, GFP_KERNEL);

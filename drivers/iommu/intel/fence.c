@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Fence of functions that do not answer invalidations
+ * Fence functions that do not answer invalidations
  *
- * A function that does not answer a device-TLB invalidation makes hardware stop
- * and drop waits, whoever they belong to. To submit it again for as long as it
- * takes would keep everybody behind that IOMMU waiting, and to give up would
- * leave translations in the device that are no longer valid: translated requests
- * do not look at page tables or PASID tables.
+ * If a function does not answer a device-TLB invalidation, the invalidation
+ * queue stalls until the time-out, and hardware aborts all pending waits,
+ * including those of other submitters. Retrying forever would block everybody
+ * behind that IOMMU. Giving up would leave stale translations in the device
+ * TLB, and translated requests do not consult the page tables or PASID tables.
  *
- * They do look at the context entry, though: P=0 blocks translated requests, too
- * (VT-d 7.1.3, table 30). So a function that is present and lets two
- * invalidations time out is fenced: its context entries are made not present,
- * with faults not reported, and flushed. From then on there is nothing to
- * invalidate in the device, and nothing is sent to it that it would have to
- * answer. A reset empties its device TLB, and turns ATS off. When ATS is turned on
- * again, whoever does that, the fence is lifted: the PCI core tells it by the state
- * of the ATS control register, not by the reset, of which there are many kinds.
+ * They do consult the context entry: P=0 also blocks translated requests (VT-d
+ * 7.1.3, table 30). So a function that is present and lets two invalidations
+ * time out is fenced: its context entries are made not present with fault
+ * reporting disabled, and flushed. From then on its device TLB needs no
+ * invalidation, and nothing that requires an answer is sent to it. A reset
+ * clears the device TLB and disables ATS. The fence is lifted when ATS is
+ * enabled again. The PCI core detects this from the ATS control register, as
+ * there are many kinds of resets.
  *
- * What the fence does not reach: requests that have passed the IOMMU already,
- * and peer-to-peer requests that a switch forwards because they are translated
- * (PCIe ACS, Direct Translated P2P).
+ * The fence does not affect requests that have already passed the IOMMU, nor
+ * translated peer-to-peer requests that a switch forwards directly (PCIe ACS,
+ * Direct Translated P2P).
  *
- * Whoever submits comes across a function that is to be fenced, with interrupts
- * off and any locks held. So none of this sleeps or takes iommu->lock, and
- * nobody waits for anybody else to fence: each does it, which does no harm.
+ * Any submitter may have to fence a function, with interrupts off and arbitrary
+ * locks held. So nothing here sleeps or takes iommu->lock. Several submitters
+ * may fence the same function at once without waiting for each other.
  */
 #define pr_fmt(fmt)	"DMAR: " fmt
 
@@ -41,10 +41,10 @@
 #include "iommu.h"
 #include "trace.h"
 
-/* A function that lets so many invalidations time out is mute. */
+/* A function is considered mute after this many invalidation time-outs. */
 #define FENCE_TIMEOUTS		2
 
-/* Time-outs that are closer to each other are of one and the same stall. */
+/* Time-outs closer together than this are counted as one stall. */
 #define FENCE_STALL_NS		(100 * NSEC_PER_MSEC)
 
 /* Bits of the first word of a context entry (VT-d 9.3, 9.4) */
@@ -52,11 +52,11 @@
 #define FENCE_CONTEXT_FPD	1
 
 /**
- * enum intel_fence_state - what becomes of a descriptor
- * @FENCE_SEND: hardware is to execute it
- * @FENCE_DROP: it is for a function that has no valid translation in it, and
- *		would not answer
- * @FENCE_FIRST: it is for a function that is to be fenced first
+ * enum intel_fence_state - how to handle a descriptor
+ * @FENCE_SEND: submit it to the hardware
+ * @FENCE_DROP: skip it: the function would not answer, and has no valid
+ *		translations
+ * @FENCE_FIRST: the function must be fenced first
  */
 enum intel_fence_state {
 	FENCE_SEND,
@@ -71,7 +71,9 @@ static bool intel_fence_is_devtlb(const struct qi_desc *desc)
 	return type == QI_DIOTLB_TYPE || type == QI_DEIOTLB_TYPE;
 }
 
-/* Whether a descriptor makes hardware send something to a function, @sid */
+/*
+ * True if a descriptor sends a message to a function, whose ID is put in @sid
+ */
 static bool intel_fence_is_sent(const struct qi_desc *desc, u16 *sid)
 {
 	switch (desc->qw0 & GENMASK_ULL(3, 0)) {
@@ -90,12 +92,12 @@ static bool intel_fence_is_sent(const struct qi_desc *desc, u16 *sid)
 }
 
 /**
- * intel_fence_has_devtlb() - whether descriptors need answers of functions
+ * intel_fence_has_devtlb() - check for device-TLB invalidations
  * @desc: descriptors
- * @count: how many
+ * @count: number of descriptors
  *
  * Context: Any context.
- * Return: true if one of them is a device-TLB invalidation.
+ * Return: true if any descriptor is a device-TLB invalidation.
  */
 bool intel_fence_has_devtlb(const struct qi_desc *desc, unsigned int count)
 {
@@ -109,15 +111,15 @@ bool intel_fence_has_devtlb(const struct qi_desc *desc, unsigned int count)
 }
 
 /**
- * intel_fence_has_ats() - whether a function can use its device TLB
+ * intel_fence_has_ats() - check whether a function can use its device TLB
  * @info: the function
  *
- * It cannot if it is gone. In a reset, it cannot until its configuration space is
- * restored: ATS is off, and to turn it on empties the device TLB (PCIe r6.2,
- * section 10.3.7). Neither answers invalidations.
+ * A function cannot if it is gone, or in reset until its configuration space is
+ * restored: ATS is disabled, and enabling it clears the device TLB (PCIe r6.2,
+ * section 10.3.7). In both cases it does not answer invalidations.
  *
- * Context: Any context. Reads the configuration space of the function, once.
- * Return: false if nothing has to be invalidated in it, however long it takes.
+ * Context: Any context. Reads the configuration space of the function.
+ * Return: false if its device TLB does not need to be invalidated.
  */
 bool intel_fence_has_ats(struct device_domain_info *info)
 {
@@ -148,12 +150,12 @@ static void intel_fence_set_timeouts(struct device_domain_info *info, u8 count)
 }
 
 /**
- * intel_fence_timeout() - count a time-out of a function
+ * intel_fence_timeout() - count an invalidation time-out of a function
  * @iommu: the IOMMU that reports it
- * @sid: source-id of the function, or 0 if hardware does not tell
+ * @sid: source-id of the function, or 0 if not reported by the hardware
  *
- * Where hardware does not tell, those with device-TLB invalidations submit them
- * one by one from now on whenever one is lost.
+ * If hardware does not report the source-id, lost batches with device-TLB
+ * invalidations are resubmitted one descriptor at a time from now on.
  *
  * Context: The lock of the invalidation queue is held.
  */
@@ -179,8 +181,9 @@ void intel_fence_timeout(struct intel_iommu *iommu, u16 sid)
 }
 
 /*
- * The word of a context entry that has P and FPD, NULL if there is no table. Others
- * change other bits of it, under iommu->lock.
+ * The word of a context entry that has P and FPD, or NULL if there is no table.
+ * Modify it atomically, as other bits are changed concurrently under
+ * iommu->lock.
  */
 static unsigned long *intel_fence_word(struct intel_iommu *iommu, u16 alias)
 {
@@ -191,7 +194,10 @@ static unsigned long *intel_fence_word(struct intel_iommu *iommu, u16 alias)
 	return context ? (unsigned long *)&context->lo : NULL;
 }
 
-/* Make a context entry not present; the other bits stay for the reset. */
+/*
+ * Make a context entry not present; the other bits are needed to lift the
+ * fence.
+ */
 static int intel_fence_block_alias(struct pci_dev *pdev, u16 alias, void *data)
 {
 	struct intel_iommu *iommu = data;
@@ -216,7 +222,7 @@ static int intel_fence_lift_alias(struct pci_dev *pdev, u16 alias, void *data)
 	if (!word)
 		return 0;
 
-	/* FPD is never set but by the fence, so this is an entry of ours */
+	/* FPD is only set by the fence, so this entry was blocked above */
 	if (test_bit(FENCE_CONTEXT_FPD, word)) {
 		set_bit(FENCE_CONTEXT_P, word);
 		clear_bit(FENCE_CONTEXT_FPD, word);
@@ -226,8 +232,8 @@ static int intel_fence_lift_alias(struct pci_dev *pdev, u16 alias, void *data)
 }
 
 /*
- * Block the first function that is mute and not fenced yet, if there is one. @lifts:
- * for intel_fence_complete().
+ * Block the first mute function that is not fenced yet, if any. @lifts is to be
+ * passed to intel_fence_complete().
  */
 static bool intel_fence_block_next(struct intel_iommu *iommu, u16 *sid,
 				   unsigned int *lifts)
@@ -250,9 +256,9 @@ static bool intel_fence_block_next(struct intel_iommu *iommu, u16 *sid,
 }
 
 /*
- * The caches are flushed, so it is effective: unless it was lifted meanwhile. That
- * the function is mute does not tell: it can have become so once more, for another
- * submitter. Then it is to be blocked once more, too.
+ * The caches are flushed, so mark the function as fenced, unless a fence was
+ * lifted meanwhile. Testing for mute would not detect that: the function may
+ * have become mute again for another submitter, and then must be blocked again.
  */
 static void intel_fence_complete(struct intel_iommu *iommu, u16 sid,
 				 unsigned int lifts)
@@ -277,11 +283,11 @@ static int intel_fence_submit(struct intel_iommu *iommu, struct qi_desc *desc)
 }
 
 /*
- * What a context entry that was present leaves behind (VT-d 6.5.3.3, table 28),
- * but the device TLB: nothing in there can be used any more. Whatever there is of
- * other functions is read again: fences are rare, and which domains the function
- * had is not known here. The requests that are under way are drained with the
- * IOTLB, as far as hardware does that (VT-d 6.5.4).
+ * Flush what a present context entry leaves behind (VT-d 6.5.3.3, table 28),
+ * except for the device TLB, which is unusable. Flush globally: fences are
+ * rare, and the domains of the function are not known here. The IOTLB flush
+ * also drains requests in flight, as far as the hardware supports that (VT-d
+ * 6.5.4).
  */
 static void intel_fence_flush(struct intel_iommu *iommu)
 {
@@ -331,22 +337,21 @@ intel_fence_state(struct intel_iommu *iommu, const struct qi_desc *desc,
 		return FENCE_DROP;
 	if (info && intel_fence_is_mute(info))
 		return FENCE_FIRST;
-	/* Reads its configuration space, so only if there was a time-out */
+	/* Reads the configuration space, so only after a time-out */
 	if (again && (!info || !intel_fence_has_ats(info)))
 		return FENCE_DROP;
 	return FENCE_SEND;
 }
 
 /**
- * intel_fence_filter() - replace what would not be answered
+ * intel_fence_filter() - drop descriptors that would not be answered
  * @iommu: the IOMMU
- * @desc: descriptors; those for functions that are gone, in reset or fenced are
- *	  replaced by such that do nothing
- * @count: how many
- * @again: they were submitted before: find out which functions are gone or in
- *	   reset
+ * @desc: descriptors. Those for functions that are gone, in reset or fenced are
+ *	  replaced by no-ops.
+ * @count: number of descriptors
+ * @again: this is a retry: check which functions are gone or in reset
  *
- * Fences functions that are mute.
+ * Fences mute functions.
  *
  * Context: Any context but NMI. Submits to the invalidation queue.
  */
@@ -363,13 +368,18 @@ void intel_fence_filter(struct intel_iommu *iommu, struct qi_desc *desc,
 			intel_fence_mute(iommu);
 			state = intel_fence_state(iommu, &desc[i], again);
 		}
-		/* Lifted a moment ago, and mute again: sent once more */
+		/*
+		 * If just lifted and mute again, FENCE_FIRST is sent once more
+		 */
 		if (state == FENCE_DROP)
 			desc[i] = (struct qi_desc){ .qw0 = QI_IWD_NOTHING };
 	}
 }
 
-/* One by one, while nobody else invalidates a device TLB: whose time-out is it? */
+/*
+ * Submit one descriptor at a time, with no other device-TLB invalidations in
+ * flight, to find out which function timed out.
+ */
 static int intel_fence_submit_alone(struct intel_iommu *iommu,
 				    struct qi_desc *desc, unsigned int count,
 				    unsigned long options)
@@ -380,7 +390,10 @@ static int intel_fence_submit_alone(struct intel_iommu *iommu,
 	int ret = 0;
 	u16 sid;
 
-	/* Off until others can go on: an interrupt may have to invalidate, too */
+	/*
+	 * Keep interrupts off while others are held up: a handler may need to
+	 * invalidate, too.
+	 */
 	raw_spin_lock_irqsave(&qi->q_lock, flags);
 	while (qi->alone) {
 		raw_spin_unlock_irqrestore(&qi->q_lock, flags);
@@ -400,7 +413,9 @@ static int intel_fence_submit_alone(struct intel_iommu *iommu,
 		int rc;
 
 		for (;;) {
-			/* One ahead of it may have had its function fenced */
+			/*
+			 * A preceding descriptor may have fenced the function
+			 */
 			intel_fence_filter(iommu, &desc[i], 1, true);
 			rc = qi_submit_once(iommu, &desc[i], 1,
 					    last ? options | QI_OPT_ALONE :
@@ -421,17 +436,17 @@ static int intel_fence_submit_alone(struct intel_iommu *iommu,
 }
 
 /**
- * intel_fence_submit_again() - submit what was lost with a time-out
+ * intel_fence_submit_again() - resubmit descriptors lost in a time-out
  * @iommu: the IOMMU
  * @desc: descriptors, see intel_fence_filter()
- * @count: how many
- * @options: of qi_submit_sync()
+ * @count: number of descriptors
+ * @options: see qi_submit_sync()
  *
- * Ends after two time-outs for each function that is mute; where hardware does
- * not name functions, after one more.
+ * Ends after two time-outs per mute function, or three if the hardware does not
+ * report the function.
  *
  * Context: Any context but NMI.
- * Return: 0 if all were executed, -EINVAL if hardware has refused one of them.
+ * Return: 0 if all were executed, -EINVAL if hardware has rejected any of them.
  */
 int intel_fence_submit_again(struct intel_iommu *iommu, struct qi_desc *desc,
 			     unsigned int count, unsigned long options)
@@ -452,10 +467,10 @@ int intel_fence_submit_again(struct intel_iommu *iommu, struct qi_desc *desc,
 
 /**
  * intel_fence_function() - fence a function
- * @iommu: the IOMMU that it is behind
- * @sid: its source-id
+ * @iommu: the IOMMU in front of it
+ * @sid: source-id of the function
  *
- * For whoever cannot invalidate its device TLB for another reason.
+ * For callers that cannot invalidate its device TLB for other reasons.
  *
  * Context: Any context but NMI. Submits to the invalidation queue.
  */
@@ -475,10 +490,10 @@ void intel_fence_function(struct intel_iommu *iommu, u16 sid)
 
 /**
  * intel_fence_lift() - let a function do DMA again
- * @dev: the function, which has lost ATS in a reset, and has it back: there is
- *	 nothing in its device TLB
+ * @dev: the function. ATS was disabled by a reset and is enabled again, so its
+ *	 device TLB is empty.
  *
- * Forgets its time-outs, too.
+ * Also clears its time-outs.
  *
  * Context: Any context but NMI. Submits to the invalidation queue.
  */
@@ -500,13 +515,13 @@ void intel_fence_lift(struct device *dev)
 		}
 		intel_fence_forget(info);
 	}
-	/* Caching mode: what is not present is cached, too (VT-d 6.1) */
+	/* In caching mode, not-present entries are cached (VT-d 6.1) */
 	if (fenced && cap_caching_mode(iommu->cap))
 		intel_fence_flush(iommu);
 }
 
 /**
- * intel_fence_forget() - a function leaves
+ * intel_fence_forget() - reset the state of a function that is being released
  * @info: the function
  *
  * Context: device_rbtree_lock is held.

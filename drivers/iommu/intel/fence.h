@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Fence of functions that do not answer invalidations
+ * Fence functions that do not answer invalidations
  */
 #ifndef __INTEL_FENCE_H
 #define __INTEL_FENCE_H

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Park of PASIDs in the VT-d PASID table
+ * Park PASIDs in the VT-d PASID table
  *
- * A parked entry has P clear, FPD set, and a mark of our own. P=0 alone would
- * not do: everybody who sets up an entry takes that for a free one, and process
- * exit with SVA leaves P=0 with FPD=1 behind, too. The mark says that the entry
- * is taken until the PASID is recycled. It is a bit that hardware reserves while
- * P=1 and ignores while P=0 (VT-d 9.6), so it is only ever set in the store that
- * clears P.
+ * A parked entry has P clear, FPD set and a software mark. P=0 alone is
+ * ambiguous: the setup paths treat it as a free entry, and process exit with
+ * SVA also leaves P=0 with FPD=1. The mark reserves the entry until the PASID
+ * is recycled. Hardware reserves this bit while P=1 and ignores it while P=0
+ * (VT-d 9.6), so it is only set in the same store that clears P.
  *
- * What the device sees of that one 64-bit store is the old translation or a
- * blocked request without a fault, nothing in between. The other words stay as
- * they are until hardware cannot use them any more (VT-d 6.5.3.3).
+ * With that single 64-bit store, the device sees either the old translation or
+ * a blocked request without a fault. The other words must be kept until no
+ * cache references the entry any more (VT-d 6.5.3.3).
  */
 #define pr_fmt(fmt)	"DMAR: " fmt
 
@@ -35,19 +34,19 @@
 #include "../iommu-priv.h"
 
 /*
- * The type of translation of an entry that is all zero. Only the PASID cache can
- * know it. The device may be in the middle of a reset, and is left alone.
+ * Pseudo translation type of an entry that is all zero. It can only be in the
+ * PASID cache. The device TLB is skipped, as the device may be in reset.
  */
 #define PARK_PGTT_ABSENT	0xff
 
 /**
- * struct intel_park_entry - what park knows of a PASID that awaits a flush
- * @pte: the entry that was blocked
- * @did: the domain ID that caches are tagged with
- * @pgtt: the type of translation, or PARK_PGTT_ABSENT
- * @first: the first entry of a gather with this tag in the caches
+ * struct intel_park_entry - a PASID with a pending flush
+ * @pte: the blocked entry
+ * @did: the domain ID in cache tags
+ * @pgtt: the translation type, or PARK_PGTT_ABSENT
+ * @first: first entry in the gather with this cache tag
  *
- * Kept in the area of struct iommu_pasid_gather_entry that belongs to the driver.
+ * Stored in the driver's part of struct iommu_pasid_gather_entry.
  */
 struct intel_park_entry {
 	struct pasid_entry *pte;
@@ -66,8 +65,8 @@ intel_park_priv(struct iommu_pasid_gather_entry *entry)
 }
 
 /*
- * The entry of @pasid if there is a table for it. Unlike the lookup of those
- * who set an entry up, this allocates nothing.
+ * Find the entry of @pasid. Unlike intel_pasid_get_entry(), does not allocate
+ * the table.
  */
 static struct pasid_entry *intel_pasid_find_entry(struct device *dev, u32 pasid)
 {
@@ -84,12 +83,12 @@ static struct pasid_entry *intel_pasid_find_entry(struct device *dev, u32 pasid)
 }
 
 /**
- * intel_pasid_is_parked() - whether a PASID of a device is parked
+ * intel_pasid_is_parked() - check whether a PASID of a device is parked
  * @dev: the device
  * @pasid: the PASID
  *
- * Context: Any context in which @dev stays.
- * Return: true from intel_pasid_park() to intel_pasid_unpark().
+ * Context: Any context. @dev must not be released meanwhile.
+ * Return: true from intel_pasid_park() until intel_pasid_unpark().
  */
 bool intel_pasid_is_parked(struct device *dev, ioasid_t pasid)
 {
@@ -102,11 +101,11 @@ bool intel_pasid_is_parked(struct device *dev, ioasid_t pasid)
  * intel_pasid_park() - block a PASID of a device
  * @dev: the device
  * @pasid: the PASID
- * @gather: collects what is to be flushed
- * @entry: goes into @gather if there is something to flush
+ * @gather: collects the entries to flush
+ * @entry: added to @gather if there is anything to flush
  *
- * From here on no function makes the entry present until intel_pasid_unpark().
- * DMA can go on through what is cached until intel_pasid_park_sync() is done.
+ * From here on, the entry cannot become present until intel_pasid_unpark().
+ * Cached translations remain usable until intel_pasid_park_sync() returns.
  *
  * Context: The group mutex of @dev is held. Takes iommu->lock.
  */
@@ -130,11 +129,11 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 		WRITE_ONCE(pte->val[0], (val & ~(u64)PASID_PTE_PRESENT) |
 			   PASID_PTE_FPD | PASID_PTE_PARKED);
 	/*
-	 * Also when P is clear already: process exit with SVA may be about to
-	 * flush, and leaves page requests undrained. In caching mode, hardware
-	 * may have an entry that was never set, or that was torn down for a
-	 * device reset, too: with faults reported, and tagged with domain ID 0,
-	 * which is what such an entry says (VT-d 6.1).
+	 * Flush even if P is already clear: process exit with SVA may not have
+	 * flushed yet, and does not drain page requests. In caching mode, the
+	 * hardware may also have cached an entry that was never set, or that
+	 * was torn down for a device reset, with fault reporting enabled and
+	 * tagged with domain ID 0 (VT-d 6.1).
 	 */
 	if ((val || cap_caching_mode(iommu->cap)) &&
 	    !(val & PASID_PTE_PARKED)) {
@@ -149,43 +148,47 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
 }
 
 /*
- * From so many PASIDs for each domain on, drop all that the PASID cache has of
- * these domains. What others have in the same domain is read again once.
+ * With at least this many PASIDs per domain, use domain-selective instead of
+ * PASID-selective PASID cache invalidation. Unrelated entries of these domains
+ * are refetched once.
  */
 #define PARK_DOMAIN_MIN		8
 
 /*
- * More descriptors than this in one step, and one that drops everything replaces
- * them. See "How a flush is chosen" in
- * Documentation/driver-api/ioasid-internals.rst for the reason and the cost.
+ * Above this many descriptors in a step, use one global invalidation instead.
+ * For the cost to others and the choice of the value, see "How a flush is
+ * chosen" in Documentation/driver-api/ioasid-internals.rst.
  */
 #define PARK_SELECTIVE_MAX	1024
 
-/* Caches have one kind of tag or the other: first stage has the PASID, too */
+/*
+ * IOTLB tags: domain ID only (second stage) or domain ID and PASID (first
+ * stage)
+ */
 #define PARK_TAG(did, by_pasid)	((did) * 2 + (by_pasid))
 
 /**
- * struct intel_park - what park needs of an IOMMU
+ * struct intel_park - per-IOMMU park state
  * @count_lock: protects @seen
- * @unpark_lock: whoever comes second waits for the flush of the first
- * @unparked: entries were unparked that hardware may have cached as parked;
- *	      under iommu->lock
- * @seen: PARK_TAG() of the entries that were counted
+ * @unpark_lock: serializes the flush of unparked entries
+ * @unparked: hardware may have cached unparked entries as parked; under
+ *	      iommu->lock
+ * @seen: bitmap of PARK_TAG() values already counted
  */
 struct intel_park {
-	struct mutex count_lock;	/* seen */
-	struct mutex unpark_lock;	/* the flush of what was unparked */
+	struct mutex count_lock;	/* protects seen */
+	struct mutex unpark_lock;	/* serializes the flush of unparked entries */
 	bool unparked;
 	unsigned long seen[];
 };
 
 /*
- * No more than cache.c submits together: interrupts are off until all are
- * executed, and everybody else waits behind them.
+ * Same as the largest batch in cache.c: interrupts are off until all
+ * descriptors are executed, and other submitters wait behind them.
  */
 #define PARK_BATCH		QI_MAX_BATCHED_DESC_COUNT
 
-/* In a loop over many entries: @count is the number of rounds so far */
+/* cond_resched() every PARK_BATCH iterations */
 static void intel_park_cond_resched(unsigned int count)
 {
 	if (count % PARK_BATCH == 0)
@@ -194,11 +197,11 @@ static void intel_park_cond_resched(unsigned int count)
 
 /**
  * struct intel_park_batch - descriptors that share a wait
- * @iommu: the IOMMU that they are for
- * @limit: how many of them share a wait
+ * @iommu: the IOMMU
+ * @limit: maximum number of descriptors per wait
  * @qi: the descriptors
  *
- * Each flush has its own, so that those of several owners alternate.
+ * One per flush, so that concurrent flushes of several owners interleave.
  */
 struct intel_park_batch {
 	struct intel_iommu *iommu;
@@ -207,13 +210,13 @@ struct intel_park_batch {
 };
 
 /**
- * intel_park_init() - get what park needs of an IOMMU
+ * intel_park_init() - allocate the per-IOMMU park state
  * @iommu: the IOMMU
  *
- * To be called before the first PASID can be attached behind @iommu: park is not
- * to need memory. Does nothing the next time.
+ * Must be called before the first PASID can be attached behind @iommu, so that
+ * park itself never allocates. Does nothing if already initialized.
  *
- * Context: Process context, may sleep, one call at a time.
+ * Context: Process context, may sleep. Calls must be serialized.
  * Return: 0 or -ENOMEM.
  */
 int intel_park_init(struct intel_iommu *iommu)
@@ -237,7 +240,7 @@ int intel_park_init(struct intel_iommu *iommu)
 
 /**
  * intel_park_exit() - undo intel_park_init()
- * @iommu: the IOMMU, which no device is behind any more
+ * @iommu: the IOMMU, without devices
  *
  * Context: Process context, may sleep.
  */
@@ -268,7 +271,7 @@ intel_park_iommu(const struct iommu_pasid_gather_entry *entry)
 	return intel_park_info(entry)->iommu;
 }
 
-/* What second-stage translation caches has no PASID tag (VT-d 6.2.1) */
+/* IOTLB entries of second-stage translations have no PASID tag (VT-d 6.2.1) */
 static bool intel_park_by_pasid(struct iommu_pasid_gather_entry *entry)
 {
 	u8 pgtt = intel_park_priv(entry)->pgtt;
@@ -276,17 +279,20 @@ static bool intel_park_by_pasid(struct iommu_pasid_gather_entry *entry)
 	return pgtt == PASID_ENTRY_PGTT_PT || pgtt == PASID_ENTRY_PGTT_FL_ONLY;
 }
 
-/* The first entry of each tag stands for all that have the same */
+/*
+ * True for the first entry of each tag, which is flushed for all of the same
+ * tag
+ */
 static bool intel_park_is_first(struct iommu_pasid_gather_entry *entry)
 {
 	return intel_park_priv(entry)->first;
 }
 
 /*
- * Whether there is a device TLB to invalidate. While translation is off, that is
- * not to be done (VT-d 4.3). A device in reset, which a park can come across, has
- * none until the PASID cache and the IOTLB are flushed: nothing of a parked PASID
- * comes back.
+ * Whether there is a device TLB to invalidate, which is not allowed while
+ * translation is disabled (VT-d 4.3). Skip a device in reset: its device TLB
+ * cannot get translations of a parked PASID once the PASID cache and IOTLB are
+ * flushed.
  */
 static bool intel_has_devtlb(struct device_domain_info *info)
 {
@@ -294,7 +300,7 @@ static bool intel_has_devtlb(struct device_domain_info *info)
 	       intel_fence_has_ats(info);
 }
 
-/* Submit descriptors and wait until hardware is through with them. */
+/* Submit descriptors and wait until they are executed. */
 static int intel_park_submit(struct intel_iommu *iommu, struct qi_desc *desc,
 			     unsigned int count)
 {
@@ -304,9 +310,9 @@ static int intel_park_submit(struct intel_iommu *iommu, struct qi_desc *desc,
 }
 
 /*
- * Hardware refuses a descriptor (VT-d 6.5.2.11) that it should not: a flush of
- * everything does instead, and of a function whose device TLB cannot be
- * invalidated nothing may be let through.
+ * The hardware rejected a descriptor as invalid (VT-d 6.5.2.11), which should
+ * not happen. Flush globally instead. If a device TLB cannot be invalidated,
+ * fence the function.
  */
 static void intel_park_submit_instead(struct intel_iommu *iommu,
 				      const struct qi_desc *refused)
@@ -330,7 +336,7 @@ static void intel_park_submit_instead(struct intel_iommu *iommu,
 		  "%s: flush was refused\n", iommu->name);
 }
 
-/* Hardware is through with all descriptors so far when this returns. */
+/* Submit the batch and wait until it is executed. */
 static void intel_park_wait(struct intel_park_batch *batch)
 {
 	struct qi_desc *desc = batch->qi.descs;
@@ -339,7 +345,7 @@ static void intel_park_wait(struct intel_park_batch *batch)
 	if (!batch->qi.index)
 		return;
 
-	/* Once more each, which shows which one is refused: if it is again */
+	/* If rejected, retry each descriptor to find which one is invalid */
 	if (intel_park_submit(batch->iommu, desc, batch->qi.index)) {
 		for (i = 0; i < batch->qi.index; i++) {
 			if (intel_park_submit(batch->iommu, &desc[i], 1))
@@ -351,7 +357,7 @@ static void intel_park_wait(struct intel_park_batch *batch)
 	cond_resched();
 }
 
-/* So many share a wait from here on. */
+/* Set the maximum number of descriptors that share a wait. */
 static void intel_park_set_limit(struct intel_park_batch *batch,
 				 unsigned int limit)
 {
@@ -361,7 +367,7 @@ static void intel_park_set_limit(struct intel_park_batch *batch,
 	batch->limit = limit;
 }
 
-/* Where the next descriptor goes; all zero. */
+/* Returns the next free descriptor, zeroed. */
 static struct qi_desc *intel_park_next_desc(struct intel_park_batch *batch)
 {
 	struct qi_desc *desc;
@@ -375,10 +381,10 @@ static struct qi_desc *intel_park_next_desc(struct intel_park_batch *batch)
 }
 
 /**
- * struct intel_park_count - what there is to flush
- * @pasids: entries
- * @domains: domains of these
- * @iotlb: what the IOTLB has of them: PASIDs, or domains
+ * struct intel_park_count - amount of work in a flush
+ * @pasids: number of entries
+ * @domains: number of different domains
+ * @iotlb: number of different IOTLB tags: PASIDs, or domains
  */
 struct intel_park_count {
 	unsigned int pasids;
@@ -392,7 +398,7 @@ static unsigned int intel_park_tag(struct iommu_pasid_gather_entry *entry)
 			intel_park_by_pasid(entry));
 }
 
-/* Also marks the first entry of each tag. */
+/* Count the entries, and mark the first entry of each tag. */
 static struct intel_park_count intel_park_count(struct intel_park *park,
 						struct list_head *entries)
 {
@@ -478,8 +484,8 @@ static void intel_park_flush_iotlb(struct intel_park_batch *batch,
 }
 
 /*
- * How many invalidations can be pending at a device: as many as at the physical
- * function, with all of its virtual ones together (PCIe 10.5.1.2; 0 is 32).
+ * Maximum number of pending device-TLB invalidations. Virtual functions share
+ * the limit of their physical function (PCIe 10.5.1.2; 0 means 32).
  */
 static unsigned int intel_park_depth(struct device_domain_info *info)
 {
@@ -492,9 +498,9 @@ static unsigned int intel_park_depth(struct device_domain_info *info)
 }
 
 /*
- * One for each PASID, whatever their number: a descriptor that drops what a
- * device has of all PASIDs is gone since VT-d 3.0, and one without PASID leaves
- * what has one alone (PCIe 10.3.8).
+ * Always one descriptor per PASID: VT-d 3.0 removed the all-PASIDs device-TLB
+ * invalidation, and invalidations without PASID do not affect entries with a
+ * PASID (PCIe 10.3.8).
  */
 static void intel_park_flush_devtlb(struct intel_park_batch *batch,
 				    struct list_head *entries, bool extra)
@@ -507,8 +513,8 @@ static void intel_park_flush_devtlb(struct intel_park_batch *batch,
 
 	list_for_each_entry(entry, entries, node) {
 		/*
-		 * Those of a device stand together, and differ in the PASID. It
-		 * can go away in the middle.
+		 * Entries are grouped by device. Recheck presence every
+		 * batch, as the device may be unplugged meanwhile.
 		 */
 		if (info != intel_park_info(entry) ||
 		    walked % PARK_BATCH == 0) {
@@ -535,7 +541,7 @@ static void intel_park_flush_devtlb(struct intel_park_batch *batch,
 	intel_park_wait(batch);
 }
 
-/* Flush all of @entries, which are behind @iommu. */
+/* Flush all of @entries, which must be behind @iommu. */
 static void intel_park_flush(struct intel_iommu *iommu,
 			     struct list_head *entries)
 {
@@ -549,11 +555,11 @@ static void intel_park_flush(struct intel_iommu *iommu,
 	intel_park_flush_pasid_cache(&batch, entries, &count);
 	intel_park_flush_iotlb(&batch, entries, &count);
 	intel_park_flush_devtlb(&batch, entries, false);
-	/* Some devices need one more than the specification asks for */
+	/* Quirk: some devices need a second invalidation */
 	intel_park_flush_devtlb(&batch, entries, true);
 }
 
-/* The last step: page requests, once for all PASIDs of a device that are parked */
+/* Last step: drain page requests, once for all parked PASIDs of a device */
 static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
 {
 	KUNIT_STATIC_STUB_REDIRECT(intel_park_drain, entry);
@@ -562,8 +568,8 @@ static void intel_park_drain(const struct iommu_pasid_gather_entry *entry)
 }
 
 /*
- * Hardware is through with the entry: clear all but what keeps it blocked. It
- * looks at none of the rest while P=0, so there is no need to write it back.
+ * No cache references the entry any more: clear everything except FPD and the
+ * parked mark. Hardware ignores the rest while P=0, so no write-back is needed.
  */
 static void intel_pasid_finish_park(struct iommu_pasid_gather_entry *entry)
 {
@@ -578,7 +584,7 @@ static void intel_pasid_finish_park(struct iommu_pasid_gather_entry *entry)
 	spin_unlock(&iommu->lock);
 }
 
-/* The first of @entries that is behind @iommu, or NULL. */
+/* Find the first of @entries that is behind @iommu, or return NULL. */
 static struct iommu_pasid_gather_entry *
 intel_park_find(struct list_head *entries, struct intel_iommu *iommu)
 {
@@ -591,7 +597,9 @@ intel_park_find(struct list_head *entries, struct intel_iommu *iommu)
 	return NULL;
 }
 
-/* Move all that is of the device of @entry, which is in @from, to @to. */
+/*
+ * Move all entries of the same device, starting at @entry, from @from to @to.
+ */
 static void intel_park_move_device(struct iommu_pasid_gather_entry *entry,
 				   struct list_head *from, struct list_head *to)
 {
@@ -607,17 +615,17 @@ static void intel_park_move_device(struct iommu_pasid_gather_entry *entry,
 }
 
 /**
- * intel_pasid_park_sync() - make what was gathered effective
+ * intel_pasid_park_sync() - flush gathered PASIDs
  * @gather: entries from intel_pasid_park(), empty afterwards
  *
- * Flushes for each IOMMU, in the order of VT-d 6.5.3.3 and with a wait behind
- * each step: the PASID cache, since what is in there can fill an IOTLB again; the
- * IOTLB, since that can fill a device TLB again; the device TLBs. Then no
- * translated or untranslated request of the PASIDs can reach memory, and the
- * page requests that are under way can be drained (VT-d 7.10).
+ * Flushes each IOMMU in the order of VT-d 6.5.3.3, with a wait after each step:
+ * first the PASID cache, which can refill the IOTLB; then the IOTLB, which can
+ * refill a device TLB; then the device TLBs. After that, no translated or
+ * untranslated request of the PASIDs can reach memory, and pending page
+ * requests can be drained (VT-d 7.10).
  *
- * Context: Process context, may sleep; allocates nothing. The devices must not be
- * released before this returns.
+ * Context: Process context, may sleep, does not allocate. The devices must not
+ * be released before this returns.
  */
 void intel_pasid_park_sync(struct iommu_pasid_gather *gather)
 {
@@ -653,13 +661,12 @@ void intel_pasid_park_sync(struct iommu_pasid_gather *gather)
 }
 
 /**
- * intel_pasid_unpark() - give an entry back
+ * intel_pasid_unpark() - release a parked entry
  * @dev: the device
  * @pasid: the PASID, which is about to be recycled
  *
- * The entry becomes plain not present: DMA is blocked and, from
- * intel_pasid_unpark_sync() on, reported. Does nothing for an entry that is not
- * parked.
+ * The entry becomes not present: DMA is blocked, and faults are reported after
+ * intel_pasid_unpark_sync(). Does nothing if the entry is not parked.
  *
  * Context: The group mutex of @dev is held. Takes iommu->lock.
  */
@@ -679,15 +686,18 @@ void intel_pasid_unpark(struct device *dev, ioasid_t pasid)
 		return;
 	}
 	pasid_clear_entry(pte);
-	/* Whoever sees the flag flushes, and hardware must not read it as it was */
+	/*
+	 * Write back the entry before setting ->unparked, which triggers the
+	 * flush
+	 */
 	__iommu_flush_cache(iommu, pte, sizeof(*pte));
-	/* In caching mode also entries that are not present are cached */
+	/* In caching mode, not-present entries are cached */
 	if (cap_caching_mode(iommu->cap))
 		iommu->park->unparked = true;
 	spin_unlock(&iommu->lock);
 }
 
-/* Entries that are not present are cached under domain ID 0 (VT-d 6.1). */
+/* Not-present entries are cached under domain ID 0 (VT-d 6.1). */
 static void intel_park_flush_unparked(struct intel_iommu *iommu)
 {
 	struct intel_park_batch batch = {
@@ -696,7 +706,7 @@ static void intel_park_flush_unparked(struct intel_iommu *iommu)
 	};
 	bool unparked;
 
-	/* Whoever comes second waits for the flush of the first */
+	/* If another thread is already flushing, wait for it */
 	guard(mutex)(&iommu->park->unpark_lock);
 	spin_lock(&iommu->lock);
 	unparked = iommu->park->unparked;
@@ -711,10 +721,10 @@ static void intel_park_flush_unparked(struct intel_iommu *iommu)
 }
 
 /**
- * intel_pasid_unpark_sync() - make hardware forget what was parked
+ * intel_pasid_unpark_sync() - flush unparked PASIDs
  *
- * For all entries that were unparked before, whoever did it: one invalidation
- * for each IOMMU in caching mode that needs it, none for others.
+ * Covers all entries unparked so far, including those of other threads. Only
+ * IOMMUs in caching mode with such entries need an invalidation.
  *
  * Context: Process context, may sleep.
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Park of PASIDs in the VT-d PASID table
+ * Park PASIDs in the VT-d PASID table
  */
 #ifndef __INTEL_PASID_PARK_H
 #define __INTEL_PASID_PARK_H
@@ -10,7 +10,9 @@
 
 #include "pasid.h"
 
-/* Our mark in a PASID table entry: reserved while P=1, ignored while P=0 */
+/*
+ * Software mark in a PASID table entry: reserved while P=1, ignored while P=0
+ */
 #define PASID_PTE_PARKED	BIT_ULL(11)
 
 static inline bool pasid_pte_is_parked(struct pasid_entry *pte)
@@ -18,16 +20,16 @@ static inline bool pasid_pte_is_parked(struct pasid_entry *pte)
 	return READ_ONCE(pte->val[0]) & PASID_PTE_PARKED;
 }
 
-/* Hardware is through with the entry: nothing is left but what blocks it. */
+/* True if the flush is complete: only FPD and the parked mark are left */
 static inline bool pasid_pte_park_is_done(struct pasid_entry *pte)
 {
 	return READ_ONCE(pte->val[0]) == (PASID_PTE_FPD | PASID_PTE_PARKED);
 }
 
 /*
- * The gate that everybody passes who is to make an entry present, under
- * iommu->lock: 0 if the entry is free, -EBUSY if it is in use, -ESHUTDOWN if
- * its PASID is parked.
+ * Must be checked under iommu->lock before making an entry present: returns 0
+ * if the entry is free, -EBUSY if it is in use, -ESHUTDOWN if its PASID is
+ * parked.
  */
 static inline int pasid_pte_check_free(struct pasid_entry *pte)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The life of an IOASID as trace events
+ * Trace events for the life cycle of an IOASID
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM ioasid
@@ -11,7 +11,7 @@
 #include <linux/device.h>
 #include <linux/tracepoint.h>
 
-/* @refs: references after the event, and perhaps after others */
+/* @refs: snapshot of the count; may already include concurrent changes */
 TRACE_EVENT(ioasid_get,
 	TP_PROTO(struct ioasid *ioasid),
 	TP_ARGS(ioasid),
@@ -26,7 +26,7 @@ TRACE_EVENT(ioasid_get,
 	TP_printk("id=%u refs=%u", __entry->id, __entry->refs)
 );
 
-/* @refs: references after the event; 0 when the last one is gone */
+/* @refs: references after the put; 0 if this was the last one */
 TRACE_EVENT(ioasid_put,
 	TP_PROTO(u32 id, unsigned int refs),
 	TP_ARGS(id, refs),
@@ -53,25 +53,25 @@ DECLARE_EVENT_CLASS(ioasid_step,
 	TP_printk("id=%u", __entry->id)
 );
 
-/* The number is taken and can be looked up */
+/* The IOASID was published */
 DEFINE_EVENT(ioasid_step, ioasid_alloc,
 	TP_PROTO(u32 id),
 	TP_ARGS(id)
 );
 
-/* The state became PARKED: nothing new from here on */
+/* The state became PARKED: no new references or attachments from here on */
 DEFINE_EVENT(ioasid_step, ioasid_park,
 	TP_PROTO(u32 id),
 	TP_ARGS(id)
 );
 
-/* The caches are flushed: no DMA can reach memory from here on */
+/* The caches were flushed: no DMA can reach memory from here on */
 DEFINE_EVENT(ioasid_step, ioasid_block,
 	TP_PROTO(u32 id),
 	TP_ARGS(id)
 );
 
-/* The number is free again */
+/* The entries were unparked: the PASID is about to be released */
 DEFINE_EVENT(ioasid_step, ioasid_recycle,
 	TP_PROTO(u32 id),
 	TP_ARGS(id)
