@@ -468,9 +468,7 @@ static bool ioasid_is_released_with(const struct ioasid *a,
 	       a->state == b->state;
 }
 
-/*
- * Release all objects of @list, which have no references and no entries left.
- */
+/* Release all objects of @list, which must have no references or entries. */
 static void ioasid_release(struct llist_node *list)
 {
 	struct ioasid *first, *last;
@@ -641,9 +639,7 @@ static void ioasid_block_groups(struct ioasid *ioasid)
 	}
 }
 
-/*
- * First pass of park, lockless: no new references or attachments from here on
- */
+/* First pass of park, lockless: no new references or attachments after this */
 static void ioasid_park(struct ioasid *ioasid)
 {
 	/* Attach and lookups recheck the state */
@@ -824,9 +820,7 @@ void ioasid_free_chain(struct ioasid_chain *chain)
 	lock_map_release(&ioasid_park_map);
 
 	llist_for_each_entry_safe(ioasid, next, done.first, recycle_node) {
-		/*
-		 * In process context, there is no need to defer to the worker
-		 */
+		/* In process context, no need to defer to the worker */
 		if (ioasid_put_and_test(ioasid))
 			__llist_add(&ioasid->recycle_node, &unused);
 		ioasid_cond_resched(++count);

@@ -55,9 +55,7 @@ static int ioasid_fops_open(struct inode *inode, struct file *file)
 	return nonseekable_open(inode, file);
 }
 
-/*
- * Pick all ACTIVE IOASIDs. Nothing else frees them, as the file is going away.
- */
+/* Pick all ACTIVE IOASIDs. Nothing else can free them during release. */
 static void ioasid_pick_all(struct ioasid_account *account,
 			    struct ioasid_chain *chain)
 {
@@ -203,9 +201,7 @@ static int ioasid_pick(struct ioasid_ctx *ctx, u32 id,
 {
 	struct ioasid *ioasid;
 
-	/*
-	 * Nothing else can free an IOASID of this file while the lock is held
-	 */
+	/* The lock keeps IOASIDs of this file from being freed */
 	lockdep_assert_held(&ctx->lock);
 	guard(rcu)();
 	ioasid = ioasid_lookup(id);

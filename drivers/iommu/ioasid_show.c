@@ -109,9 +109,7 @@ static void ioasid_show_parked_users(struct seq_file *s,
 	spin_unlock(&account->lock);
 }
 
-/*
- * Show the account of a /dev/ioasid file, and the counts of its set, in fdinfo
- */
+/* fdinfo of a /dev/ioasid file: its account and the counts of its set */
 void ioasid_show_account(struct seq_file *s, struct ioasid_account *account)
 {
 	u32 quota, active, parked;

@@ -2,8 +2,8 @@
 /*
  * VFIO_DEVICE_FEATURE_IOASID: the IOASIDs that a device holds
  *
- * The rules of the feature are implemented here, for all kinds of devices. The
- * driver of a device attaches and detaches, see struct vfio_ioasids_ops.
+ * Implements the feature for all kinds of devices. The device's driver attaches
+ * and detaches PASIDs, see struct vfio_ioasids_ops.
  */
 #include <linux/bitops.h>
 #include <linux/cleanup.h>
@@ -28,17 +28,17 @@
 	(VFIO_DEVICE_IOASID_ADD | VFIO_DEVICE_IOASID_REPLACE |		\
 	 VFIO_DEVICE_IOASID_DROP | VFIO_DEVICE_IOASID_DROP_ALL)
 
-/* Entries of a list that are copied to user space at a time */
+/* Number of list entries copied to user space at a time */
 #define VFIO_IOASID_BATCH	16
 
 /**
- * vfio_ioasids_init() - a device can hold IOASIDs from now on
- * @ioasids: part of the driver's representation of the device
+ * vfio_ioasids_init() - initialize the IOASIDs of a device
+ * @ioasids: embedded in the driver's representation of the device
  * @vdev: the device
  * @dma_dev: the physical device that performs its DMA
  * @ops: callbacks of the driver
- * @lock: mutex that protects @ioasids. It is held around the callbacks, and not
- *	  while user memory is accessed.
+ * @lock: mutex that protects @ioasids. It is held around the callbacks, but not
+ *	  across accesses to user memory.
  */
 void vfio_ioasids_init(struct vfio_ioasids *ioasids, struct vfio_device *vdev,
 		       struct device *dma_dev,
@@ -54,7 +54,7 @@ EXPORT_SYMBOL_GPL(vfio_ioasids_init);
 
 /**
  * vfio_ioasids_destroy() - undo vfio_ioasids_init()
- * @ioasids: must hold nothing any more, see vfio_ioasids_drop_all()
+ * @ioasids: must be empty, see vfio_ioasids_drop_all()
  */
 void vfio_ioasids_destroy(struct vfio_ioasids *ioasids)
 {
@@ -63,7 +63,7 @@ void vfio_ioasids_destroy(struct vfio_ioasids *ioasids)
 }
 EXPORT_SYMBOL_GPL(vfio_ioasids_destroy);
 
-/* The device supports PASIDs below this one; 0: it does not support PASIDs */
+/* Number of PASIDs supported by the device, including PASID 0; may be 0 */
 static u32 vfio_ioasids_max_pasids(struct vfio_ioasids *ioasids)
 {
 	struct dev_iommu *iommu = ioasids->dma_dev->iommu;
@@ -71,7 +71,7 @@ static u32 vfio_ioasids_max_pasids(struct vfio_ioasids *ioasids)
 	return iommu ? iommu->max_pasids : 0;
 }
 
-/* Whether the device, which is open, can be given IOASIDs */
+/* Whether the device supports IOASIDs. The device must be open. */
 static bool vfio_ioasids_supported(struct vfio_ioasids *ioasids)
 {
 	if (!vfio_ioasids_max_pasids(ioasids))
@@ -79,19 +79,19 @@ static bool vfio_ioasids_supported(struct vfio_ioasids *ioasids)
 	if (!ioasids->ops->domain)
 		return true;
 
-	/* An IOMMU driver may support PASIDs for domains of SVA only */
+	/* An IOMMU driver may support PASIDs for SVA domains only */
 	guard(mutex)(ioasids->lock);
 	return ioasids->ops->domain(ioasids->vdev)->ops->set_dev_pasid;
 }
 
 /**
- * vfio_ioasids_find() - look up an IOASID that a device holds
+ * vfio_ioasids_find() - look up an IOASID held by a device
  * @ioasids: the IOASIDs of the device
  * @id: the PASID
  *
  * Context: The lock of @ioasids is held.
- * Return: the IOASID, which may be PARKED; valid until the lock is released.
- * NULL if the device does not hold it.
+ * Return: the IOASID, which may be PARKED, or NULL if the device does not hold
+ * it. Valid until the lock is released.
  */
 struct ioasid *vfio_ioasids_find(struct vfio_ioasids *ioasids, u32 id)
 {
@@ -104,7 +104,7 @@ struct ioasid *vfio_ioasids_find(struct vfio_ioasids *ioasids, u32 id)
 }
 EXPORT_SYMBOL_GPL(vfio_ioasids_find);
 
-/* Attach the IOASID of @ref and take over that reference, or change nothing */
+/* Attach the IOASID of @ref. Consumes the reference on success only. */
 static int vfio_ioasids_hold(struct vfio_ioasids *ioasids,
 			     const struct ioasid_ref *ref, struct ioasid *old)
 {
@@ -112,7 +112,7 @@ static int vfio_ioasids_hold(struct vfio_ioasids *ioasids,
 	struct ioasid_ref *held;
 	int ret;
 
-	/* The number identifies it: it is not reused while it is held */
+	/* While the IOASID is held, its PASID cannot be reused */
 	if (xa_load(&ioasids->held, id))
 		return -EEXIST;
 	if (id >= vfio_ioasids_max_pasids(ioasids))
@@ -122,7 +122,7 @@ static int vfio_ioasids_hold(struct vfio_ioasids *ioasids,
 	if (!held)
 		return -ENOMEM;
 
-	/* First, so that nothing can fail after the attach */
+	/* Insert first, so that nothing can fail after the attach */
 	ret = xa_insert(&ioasids->held, id, held, GFP_KERNEL_ACCOUNT);
 	if (ret)
 		goto err_free;
@@ -177,7 +177,7 @@ static int vfio_ioasids_get_guest(struct vfio_ioasids *ioasids, u32 guest_pasid,
 
 	if (!kvm)
 		return -ENOENT;
-	/* KVM may be a module, on which this one must not depend */
+	/* Avoid a module dependency on KVM */
 	get = symbol_get(kvm_ioasid_get);
 	if (!get)
 		return -ENOENT;
@@ -195,25 +195,25 @@ static int vfio_ioasids_get_guest(struct vfio_ioasids *ioasids, u32 guest_pasid,
 #endif
 
 /**
- * vfio_ioasids_hold_guest() - hold the IOASID of a PASID that the guest chose
+ * vfio_ioasids_hold_guest() - hold the IOASID of a guest PASID
  * @ioasids: the IOASIDs of the device
- * @guest_pasid: the number that the guest used, not necessarily valid
+ * @guest_pasid: PASID used by the guest, not necessarily valid
  *
- * For drivers of devices that a guest programs its PASIDs into. The number is
- * looked up in the map of the VM that the device belongs to, see kvm_ioasid_get().
- * If the device does not hold the IOASID yet, it is attached and held, until
- * vfio_ioasids_drop() or vfio_ioasids_drop_all(). It is held once, no matter how
- * often this is called: the driver counts what uses it.
+ * For drivers of devices that a guest programs with its PASIDs. The PASID is
+ * looked up in the map of the device's VM, see kvm_ioasid_get(). If the device
+ * does not hold the IOASID yet, it is attached and held until
+ * vfio_ioasids_drop() or vfio_ioasids_drop_all(). Only one reference is held,
+ * even if this is called repeatedly, so the driver must count its own users.
  *
- * What happens to the map later does not matter to the device.
+ * Later changes of the map do not affect the device.
  *
- * Context: Process context, may sleep, while the device is open. The lock of
+ * Context: Process context, may sleep. The device is open and the lock of
  * @ioasids is held.
  * Return: the IOASID, valid until it is dropped or the lock is released. It may
- * have been PARKED since the lookup: its DMA is blocked then. ERR_PTR on failure:
- * -ENOENT the number is not in the map, or there is no map or no VM, -ESHUTDOWN
- * the IOASID is PARKED, -EINVAL the device does not support a PASID of that
- * width, -ENOMEM no memory, or the error of the attach callback.
+ * have been PARKED since the lookup; its DMA is blocked then. ERR_PTR on
+ * failure: -ENOENT if the PASID is not in the map, or there is no map or no VM,
+ * -ESHUTDOWN if the IOASID is PARKED, -EINVAL if the device does not support a
+ * PASID of that width, -ENOMEM, or the error of the attach callback.
  */
 struct ioasid *vfio_ioasids_hold_guest(struct vfio_ioasids *ioasids,
 				       u32 guest_pasid)
@@ -239,9 +239,9 @@ struct ioasid *vfio_ioasids_hold_guest(struct vfio_ioasids *ioasids,
 EXPORT_SYMBOL_GPL(vfio_ioasids_hold_guest);
 
 /**
- * vfio_ioasids_drop() - drop one IOASID that a device holds
+ * vfio_ioasids_drop() - drop one IOASID held by a device
  * @ioasids: the IOASIDs of the device
- * @ioasid: held by the device. It may be freed when this returns.
+ * @ioasid: must be held by the device. May be freed when this returns.
  *
  * Context: Process context, may sleep. The lock of @ioasids is held.
  */
@@ -276,7 +276,7 @@ static int vfio_ioasids_replace(struct vfio_ioasids *ioasids,
 	return 0;
 }
 
-/* ADD and REPLACE */
+/* Implements ADD and REPLACE */
 static int vfio_ioasids_give(struct vfio_ioasids *ioasids,
 			     const struct vfio_device_feature_ioasid *set)
 {
@@ -295,7 +295,7 @@ static int vfio_ioasids_give(struct vfio_ioasids *ioasids,
 	}
 	if (ret)
 		ioasid_user_put(&ref);
-	/* Replaced by itself: one reference is enough */
+	/* Replaced by itself: keep the existing reference */
 	return ret == -EALREADY ? 0 : ret;
 }
 
@@ -344,7 +344,7 @@ static int vfio_ioasids_set(struct vfio_ioasids *ioasids, void __user *arg)
 	return 0;
 }
 
-/* Fill up to @count entries from number @start on. Return how many. */
+/* Fill up to @count entries from PASID @start. Returns the number filled. */
 static u32 vfio_ioasids_fill(struct vfio_ioasids *ioasids, unsigned long start,
 			     struct vfio_device_ioasid *entries, u32 count)
 {
@@ -419,7 +419,7 @@ int vfio_ioasids_feature(struct vfio_ioasids *ioasids, u32 flags,
 
 	if (!vfio_ioasids_supported(ioasids))
 		return -ENOTTY;
-	/* Its guest says which ones, and the device drops them for it */
+	/* The guest programs its PASIDs: the VMM must not add or drop any */
 	if (ioasids->ops->guest_programs && ioasids->vdev->kvm &&
 	    (set || !(flags & VFIO_DEVICE_FEATURE_GET)))
 		return -EOPNOTSUPP;

@@ -3,10 +3,10 @@
  * PCI configuration space of a mediated device of the PASID DMA engine
  *
  * A function without interrupts, with one BAR, a PCI Express capability and a
- * PASID capability. Whatever is not in the tables is read-only and 0. Only two bits
- * have an effect: bus master enable, and the one that starts a function level
- * reset. Enabling memory accesses and PASIDs is up to the VMM, which knows where
- * its guest sees the BAR.
+ * PASID capability. Everything not in the tables is read-only zero. Only two
+ * bits have an effect: bus master enable, and initiate function level reset.
+ * Memory and PASID enable are handled by the VMM, which knows where the guest
+ * maps the BAR.
  */
 #ifndef _PDMA_CONFIG_H
 #define _PDMA_CONFIG_H
@@ -24,19 +24,19 @@
 
 #define PDMA_PASID_WIDTH	20
 
-/* Index of the 32 bits at @offset, and the value of the upper half of them */
+/* Index of the dword at @offset, and value of its upper half */
 #define PDMA_DWORD(offset)	((offset) / 4)
 #define PDMA_HIGH(val)		((u32)(val) << 16)
 
 /**
  * struct pdma_config - the configuration space of one device
- * @dword: the values, as the CPU has them
+ * @dword: the values in CPU byte order
  */
 struct pdma_config {
 	u32 dword[PDMA_DWORD(PDMA_CONFIG_END)];
 };
 
-/* After a reset */
+/* Reset values */
 static const struct pdma_config pdma_config_reset = { .dword = {
 	[PDMA_DWORD(PCI_VENDOR_ID)] =
 		PDMA_VENDOR_ID | PDMA_HIGH(PDMA_MDEV_DEVICE_ID),
@@ -67,7 +67,7 @@ static const struct pdma_config pdma_config_reset = { .dword = {
 		PDMA_PASID_WIDTH << 8,
 } };
 
-/* Bits that can be written */
+/* Writable bits */
 static const struct pdma_config pdma_config_writable = { .dword = {
 	[PDMA_DWORD(PCI_COMMAND)] = PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER,
 	[PDMA_DWORD(PCI_CACHE_LINE_SIZE)] = 0xff,
@@ -82,13 +82,13 @@ static const struct pdma_config pdma_config_writable = { .dword = {
 		PDMA_HIGH(PCI_PASID_CTRL_ENABLE),
 } };
 
-/* How much of an access of @count bytes is in the dword at @offset */
+/* How many of @count bytes are within the dword at @offset */
 static inline size_t pdma_config_len(u64 offset, size_t count)
 {
 	return min_t(size_t, count, 4 - offset % 4);
 }
 
-/* Up to four bytes that do not cross a dword */
+/* Read up to four bytes, which must not cross a dword */
 static inline u32 pdma_config_read(const struct pdma_config *config,
 				   unsigned int offset)
 {
@@ -97,7 +97,7 @@ static inline u32 pdma_config_read(const struct pdma_config *config,
 	return config->dword[PDMA_DWORD(offset)] >> offset % 4 * 8;
 }
 
-/* The same. Return whether a function level reset was asked for. */
+/* Same for a write. Returns whether a function level reset was initiated. */
 static inline bool pdma_config_write(struct pdma_config *config,
 				     unsigned int offset, size_t len, u32 val)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the drivers of the PASID DMA engine have in common
+ * Code shared by the drivers of the PASID DMA engine
  */
 #ifndef _PDMA_ENGINE_H
 #define _PDMA_ENGINE_H
@@ -20,7 +20,7 @@
 
 #include "pdma.h"
 
-/* What user space writes to submit a command. @result is 0 then. */
+/* What user space writes to submit a command; @result must be 0 */
 struct pdma_submit {
 	__le64 src;
 	__le64 dst;
@@ -42,7 +42,7 @@ static_assert(offsetof(struct pdma_submit, pasid) == PDMA_SUBMIT_PASID);
 static_assert(offsetof(struct pdma_submit, result) == PDMA_SUBMIT_RESULT);
 static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE);
 
-/* The same for the CPU */
+/* Same in CPU byte order */
 struct pdma_cmd {
 	u64 src;
 	u64 dst;
@@ -53,35 +53,34 @@ struct pdma_cmd {
 	u32 pasid;
 };
 
-/* A register of the channel page, as user space reads it */
+/* Value of a channel page register as read by user space */
 union pdma_reg {
 	__le32 val32;
 	__le64 val64;
 };
 
 /**
- * struct pdma_engine - the PCI function, and its registers
- * @pdev: the PCI function, which has this as its driver data
- * @bar: all of BAR 0
+ * struct pdma_engine - the PCI function and its registers
+ * @pdev: the PCI function, with this struct as driver data
+ * @bar: mapping of BAR 0
  * @nr_channels: number of channels
- * @lock: protects the registers and all below
- * @in_use: channels that pdma_engine_get_channels() has handed out
- * @down: all channels are stopped, and no register may be accessed: the
- *	  function is being reset, or is suspended
- * @pasid: PDMA_CTL_PASID of each channel, which the function loses then
+ * @lock: protects the registers and the fields below
+ * @in_use: channels allocated by pdma_engine_get_channels()
+ * @down: the function is in reset or suspended: all channels are stopped, and
+ *	  registers must not be accessed
+ * @pasid: PDMA_CTL_PASID of each channel, to be restored after a reset
  *
- * A reset or a suspend of the function must not wait for the user of a channel.
- * The lock is therefore held for accesses to registers only, and is the
- * innermost one: nothing is pinned, mapped, allocated, or copied to or from user
- * space under it. What has to be serialized with that takes a lock of the
- * channel.
+ * A reset or suspend of the function must not wait for the user of a channel.
+ * So the lock is held for register accesses only and is the innermost one:
+ * nothing is pinned, mapped, allocated, or copied from or to user space under
+ * it. If these must be serialized, use a lock of the channel.
  */
 struct pdma_engine {
 	struct pci_dev *pdev;
 	void __iomem *bar;
 	unsigned int nr_channels;
 
-	/* Protects the registers and all below */
+	/* Protects the registers and the fields below */
 	spinlock_t lock;
 	DECLARE_BITMAP(in_use, PDMA_MAX_CHANNELS);
 	bool down;
@@ -104,8 +103,8 @@ static inline struct pdma_cmd pdma_to_cmd(const struct pdma_submit *submit)
 /* Channels */
 
 /*
- * Take @count channels with consecutive numbers, @count is a power of two. Return
- * the first number, or -EUSERS.
+ * Allocate @count consecutive channels, where @count is a power of two. Returns
+ * the first channel, or -EUSERS.
  */
 static inline int pdma_engine_get_channels(struct pdma_engine *engine,
 					   unsigned int count)
@@ -128,7 +127,7 @@ static inline void pdma_engine_put_channels(struct pdma_engine *engine,
 	bitmap_clear(engine->in_use, nr, count);
 }
 
-/* How often pdma_engine_get_channels(@count) would succeed, if all use @count */
+/* How many groups of @count channels are available */
 static inline unsigned int pdma_engine_available(struct pdma_engine *engine,
 						 unsigned int count)
 {
@@ -145,7 +144,7 @@ static inline void __iomem *pdma_engine_regs(struct pdma_engine *engine,
 	return engine->bar + PDMA_CHANNEL_PAGE(nr);
 }
 
-/* The read completes the writes before it: see pdma.h on stop and reset */
+/* The read flushes previous writes: see pdma.h on stop and reset */
 static inline u32 pdma_engine_status(struct pdma_engine *engine,
 				     unsigned int nr)
 {
@@ -174,7 +173,7 @@ static inline void pdma_engine_write_reset(struct pdma_engine *engine,
 	pdma_engine_write_pasid(engine, nr);
 }
 
-/* When this returns, the channel issues no DMA until the next command */
+/* When this returns, the channel does no DMA until the next command */
 static inline void pdma_engine_stop(struct pdma_engine *engine, unsigned int nr)
 {
 	guard(spinlock)(&engine->lock);
@@ -183,8 +182,8 @@ static inline void pdma_engine_stop(struct pdma_engine *engine, unsigned int nr)
 }
 
 /*
- * Stop the channel and clear all of its state but the PASID. If the engine is down,
- * pdma_engine_restore() does that.
+ * Stop the channel and clear its state except for the PASID. If the engine is
+ * down, this is left to pdma_engine_restore().
  */
 static inline void pdma_engine_reset(struct pdma_engine *engine,
 				     unsigned int nr)
@@ -194,7 +193,7 @@ static inline void pdma_engine_reset(struct pdma_engine *engine,
 		pdma_engine_write_reset(engine, nr);
 }
 
-/* @pasid: PDMA_PASID_VALID and a number that is attached, or 0: no DMA at all */
+/* @pasid: PDMA_PASID_VALID and an attached PASID, or 0 to disable DMA */
 static inline void pdma_engine_set_pasid(struct pdma_engine *engine,
 					 unsigned int nr, u32 pasid)
 {
@@ -219,7 +218,7 @@ static inline int pdma_engine_check_idle(struct pdma_engine *engine,
 	return __pdma_engine_check_idle(engine, nr);
 }
 
-/* -EINVAL: the channel does not accept the command */
+/* Returns -EINVAL if the channel does not accept the command */
 static inline int pdma_engine_start(struct pdma_engine *engine, unsigned int nr,
 				    const struct pdma_cmd *cmd)
 {
@@ -241,7 +240,7 @@ static inline int pdma_engine_start(struct pdma_engine *engine, unsigned int nr,
 								      0;
 }
 
-/* One register of the channel page, of 32 or 64 bits */
+/* Read a 32-bit or 64-bit register of the channel page */
 static inline int pdma_engine_read(struct pdma_engine *engine, unsigned int nr,
 				   u64 offset, size_t count, union pdma_reg *reg)
 {
@@ -261,7 +260,7 @@ static inline int pdma_engine_read(struct pdma_engine *engine, unsigned int nr,
 	return 0;
 }
 
-/* A register of the channel page that does not start anything */
+/* Write a register of the channel page that does not start anything */
 static inline int pdma_engine_write(struct pdma_engine *engine, unsigned int nr,
 				    u64 offset, u32 val)
 {
@@ -278,7 +277,7 @@ static inline int pdma_engine_write(struct pdma_engine *engine, unsigned int nr,
 /* Page requests */
 
 #ifdef PDMA_ENABLE_IOPF
-/* Without PRI in the function or in the IOMMU there are none */
+/* Page requests are optional: the function or IOMMU may not support PRI */
 static inline int pdma_engine_enable_iopf(struct pdma_engine *engine)
 {
 	int ret = iommu_dev_enable_feature(&engine->pdev->dev,
@@ -292,7 +291,7 @@ static inline void pdma_engine_disable_iopf(struct pdma_engine *engine)
 	iommu_dev_disable_feature(&engine->pdev->dev, IOMMU_DEV_FEAT_IOPF);
 }
 #else
-/* The IOMMU driver does it when it attaches a domain that handles them */
+/* Done by the IOMMU driver when it attaches a domain with a fault handler */
 static inline int pdma_engine_enable_iopf(struct pdma_engine *engine)
 {
 	return 0;
@@ -316,8 +315,8 @@ static inline void pdma_engine_quiesce(struct pdma_engine *engine)
 }
 
 /*
- * The function has been reset, or may have been. Restore parked PASIDs as well:
- * the IOMMU still blocks their DMA.
+ * The function was or may have been reset. Also restore parked PASIDs, as the
+ * IOMMU still blocks their DMA.
  */
 static inline void pdma_engine_restore(struct pdma_engine *engine)
 {
@@ -354,8 +353,8 @@ static inline int pdma_engine_resume(struct device *dev)
 }
 
 /*
- * Enable the function, map all of BAR 0, and stop all channels: whoever had the
- * engine before may have left it running. Undone when the driver lets go of it.
+ * Enable the function, map BAR 0, and stop all channels, which a previous
+ * driver may have left running. Undone by devres.
  */
 static inline int pdma_init_engine(struct pdma_engine *engine,
 				   struct pci_dev *pdev)

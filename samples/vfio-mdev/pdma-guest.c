@@ -2,14 +2,13 @@
 /*
  * Guest driver for the mediated PASID DMA device
  *
- * For a virtual machine that was assigned a mediated device of pdma.c. It allocates
- * PASIDs in the way that the guest's kernel provides, and lets a test program bind
- * them to channels and submit commands, see pdma.h. To load it into stock kernels,
- * it also builds out of tree, against the headers of Linux 6.1 to 6.3 and of 6.11 or
- * later.
+ * For a virtual machine with an assigned mediated device of pdma.c. Allocates
+ * PASIDs with the API of the guest kernel, and lets a test program bind them to
+ * channels and submit commands, see pdma.h. Also builds out of tree for stock
+ * kernels, against the headers of Linux 6.1 to 6.3 and 6.11 or later.
  *
- * Closing a file, or unbinding the driver, first stops the file's channels, then
- * frees its PASIDs and then unmaps its memory.
+ * Closing a file, or unbinding the driver, first stops the file's channels,
+ * then frees its PASIDs and then unmaps its memory.
  */
 #include <linux/dma-mapping.h>
 #include <linux/fs.h>
@@ -53,9 +52,9 @@ static_assert(sizeof(struct pdma_guest_submit) == PDMA_SUBMIT_SIZE);
  * @kref: held by the driver core and by every open file
  * @misc: the character device
  * @name: of @misc
- * @lock: protects the registers and all below
+ * @lock: protects the registers and the fields below
  * @pdev: the PCI function, NULL after the driver was unbound
- * @bar: all of BAR 0
+ * @bar: mapping of BAR 0
  * @files: all open files
  * @users: the file that uses each channel, or NULL
  */
@@ -64,7 +63,7 @@ struct pdma_guest {
 	struct miscdevice misc;
 	char name[40];
 
-	/* Protects the registers and all below */
+	/* Protects the registers and the fields below */
 	struct mutex lock;
 	struct pci_dev *pdev;
 	void __iomem *bar;
@@ -76,8 +75,8 @@ struct pdma_guest {
  * struct pdma_guest_file - an open file
  * @guest: the device
  * @node: in &pdma_guest.files
- * @pasids: the PASIDs that the file has allocated
- * @buf: the memory that the channels can reach; freed with the file
+ * @pasids: PASIDs allocated by the file
+ * @buf: DMA buffer, freed with the file
  * @dma: IOVA of @buf, valid until the driver is unbound
  */
 struct pdma_guest_file {
@@ -93,12 +92,12 @@ struct pdma_guest_file {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
 
 /*
- * If the emulated IOMMU supports virtual commands, the IOMMU driver asks the VMM for
- * the PASID. The private data must be NULL: intel_vcmd_ioasid_free() refuses to
- * free IOASIDs with private data, so the VMM would never learn about the free.
+ * If the emulated IOMMU has the virtual command interface, its driver asks the
+ * VMM for the PASID. The private data must be NULL: intel_vcmd_ioasid_free()
+ * refuses to free IOASIDs with private data, and would not tell the VMM.
  *
- * These kernels cannot attach a domain to a PASID. That is not needed here: the
- * host translates all PASIDs of the device with the same domain.
+ * These kernels cannot attach a domain to a PASID. That is not needed here, as
+ * the host translates all PASIDs of the device with the same domain.
  */
 static int pdma_guest_alloc_pasid(struct device *dev, u32 *pasid)
 {
@@ -114,9 +113,9 @@ static void pdma_guest_free_pasid(struct device *dev, u32 pasid)
 #else
 
 /*
- * The kernel chooses the number. Attach the device's DMA domain, as idxd does, so
- * that an IOVA is valid with and without the PASID. The VMM learns the number
- * from the PASID cache invalidation.
+ * The guest kernel chooses the PASID. Attach the device's DMA domain, as idxd
+ * does, so that an IOVA is valid with and without the PASID. The VMM learns the
+ * PASID from the PASID cache invalidation.
  */
 static int pdma_guest_alloc_pasid(struct device *dev, u32 *pasid)
 {
@@ -162,7 +161,7 @@ static int pdma_guest_alloc(struct pdma_guest_file *pf)
 	return pasid;
 }
 
-/* The PASID may still be bound to a channel: tests depend on that */
+/* The PASID may still be bound to a channel: tests rely on it */
 static int pdma_guest_free(struct pdma_guest_file *pf, unsigned long pasid)
 {
 	if (!xa_erase(&pf->pasids, pasid))
@@ -212,7 +211,7 @@ static int pdma_guest_set_pasid(struct pdma_guest *guest, unsigned int ch,
 	return pdma_guest_result(guest, ch);
 }
 
-/* Accepts any number, even if the file has not allocated it: the host must cope */
+/* Accept any PASID, even if not allocated by the file: the host must cope */
 static int pdma_guest_bind(struct pdma_guest_file *pf, unsigned long arg)
 {
 	struct pdma_guest *guest = pf->guest;
@@ -297,8 +296,8 @@ static void pdma_guest_file_free(struct pdma_guest_file *pf)
 }
 
 /*
- * Map the memory for DMA for as long as the file is open, without
- * dma_sync_single_*(): the device exists on x86 only, where DMA is coherent.
+ * Map the memory for DMA while the file is open. dma_sync_single_*() is not
+ * needed, as the device exists on x86 only, where DMA is coherent.
  */
 static int pdma_guest_attach_file(struct pdma_guest *guest,
 				  struct pdma_guest_file *pf)
@@ -314,7 +313,7 @@ static int pdma_guest_attach_file(struct pdma_guest *guest,
 	return 0;
 }
 
-/* Stop the channels first: the host would have to block their DMA otherwise */
+/* Stop the channels first, so that the host does not have to block their DMA */
 static void pdma_guest_detach_file(struct pdma_guest_file *pf)
 {
 	struct pdma_guest *guest = pf->guest;
@@ -340,7 +339,7 @@ static void pdma_guest_detach_file(struct pdma_guest_file *pf)
 
 static int pdma_guest_open(struct inode *inode, struct file *file)
 {
-	/* misc_deregister() waits for this function: the device is there */
+	/* misc_deregister() waits for us, so the device is present */
 	struct pdma_guest *guest = container_of(file->private_data,
 						struct pdma_guest, misc);
 	struct pdma_guest_file *pf = pdma_guest_file_alloc();
@@ -418,7 +417,7 @@ static ssize_t pdma_guest_write(struct file *file, const char __user *buf,
 	return ret ? ret : count;
 }
 
-/* One register of BAR 0 */
+/* Read one register of BAR 0 */
 static ssize_t pdma_guest_read(struct file *file, char __user *buf,
 			       size_t count, loff_t *ppos)
 {
@@ -510,7 +509,7 @@ static int pdma_guest_probe(struct pci_dev *pdev,
 
 	pci_set_master(pdev);
 	pci_set_drvdata(pdev, guest);
-	/* From here on it can be opened */
+	/* May be opened from here on */
 	ret = misc_register(&guest->misc);
 	if (ret)
 		goto err_master;
@@ -523,7 +522,7 @@ err_put:
 	return ret;
 }
 
-/* Files may stay open, but hold nothing any more */
+/* Files may stay open, but do not hold any resources */
 static void pdma_guest_remove(struct pci_dev *pdev)
 {
 	struct pdma_guest *guest = pci_get_drvdata(pdev);

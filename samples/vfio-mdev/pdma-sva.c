@@ -1,34 +1,35 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Driver for the PASID DMA engine that binds channels to processes (SVA)
+ * PASID DMA engine driver that binds channels to processes (SVA)
  *
- * It takes an engine only when it is asked to, by driver_override: pdma.c is
- * what takes them by themselves. Each open file is a channel. The user
+ * Only binds to an engine through driver_override; by default, engines are
+ * driven by pdma.c. Each open file is a channel. The user
  *
- *  - binds it to the own address space. The channel DMAs with the PASID of the
- *    process, through the page tables that the CPU uses, too.
+ *  - binds the channel to its own address space. The channel DMAs with the
+ *  PASID
+ *    of the process, through the page tables of the CPU.
  *  - submits commands with virtual addresses. Nothing is pinned or mapped. With
- *    one of PDMA_CMD_FLAGS, the channel asks for pages that are not present.
+ *    one of PDMA_CMD_FLAGS, the channel requests pages that are not present.
  *
- * A process exits before its files are closed, and others may keep a file open
- * for much longer. The channel is not stopped then: from the exit to the unbind,
- * the IOMMU refuses what it sends, and keeps quiet about it.
+ * A process exits before its files are closed, and other processes may keep a
+ * file open for much longer. The channel is not stopped on exit: from exit to
+ * unbind, the IOMMU blocks its DMA without reporting faults.
  *
- * A channel can have a PASID of the other kind instead: an IOASID that the user
- * has allocated. Both kinds live side by side in the PASID table of the engine.
+ * A channel may use an IOASID allocated by the user instead. Both kinds of
+ * PASIDs coexist in the PASID table of the engine.
  *
  * Locks, outermost first:
  *
- *   pdma_sva_channel.lock  what the user of the channel does, one after the other
- *   those of SVA, of IOASID and the IOMMU
- *   pdma_engine.lock       the registers, and which PASID a channel has
+ *   pdma_sva_channel.lock  serializes operations on the channel
+ *   SVA, IOASID and IOMMU locks
+ *   pdma_engine.lock       registers, and the PASID of each channel
  *
- * None of them is held across copy_from_user() or copy_to_user(). Binding may
- * take long, because iommu_sva_bind_device() takes the mmap_lock of the process
- * under a lock of the SVA core: a process whose mmap_lock is held for long delays
- * all binds and unbinds of the machine, which a driver cannot change.
- * open(), which is called with a lock of all misc devices held, takes the
- * innermost lock only.
+ * None of them is held across copy_from_user() or copy_to_user(). Bind may take
+ * long, as iommu_sva_bind_device() takes the mmap_lock of the process under a
+ * global lock of the SVA core: a process with a contended mmap_lock delays all
+ * binds and unbinds of the machine, which a driver cannot change. open() is
+ * called with a lock of all misc devices held, and takes the innermost lock
+ * only.
  */
 #include <linux/cleanup.h>
 #include <linux/fs.h>
@@ -47,22 +48,22 @@
 #include "pdma-engine.h"
 
 /**
- * struct pdma_sva_channel - a channel, and the open file that has it
+ * struct pdma_sva_channel - a channel and its open file
  * @sva: the engine
  * @nr: number of the channel
- * @lock: protects all below
- * @gone: the engine has been taken from us
- * @handle: of the process that the channel is bound to, or NULL
- * @mm: its address space; @handle keeps the pointer from getting a new meaning
- * @ref: to the IOASID that is attached to @domain; its ioasid is NULL if none is
- * @domain: maps @page, and nothing else
- * @page: what the channel can reach with @ioasid
+ * @lock: protects the fields below
+ * @gone: the driver was unbound from the engine
+ * @handle: SVA bond of the channel, or NULL
+ * @mm: the mm of @handle, which pins it, so that the pointer cannot be reused
+ * @ref: the IOASID attached to @domain; @ref.ioasid is NULL if there is none
+ * @domain: maps only @page
+ * @page: the memory that the channel can access with @ref
  */
 struct pdma_sva_channel {
 	struct pdma_sva_dev *sva;
 	unsigned int nr;
 
-	/* Protects all below */
+	/* Protects the fields below */
 	struct mutex lock;
 	bool gone;
 
@@ -70,18 +71,18 @@ struct pdma_sva_channel {
 	struct iommu_sva *handle;
 	struct mm_struct *mm;
 
-	/* Not SVA */
+	/* IOASID */
 	struct ioasid_ref ref;
 	struct iommu_domain *domain;
 	struct page *page;
 };
 
 /**
- * struct pdma_sva_dev - an engine, and the character device for it
+ * struct pdma_sva_dev - an engine and its character device
  * @kref: held by the driver core and by every open file
- * @engine: the PCI function, valid for a channel until it is @gone
+ * @engine: the PCI function; a channel may use it until it is @gone
  * @misc: the character device
- * @name: of @misc
+ * @name: name of @misc
  * @channels: all channels, by number
  */
 struct pdma_sva_dev {
@@ -130,8 +131,8 @@ static int pdma_sva_may_bind(struct pdma_sva_channel *ch)
 }
 
 /*
- * Takes PASIDs and ATS of device and bus, and first-stage translation of the
- * IOMMU. Page requests are optional.
+ * Requires PASIDs and ATS in the device and on the bus, and first-stage
+ * translation in the IOMMU. Page requests are optional.
  */
 static int pdma_sva_bind(struct pdma_sva_channel *ch)
 {
@@ -183,7 +184,7 @@ err_free_domain:
 	return ret;
 }
 
-/* Nothing of the domain is cached any more */
+/* Call after detach and flush: no cache may reference the domain */
 static void pdma_sva_unmap_page(struct pdma_sva_channel *ch)
 {
 	iommu_unmap(ch->domain, PDMA_SVA_IOVA, PAGE_SIZE);
@@ -242,7 +243,7 @@ static int __pdma_sva_unbind(struct pdma_sva_channel *ch)
 	if (!ch->handle && !ch->ref.ioasid)
 		return -ENXIO;
 
-	/* First of all: DMA of an unbound PASID is a fault that is reported */
+	/* Stop first, as DMA with an unbound PASID is a reported fault */
 	pdma_engine_stop(pdma_sva_engine(ch), ch->nr);
 	pdma_engine_set_pasid(pdma_sva_engine(ch), ch->nr, 0);
 
@@ -270,7 +271,7 @@ static int pdma_sva_unbind(struct pdma_sva_channel *ch)
 
 static int pdma_sva_may_start(struct pdma_sva_channel *ch)
 {
-	/* Also those who got the file by fork(): it is not their memory */
+	/* The file may be shared by fork(), but not the address space */
 	if (ch->handle)
 		return ch->mm == current->mm ? 0 : -EPERM;
 	if (ch->ref.ioasid)
@@ -327,7 +328,7 @@ static ssize_t pdma_sva_write(struct file *file, const char __user *buf,
 		return -EINVAL;
 	if (copy_from_user(&submit, buf, sizeof(submit)))
 		return -EFAULT;
-	/* The channel has its PASID already */
+	/* The PASID is that of the channel */
 	if (submit.pasid || submit.result)
 		return -EINVAL;
 	cmd = pdma_to_cmd(&submit);
@@ -342,7 +343,7 @@ static ssize_t pdma_sva_write(struct file *file, const char __user *buf,
 	return ret ?: count;
 }
 
-/* One register at a time */
+/* Read one register */
 static ssize_t pdma_sva_read(struct file *file, char __user *buf, size_t count,
 			     loff_t *ppos)
 {
@@ -380,7 +381,7 @@ static long pdma_sva_ioctl(struct file *file, unsigned int cmd,
 
 static int pdma_sva_open(struct inode *inode, struct file *file)
 {
-	/* misc_deregister() waits for this function: the engine is there */
+	/* misc_deregister() waits for us, so the engine is present */
 	struct pdma_sva_dev *sva = container_of(file->private_data,
 						struct pdma_sva_dev, misc);
 	int nr = pdma_engine_get_channels(&sva->engine, 1);
@@ -454,7 +455,7 @@ static int pdma_sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 
 	pci_set_master(pdev);
 	pci_set_drvdata(pdev, &sva->engine);
-	/* From here on it can be opened */
+	/* May be opened from here on */
 	ret = misc_register(&sva->misc);
 	if (ret)
 		goto err_master;
@@ -468,7 +469,7 @@ err_put:
 	return ret;
 }
 
-/* Files may stay open, but nothing is left behind them */
+/* Files may stay open, but do not hold any resources */
 static void pdma_sva_remove(struct pci_dev *pdev)
 {
 	struct pdma_sva_dev *sva = container_of(pci_get_drvdata(pdev),
@@ -494,7 +495,7 @@ static const struct pci_error_handlers pdma_sva_err_handler = {
 static DEFINE_SIMPLE_DEV_PM_OPS(pdma_sva_pm_ops, pdma_engine_suspend,
 				pdma_engine_resume);
 
-/* No MODULE_DEVICE_TABLE: nobody gets this driver without having asked for it */
+/* No MODULE_DEVICE_TABLE: only used if requested by driver_override */
 static const struct pci_device_id pdma_sva_ids[] = {
 	{ PCI_DEVICE_DRIVER_OVERRIDE(PDMA_VENDOR_ID, PDMA_DEVICE_ID, 1) },
 	{ }

@@ -2,64 +2,67 @@
 /*
  * Mediated driver for the PASID DMA engine
  *
- * A mediated device has some channels of the engine and one IOMMU domain, which
- * they share. It is a PCI function: pdma-config.h has its configuration space,
- * pdma.h its registers. It gets IOASIDs in one of two ways. The domain is
- * attached to the PASID of each of them.
+ * A mediated device has some channels of the engine and one IOMMU domain,
+ * shared by these channels. It appears as a PCI function: see pdma-config.h for
+ * its configuration space and pdma.h for its registers. The domain is attached
+ * to the PASID of each IOASID that the device holds. IOASIDs come from one of
+ * two sources:
  *
- *  - A device of a VM is programmed by the guest, with the guest's numbers. When
- *    one is written to a channel, it is looked up in the map of the VM. The
- *    device holds the IOASID until its last channel has let go of it. The VMM
- *    need not be told, and cannot give it IOASIDs of its own.
- *  - A device without a VM is given IOASIDs by its user, through
- *    VFIO_DEVICE_FEATURE_IOASID, and a channel takes one that the device holds.
+ *  - The device of a VM is programmed by the guest, with the guest's PASIDs.
+ *  When
+ *    a PASID is written to a channel, it is looked up in the map of the VM. The
+ *    device holds the IOASID until the last channel has released it. The VMM
+ *    need not be involved, and cannot add IOASIDs to the device.
+ *  - The device without a VM is given IOASIDs by its user, through
+ *    VFIO_DEVICE_FEATURE_IOASID. Channels use IOASIDs held by the device.
  *
- * Memory is mapped through VFIO or iommufd, as for any other device. A command is
- * written to the page of a channel, which is trapped. The PASID is written to the
- * control page, which no user ever sees. The pages that the command needs, and no
- * others, are pinned and mapped into the domain at the IOVA that the user gave
- * them, and the channel starts.
+ * Memory is mapped through VFIO or iommufd, as for any other device. Commands
+ * are written to the channel page, which is trapped. The PASID is written to
+ * the control page, which is never exposed to users. Only the pages that the
+ * command needs are pinned and mapped into the domain, at the user's IOVA. Then
+ * the channel is started.
  *
- * A guest is not trusted with anything: each access has a result, which it can
- * read, and none of them makes the driver log anything.
+ * The guest is not trusted: each access has a result that the guest can read,
+ * and no access makes the driver log anything.
  *
  * The engine has no interrupts. Pages stay pinned and mapped until an event
- * shows that the command is over: the next command of the channel,
- * PDMA_CMD_STOP, the end of bus mastering, a reset of the device, the loss of the
- * IOASID that the command runs with, the user's unmap of one of the pages, or the
- * last close. Channels may use the same pages: a page is unmapped and unpinned
- * after the last one.
+ * shows that the command has ended: the next command of the channel,
+ * PDMA_CMD_STOP, bus mastering is disabled, a reset of the device, the IOASID
+ * of the command is dropped, the user unmaps one of the pages, or the last
+ * close. Channels may use the same pages: a page is unmapped and unpinned after
+ * the last user.
  *
- * When the owner of an IOASID frees it, the IOMMU refuses what the channels send
- * with its PASID. The driver is not notified and has nothing to do. The next
- * command with that PASID fails (-ESHUTDOWN); the reference to the IOASID and
- * the attachment stay until the guest or the user drops it, or the device is
- * reset (a guest's) or closed.
+ * When the owner of an IOASID frees it, the IOMMU blocks DMA with its PASID.
+ * The driver is not notified and need not do anything. The next command with
+ * that PASID fails (-ESHUTDOWN). The reference to the IOASID and the attachment
+ * stay until the guest or the user drops it, the guest's device is reset, or
+ * the device is closed.
  *
  * Locks, outermost first:
  *
- *   pdma_mdev.lock     serializes what the user of the device does, and
- *			protects its configuration space and its registers
- *   those of the container or of iommufd that pinning takes, mmap_lock, and
- *   those of IOASID and the IOMMU
- *   pdma_engine.lock   the registers, and which PASID a channel has
+ *   pdma_mdev.lock     serializes operations on the device, and protects its
+ *			configuration space and registers
+ *   the locks of the container or of iommufd taken by pinning, mmap_lock, and
+ *   IOASID and IOMMU locks
+ *   pdma_engine.lock   registers, and the PASID of each channel
  *
  * pdma_mdev.lock is held from before pages are pinned until the channel runs.
  * Pinning may wait for user space, so only the user of the device may be made
- * to wait for this lock. dma_unmap() takes it, too, so an unmap finds a command
- * with all of its pages or none of them; it never runs in between, where VFIO
- * would find the memory still pinned and give up on us. This is sound because
- * VFIO and iommufd call dma_unmap() with none of the locks that pinning or
- * unpinning takes. mmap(), which is called with mmap_lock held, must not take
- * it. VFIO takes it to add and drop IOASIDs, and a lookup for a guest is done
- * under it: a command finds its IOASID attached, and has ended before that is
- * detached. KVM's map is read under RCU, and takes no lock of a VM. The VM itself
- * stays as it is from open to close, VFIO holds a reference.
+ * to wait for this lock. dma_unmap() also takes it, so an unmap finds either
+ * all pages of a command or none. It never runs in between, where VFIO would
+ * find the memory still pinned and give up. This does not deadlock because VFIO
+ * and iommufd call dma_unmap() with none of the locks that are taken to pin or
+ * unpin. mmap(), which is called with mmap_lock held, must not take
+ * pdma_mdev.lock. VFIO takes it to add and drop IOASIDs, and guest PASIDs are
+ * looked up under it: so the IOASID of a command is attached, and the command
+ * has ended before the IOASID is detached. KVM's map is read under RCU, without
+ * locks of the VM. The VM does not change between open and close, as VFIO holds
+ * a reference.
  *
- * A reset or a suspend of the engine takes pdma_engine.lock only. It ends all
- * commands, but neither pins nor unpins, because that can wait for the user,
- * too: the pages of a command that it has ended stay pinned and mapped, like
- * those of a copy that is done.
+ * A reset or suspend of the engine takes pdma_engine.lock only. It ends all
+ * commands, but neither pins nor unpins, because that may wait for the user.
+ * The pages of the ended commands stay pinned and mapped, like those of a
+ * completed copy.
  */
 #include <linux/cleanup.h>
 #include <linux/io.h>
@@ -81,20 +84,20 @@
 #include "pdma-config.h"
 #include "pdma-engine.h"
 
-/* The region is in the upper bits of a file offset, as in vfio-pci */
+/* The upper bits of a file offset select the region, as in vfio-pci */
 #define PDMA_REGION_SHIFT	40
 #define PDMA_REGION_MASK	(BIT_ULL(PDMA_REGION_SHIFT) - 1)
 
-/* Pages that PDMA_MAX_LEN bytes can touch */
+/* Maximum number of pages touched by PDMA_MAX_LEN bytes */
 #define PDMA_MAX_PAGES		((PDMA_MAX_LEN >> PAGE_SHIFT) + 1)
 
 /**
  * struct pdma_dev - the engine, parent of the mediated devices
  * @engine: the PCI function and its channels
- * @resv_regions: IOVAs that are not memory for a DMA of the engine
+ * @resv_regions: IOVAs reserved by the IOMMU for the engine
  * @type: the only type of mediated devices
- * @types: array of that type, as the mdev core wants it
- * @parent: what the mdev core knows of us
+ * @types: array of types, for the mdev core
+ * @parent: for the mdev core
  */
 struct pdma_dev {
 	struct pdma_engine engine;
@@ -106,9 +109,10 @@ struct pdma_dev {
 
 /**
  * struct pdma_page - a page that is pinned and mapped into the domain
- * @iova: where the user and the channels see it
- * @rights: which of IOMMU_READ, IOMMU_WRITE the user is known to have granted
- * @users: how often the buffers of all channels contain it
+ * @iova: address for the user and the channels
+ * @rights: the part of IOMMU_READ, IOMMU_WRITE that the user is known to have
+ *	    granted
+ * @users: how many buffers contain the page
  * @pinned: the entry is in use
  */
 struct pdma_page {
@@ -119,9 +123,9 @@ struct pdma_page {
 };
 
 /**
- * struct pdma_buf - one side of a command
- * @iova: page aligned
- * @npages: how many pages of it are in pdma_mdev.pages
+ * struct pdma_buf - source or destination of a command
+ * @iova: page aligned start
+ * @npages: number of pages that are in pdma_mdev.pages
  */
 struct pdma_buf {
 	dma_addr_t iova;
@@ -134,12 +138,12 @@ struct pdma_mdev;
  * struct pdma_channel - a channel of a mediated device
  * @mdev: the device
  * @nr: number of the channel in the engine
- * @ioasid: the engine has its PASID for this channel; held by the device. NULL:
- *	    none, no DMA
- * @src: read by the last command
- * @dst: written by the last command
- * @submit: registers of its page; the PASID is 0 if @ioasid is NULL
- * @regs: the same, one by one
+ * @ioasid: IOASID whose PASID the engine uses for this channel; held by the
+ *	    device. NULL: no PASID, no DMA
+ * @src: source of the last command
+ * @dst: destination of the last command
+ * @submit: registers of the channel page; the PASID is 0 if @ioasid is NULL
+ * @regs: same as @submit, as an array
  */
 struct pdma_channel {
 	struct pdma_mdev *mdev;
@@ -155,22 +159,22 @@ struct pdma_channel {
 
 /**
  * struct pdma_mdev - a mediated device
- * @vdev: what VFIO knows of it
+ * @vdev: the VFIO device
  * @pdma: the engine
- * @domain: what its DMA is translated by, from open to close
- * @lock: protects all below, and serializes starting and stopping the channels
- *	  with it
- * @ioasids: held by the device, all of them are attached to @domain
+ * @domain: domain of its DMA, from open to close
+ * @lock: protects the fields below, and serializes starting and stopping
+ *	    channels
+ * @ioasids: IOASIDs held by the device, all of which are attached to @domain
  * @config: configuration space
- * @channels: with consecutive numbers
- * @pages: of the buffers of all channels
+ * @channels: consecutive channels of the engine
+ * @pages: pages of the buffers of all channels
  */
 struct pdma_mdev {
 	struct vfio_device vdev;
 	struct pdma_dev *pdma;
 	struct iommu_domain *domain;
 
-	/* Protects all below, see above for what it is taken with */
+	/* Protects the fields below. For the lock order, see the top. */
 	struct mutex lock;
 	struct vfio_ioasids ioasids;
 	struct pdma_config config;
@@ -208,7 +212,7 @@ static struct device *pdma_dma_dev(struct pdma_mdev *mdev)
 
 /* Memory of a command */
 
-/* -EFAULT: the user has not mapped it, or not for @prot */
+/* Returns -EFAULT if the user has not mapped the page, or not for @prot */
 static int pdma_pin(struct pdma_mdev *mdev, dma_addr_t iova, int prot,
 		    struct page **page)
 {
@@ -221,14 +225,14 @@ static int pdma_pin(struct pdma_mdev *mdev, dma_addr_t iova, int prot,
 	case -EINVAL:
 	case -ENOENT:
 	case -EPERM:
-		/* Backends differ in the error */
+		/* The error depends on the backend */
 		return -EFAULT;
 	default:
 		return ret;
 	}
 }
 
-/* Check that the user lets the device access a page in this way */
+/* Check that the user has granted the device this access to a page */
 static int pdma_check_rights(struct pdma_mdev *mdev, struct pdma_page *page,
 			     int prot)
 {
@@ -246,8 +250,9 @@ static int pdma_check_rights(struct pdma_mdev *mdev, struct pdma_page *page,
 }
 
 /*
- * Another channel may need to write to the page later, and a mapping cannot get
- * more rights while a channel uses it: map for writing what may be written.
+ * Another channel may need to write to the page later, and rights cannot be
+ * added to a mapping that is in use. So map for writing whenever the user
+ * permits it.
  */
 static int pdma_map(struct pdma_mdev *mdev, struct pdma_page *page,
 		    phys_addr_t phys)
@@ -257,12 +262,12 @@ static int pdma_map(struct pdma_mdev *mdev, struct pdma_page *page,
 
 	if (ret && ret != -EFAULT)
 		return ret;
-	/* As for all DMA of user space: it cannot flush caches */
+	/* DMA of user space must be coherent, as it cannot flush caches */
 	return iommu_map(mdev->domain, page->iova, phys, PAGE_SIZE,
 			 prot | IOMMU_CACHE, GFP_KERNEL_ACCOUNT);
 }
 
-/* The entry of the page at @iova, or a free one */
+/* Find the entry of the page at @iova, or a free one */
 static struct pdma_page *pdma_find_page(struct pdma_mdev *mdev, dma_addr_t iova)
 {
 	struct pdma_page *page, *unused = NULL;
@@ -282,7 +287,7 @@ static int pdma_get_page(struct pdma_mdev *mdev, dma_addr_t iova, int prot)
 	struct page *pinned;
 	int ret;
 
-	/* There is an entry for each page of each buffer */
+	/* There are enough entries for all pages of all buffers */
 	if (WARN_ON(!page))
 		return -EIO;
 	if (page->pinned) {
@@ -336,7 +341,7 @@ static void pdma_put_buf(struct pdma_channel *ch, struct pdma_buf *buf,
 	}
 }
 
-/* The channel is idle. In this order, or a device TLB keeps a freed page. */
+/* The channel must be idle. Flushes before unpinning, for the device TLB. */
 static void pdma_release(struct pdma_channel *ch)
 {
 	struct pdma_mdev *mdev = ch->mdev;
@@ -399,8 +404,8 @@ static int pdma_attach_ioasid(struct vfio_device *vdev, struct ioasid *ioasid,
 }
 
 /*
- * NULL: the channel has no PASID and cannot DMA. The channel is idle. @pasid is
- * the number that the user knows it by.
+ * Set the IOASID of an idle channel. @pasid is the user's PASID for it. NULL:
+ * the channel has no PASID and cannot DMA.
  */
 static void pdma_use_ioasid(struct pdma_channel *ch, struct ioasid *ioasid,
 			    u32 pasid)
@@ -412,7 +417,7 @@ static void pdma_use_ioasid(struct pdma_channel *ch, struct ioasid *ioasid,
 				       0);
 }
 
-/* A command ends with the IOASID that it was submitted for */
+/* Ends the command that uses the IOASID */
 static void pdma_lose_ioasid(struct pdma_channel *ch)
 {
 	pdma_stop(ch);
@@ -455,7 +460,7 @@ static bool pdma_ioasid_in_use(struct pdma_mdev *mdev, struct ioasid *ioasid)
 	return false;
 }
 
-/* The channel has no PASID any more. Drop what only a guest has asked for. */
+/* Take the PASID of a channel away. If set by a guest, drop unused IOASIDs. */
 static void pdma_unbind(struct pdma_channel *ch)
 {
 	struct pdma_mdev *mdev = ch->mdev;
@@ -468,7 +473,7 @@ static void pdma_unbind(struct pdma_channel *ch)
 		vfio_ioasids_drop(&mdev->ioasids, ioasid);
 }
 
-/* The IOASID that a number stands for, which the device holds, or ERR_PTR */
+/* Find the IOASID for the user's PASID. The device holds it. Or ERR_PTR. */
 static struct ioasid *pdma_find_ioasid(struct pdma_mdev *mdev, u32 pasid)
 {
 	struct ioasid *ioasid;
@@ -491,13 +496,13 @@ static int pdma_bind(struct pdma_channel *ch, u32 pasid)
 	int ret;
 
 	ret = pdma_engine_check_idle(pdma_engine(mdev), ch->nr);
-	/* Do not attach an IOASID that the channel cannot take */
+	/* Do not leave an IOASID attached that the channel cannot use */
 	if (ret && mdev->vdev.kvm)
 		return ret;
 	ioasid = pdma_find_ioasid(mdev, pasid);
 	if (ret)
 		return PTR_ERR_OR_ZERO(ioasid) ?: ret;
-	/* Somebody else is in the way, and may be gone soon: nothing changes */
+	/* Transient conflict: leave the channel unchanged */
 	if (ioasid == ERR_PTR(-EBUSY))
 		return -EBUSY;
 
@@ -511,7 +516,7 @@ static int pdma_bind(struct pdma_channel *ch, u32 pasid)
 
 /* Commands */
 
-/* Whether the engine can reach all pages of a buffer */
+/* Whether the engine can access all pages of a buffer */
 static bool pdma_iova_valid(struct pdma_mdev *mdev, u64 iova, u32 len)
 {
 	struct iommu_domain_geometry *geometry = &mdev->domain->geometry;
@@ -527,7 +532,7 @@ static bool pdma_iova_valid(struct pdma_mdev *mdev, u64 iova, u32 len)
 	if (iova < geometry->aperture_start || last > geometry->aperture_end)
 		return false;
 
-	/* Not memory: a write to the MSI window would be an interrupt */
+	/* Not memory: a write to the MSI window would trigger an interrupt */
 	list_for_each_entry(resv, &mdev->pdma->resv_regions, list) {
 		if (iova <= resv->start + (resv->length - 1) &&
 		    resv->start <= last)
@@ -538,7 +543,7 @@ static bool pdma_iova_valid(struct pdma_mdev *mdev, u64 iova, u32 len)
 
 static bool pdma_cmd_valid(struct pdma_mdev *mdev, const struct pdma_cmd *cmd)
 {
-	/* Unused fields must be 0 so that they can be given a meaning later */
+	/* Unused fields must be 0 so they can be given a meaning later */
 	switch (cmd->cmd) {
 	case PDMA_CMD_STOP:
 		return !cmd->src && !cmd->dst && !cmd->len && !cmd->period &&
@@ -568,14 +573,14 @@ static int pdma_start(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 		return -EPERM;
 	if (!ch->ioasid)
 		return -ENXIO;
-	/* It may be parked right after this: then the IOMMU refuses the DMA */
+	/* May be parked right after this; the IOMMU blocks the DMA then */
 	if (!ioasid_is_active(ch->ioasid))
 		return -ESHUTDOWN;
 	ret = pdma_engine_check_idle(engine, ch->nr);
 	if (ret)
 		return ret;
 
-	/* Left by a copy that is done, or by a command that a reset ended */
+	/* Pages of a completed copy, or of a command ended by a reset */
 	pdma_release(ch);
 
 	if (cmd->cmd == PDMA_CMD_COPY)
@@ -587,11 +592,11 @@ static int pdma_start(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 	if (ret)
 		goto err_release;
 
-	/* If the engine is reset meanwhile, it restores the PASID */
+	/* If the engine is reset meanwhile, the PASID is restored afterwards */
 	ret = pdma_engine_start(engine, ch->nr, cmd);
 	if (!ret)
 		return 0;
-	/* The command was checked before: report a device error */
+	/* The command was validated, so this is a device error */
 	if (ret == -EINVAL)
 		ret = -EIO;
 
@@ -609,7 +614,7 @@ static int pdma_execute(struct pdma_channel *ch, const struct pdma_cmd *cmd)
 	return 0;
 }
 
-/* Without the registers that the command does not use: they may be anything */
+/* Skip registers not used by the command, which may have any value */
 static struct pdma_cmd pdma_cmd_of_regs(struct pdma_channel *ch)
 {
 	struct pdma_cmd cmd = pdma_to_cmd(&ch->submit);
@@ -716,13 +721,13 @@ static ssize_t pdma_write_submit(struct pdma_channel *ch,
 	return ret ?: sizeof(submit);
 }
 
-/* What a load or store instruction of a guest can ask for */
+/* Sizes that a guest's load and store instructions may have */
 static bool pdma_is_access(size_t count)
 {
 	return count <= sizeof(u64) && is_power_of_2(count);
 }
 
-/* And those of them that a register answers to */
+/* The subset of accesses that registers support */
 static bool pdma_is_reg_access(u64 offset, size_t count)
 {
 	return count >= sizeof(u32) && IS_ALIGNED(offset, count);
@@ -750,7 +755,7 @@ static ssize_t pdma_read_bar(struct pdma_mdev *mdev, char __user *buf,
 	if (offset >= PDMA_MDEV_BAR_SIZE || !pdma_is_access(count))
 		return -EINVAL;
 
-	/* Ones are left if there is no such register, or no engine right now */
+	/* Reads as ones if there is no such register or the engine is down */
 	if (pdma_is_reg_access(offset, count)) {
 		if (page < PDMA_MDEV_CHANNELS)
 			pdma_read_regs(ch, reg, count, &val);
@@ -790,7 +795,7 @@ static ssize_t pdma_write_bar(struct pdma_mdev *mdev, const char __user *buf,
 	return count;
 }
 
-/* What the device holds through VFIO_DEVICE_FEATURE_IOASID, it keeps */
+/* IOASIDs held through VFIO_DEVICE_FEATURE_IOASID are kept */
 static void pdma_reset(struct pdma_mdev *mdev)
 {
 	struct pdma_channel *ch;
@@ -903,7 +908,7 @@ static int pdma_vfio_open(struct vfio_device *vdev)
 	return 0;
 }
 
-/* VFIO may still call dma_unmap(), which finds nothing any more */
+/* VFIO may still call dma_unmap(), which does not find any pages */
 static void pdma_vfio_close(struct vfio_device *vdev)
 {
 	struct pdma_mdev *mdev = to_pdma_mdev(vdev);
@@ -961,11 +966,11 @@ static ssize_t pdma_vfio_write(struct vfio_device *vdev, const char __user *buf,
 }
 
 /*
- * The status pages of BAR 0, which is the first region. VMMs map them for writing,
- * too; the engine ignores writes. Never map a channel page instead: a write to it
- * could start DMA to pages that were never pinned. The mapping stays while the
- * function is reset: a driver of a real device has to zap it, as vfio-pci does,
- * because reads of a function in reset can end in an error.
+ * Map status pages of BAR 0, which is the first region. VMMs may map them for
+ * writing; the engine ignores writes. Channel pages must never be mapped, as a
+ * write could start DMA to pages that are not pinned. The mapping stays while
+ * the function is in reset. The driver of a real device must zap it, as
+ * vfio-pci does, because reads from a function in reset may cause errors.
  */
 static int pdma_vfio_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 {
@@ -1058,7 +1063,7 @@ static int pdma_get_irq_info(struct vfio_irq_info __user *arg)
 	return copy_to_user(arg, &info, minsz) ? -EFAULT : 0;
 }
 
-/* There are none, but a VMM may disable all of them nevertheless */
+/* There are no interrupts, but a VMM may still disable all of them */
 static int pdma_set_irqs(struct vfio_irq_set __user *arg)
 {
 	unsigned long minsz = offsetofend(struct vfio_irq_set, count);
@@ -1097,9 +1102,9 @@ static long pdma_vfio_ioctl(struct vfio_device *vdev, unsigned int cmd,
 }
 
 /*
- * The device is being removed while it is open. There is no event to ask the user
- * for it by, and taking the device away would gain nothing: the user can tie
- * up no more than its channels. Log it once a minute for whoever is waiting.
+ * The device is being removed while it is open. There is no event to ask the
+ * user to release it, and revoking the device would gain little: the user only
+ * ties up its channels. Log it once a minute for whoever is waiting.
  */
 static void pdma_vfio_request(struct vfio_device *vdev, unsigned int count)
 {
@@ -1155,7 +1160,7 @@ static int pdma_mdev_probe(struct mdev_device *mdev_dev)
 			  &pdma_ioasids_ops, &mdev->lock);
 	dev_set_drvdata(&mdev_dev->dev, mdev);
 
-	/* From here on it can be opened */
+	/* May be opened from here on */
 	ret = vfio_register_emulated_iommu_dev(&mdev->vdev);
 	if (ret)
 		goto err_put_channels;
@@ -1173,7 +1178,7 @@ static void pdma_mdev_remove(struct mdev_device *mdev_dev)
 {
 	struct pdma_mdev *mdev = dev_get_drvdata(&mdev_dev->dev);
 
-	/* Returns when the last user has closed it */
+	/* Waits until the last user has closed the device */
 	vfio_unregister_group_dev(&mdev->vdev);
 	vfio_ioasids_destroy(&mdev->ioasids);
 	pdma_engine_put_channels(pdma_engine(mdev), mdev->channels[0].nr,
@@ -1215,8 +1220,8 @@ static int pdma_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	int pasid, ret;
 
 	/*
-	 * The IOMMU driver has enabled PASIDs if device, bus and IOMMU support
-	 * them. The driver is useless without PASIDs.
+	 * The IOMMU driver has enabled PASIDs if supported by the device, the
+	 * bus and the IOMMU. The driver is useless without PASIDs.
 	 */
 	pasid = pci_pasid_status(pdev);
 	if (pasid < 0 || !(pasid & PCI_PASID_CTRL_ENABLE))
@@ -1238,7 +1243,7 @@ static int pdma_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	pdma->type.pretty_name = "PASID DMA channels";
 	pdma->types[0] = &pdma->type;
 	pci_set_drvdata(pdev, &pdma->engine);
-	/* From here on mediated devices can be created */
+	/* Mediated devices may be created from here on */
 	ret = mdev_register_parent(&pdma->parent, dev, &pdma_mdev_driver,
 				   pdma->types, ARRAY_SIZE(pdma->types));
 	if (ret)
@@ -1255,7 +1260,7 @@ static void pdma_pci_remove(struct pci_dev *pdev)
 {
 	struct pdma_dev *pdma = to_pdma_dev(&pdev->dev);
 
-	/* Waits for the users: all channels are idle and without a PASID then */
+	/* Waits for all users, so all channels are idle and without a PASID */
 	mdev_unregister_parent(&pdma->parent);
 	iommu_put_resv_regions(&pdev->dev, &pdma->resv_regions);
 	pci_clear_master(pdev);

@@ -2,13 +2,13 @@
 /*
  * KVM-IOASID device: maps the PASIDs of a guest to IOASIDs of the host
  *
- * A mapping holds a reference to an IOASID, see <linux/ioasid.h>: the PASID is
- * not reused while a vCPU can still look it up. When the owner frees the IOASID,
- * its DMA is blocked and KVM is not notified; the mapping stays until user space
- * deletes it, or until the VM is destroyed.
+ * A mapping holds a reference to an IOASID, see <linux/ioasid.h>, so the PASID
+ * is not reused while a vCPU can still look it up. When the owner frees the
+ * IOASID, its DMA is blocked and KVM is not notified. The mapping stays until
+ * user space deletes it or the VM is destroyed.
  *
- * Updates are serialized by the xarray lock only. Lookups run under RCU, so a
- * mapping and its reference are released a grace period after it was removed.
+ * Updates are serialized by the xarray lock only; lookups run under RCU. A
+ * removed mapping and its reference are released after a grace period.
  */
 #include <linux/cleanup.h>
 #include <linux/err.h>
@@ -26,13 +26,13 @@
 /* A guest may use all 20 bits, including PASID 0 */
 #define KVM_IOASID_GUEST_MAX	0xfffffU
 
-/* Entries that are copied to user space at a time, from the stack */
+/* Number of entries copied to user space at a time */
 #define KVM_IOASID_BATCH	16
 
 /**
  * struct kvm_ioasid - the KVM-IOASID device of a VM
  * @mappings: struct kvm_ioasid_mapping by guest PASID
- * @rcu: defers freeing: vCPUs can find the device before its creation fails
+ * @rcu: defers freeing: vCPUs may find the device even if its creation fails
  */
 struct kvm_ioasid {
 	struct xarray mappings;
@@ -41,7 +41,7 @@ struct kvm_ioasid {
 
 /**
  * struct kvm_ioasid_mapping - the IOASID of one guest PASID
- * @ref: the reference of the mapping
+ * @ref: reference held by the mapping
  * @rcu: defers the release until no lookup can use the mapping
  */
 struct kvm_ioasid_mapping {
@@ -52,11 +52,12 @@ struct kvm_ioasid_mapping {
 /**
  * kvm_ioasid_lookup() - find the IOASID of a guest PASID
  * @kvm: the VM
- * @guest_pasid: the number that the guest used, not necessarily valid
+ * @guest_pasid: PASID used by the guest, not necessarily valid
  *
- * For KVM itself: takes no reference. The VM holds one at least until
- * rcu_read_unlock(), even if user space deletes the mapping in the meantime. The
- * IOASID may be PARKED: its DMA is blocked then, but its number is not reused.
+ * For use within KVM, takes no reference. The VM holds a reference at least
+ * until rcu_read_unlock(), even if user space deletes the mapping in the
+ * meantime. The IOASID may be PARKED; its DMA is blocked then, but the PASID is
+ * not reused.
  *
  * Context: Any, under rcu_read_lock().
  * Return: the IOASID, or NULL if @guest_pasid is not mapped.
@@ -75,23 +76,24 @@ struct ioasid *kvm_ioasid_lookup(struct kvm *kvm, u32 guest_pasid)
 
 /**
  * kvm_ioasid_get() - take a reference to the IOASID of a guest PASID
- * @kvm: the VM, to which the caller holds a reference
- * @guest_pasid: the number that the guest used, not necessarily valid
- * @user: what kind of user the caller is
- * @ref: the new reference, to be put by ioasid_user_put()
+ * @kvm: the VM, which the caller holds a reference to
+ * @guest_pasid: PASID used by the guest, not necessarily valid
+ * @user: kind of user of the caller
+ * @ref: the new reference, to be released with ioasid_user_put()
  *
- * For drivers that a guest gives its PASIDs to. The reference is independent of
- * the mapping: user space may delete or replace the mapping, or destroy the VM.
+ * For drivers of devices that a guest programs with its PASIDs. The reference
+ * is independent of the mapping: user space may delete or replace the mapping,
+ * or destroy the VM.
  *
- * A VM belongs to the mm that created it. A process that keeps its descriptors
- * across exec can neither run it nor change its mappings any more, and cannot use
- * them through a device either.
+ * A VM belongs to the mm that created it. A process that keeps its file
+ * descriptors across exec can neither run the VM nor change its mappings, and
+ * must not be able to use them through a device either.
  *
  * Modules that must also load without KVM call this through symbol_get().
  *
- * Context: Process context, may sleep. current->mm is that of the VM's user space.
- * Return: 0, or -ENOENT @guest_pasid is not mapped, or the VM belongs to another
- * mm, -ESHUTDOWN the IOASID is PARKED.
+ * Context: Process context, may sleep. current->mm must be the VM's mm.
+ * Return: 0, or -ENOENT if @guest_pasid is not mapped or the VM belongs to
+ * another mm, -ESHUTDOWN if the IOASID is PARKED.
  */
 int kvm_ioasid_get(struct kvm *kvm, u32 guest_pasid, enum ioasid_user user,
 		   struct ioasid_ref *ref)
@@ -117,7 +119,7 @@ int kvm_ioasid_get(struct kvm *kvm, u32 guest_pasid, enum ioasid_user user,
 }
 EXPORT_SYMBOL_GPL(kvm_ioasid_get);
 
-/* No lookup can use @mapping any more. */
+/* The mapping must not be reachable by lookups. */
 static void kvm_ioasid_free_mapping(struct kvm_ioasid_mapping *mapping)
 {
 	ioasid_user_put(&mapping->ref);
@@ -131,12 +133,13 @@ static void kvm_ioasid_free_mapping_rcu(struct rcu_head *rcu)
 }
 
 /*
- * @mapping was removed, but a vCPU may have found it before: keep the reference
- * for a grace period. Do not make the caller wait: a guest reset removes many.
+ * @mapping was removed, but a vCPU may still use it: keep the reference for a
+ *	    grace
+ * period. Do not wait for it here, as a guest reset removes many mappings.
  */
 static void kvm_ioasid_retire(struct kvm_ioasid_mapping *mapping)
 {
-	/* Not lazily: the number is charged until the reference is gone */
+	/* Avoid lazy callbacks: the PASID stays charged until the last put */
 	call_rcu_hurry(&mapping->rcu, kvm_ioasid_free_mapping_rcu);
 }
 
@@ -214,7 +217,7 @@ static int kvm_ioasid_del(struct kvm_ioasid *ki, u32 __user *arg)
 	return kvm_ioasid_erase(ki, guest_pasid);
 }
 
-/* Mappings that are added in the meantime may remain. */
+/* Does not catch mappings added concurrently. */
 static void kvm_ioasid_clear(struct kvm_ioasid *ki)
 {
 	struct kvm_ioasid_mapping *mapping;
@@ -226,7 +229,7 @@ static void kvm_ioasid_clear(struct kvm_ioasid *ki)
 	}
 }
 
-/* Fill up to @max @entries in ascending order, from guest PASID @start on. */
+/* Fill up to @max @entries in ascending order, from guest PASID @start. */
 static u32 kvm_ioasid_fill(struct kvm_ioasid *ki, u32 start,
 			   struct kvm_ioasid_entry *entries, u32 max)
 {
@@ -249,8 +252,9 @@ static u32 kvm_ioasid_fill(struct kvm_ioasid *ki, u32 start,
 }
 
 /*
- * In batches from the stack: @arg->count is up to user space, and no lock may be
- * held across a page fault. Mappings can change between two batches.
+ * Copy in batches from the stack: @arg->count is controlled by user space, and
+ * no lock may be held across a page fault. Mappings may change between two
+ * batches.
  */
 static int kvm_ioasid_list(struct kvm_ioasid *ki,
 			   struct kvm_ioasid_list __user *arg)
@@ -336,12 +340,14 @@ static int kvm_ioasid_get_attr(struct kvm_device *dev,
 }
 
 /*
- * Called when the last reference to the VM is gone, not when the device file is
- * closed: the vCPUs can outlive that. Nobody can look up a mapping any more, so
- * the references are put without a grace period.
+ * Called when the last reference to the VM is gone. Not called when only the
+ * device fd is closed, as vCPUs may still run. No lookups are possible any
+ * more, so there is no need to wait for a grace period before putting the
+ * references.
  *
- * Also called when KVM could not install a file descriptor for the device. It
- * has no mappings then, but vCPUs may have found it through kvm->ioasid.
+ * Also called when KVM could not install a file descriptor for the device.
+ * There are no mappings then, but vCPUs may have found the device through
+ * kvm->ioasid.
  */
 static void kvm_ioasid_destroy(struct kvm_device *dev)
 {
@@ -396,7 +402,7 @@ int kvm_ioasid_ops_init(void)
 void kvm_ioasid_ops_exit(void)
 {
 	kvm_unregister_device_ops(KVM_DEV_TYPE_IOASID);
-	/* Wait for callbacks of kvm_ioasid_retire(), which are module code */
+	/* Wait for kvm_ioasid_free_mapping_rcu(), which is module code */
 	rcu_barrier();
 }
 

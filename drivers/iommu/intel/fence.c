@@ -71,9 +71,7 @@ static bool intel_fence_is_devtlb(const struct qi_desc *desc)
 	return type == QI_DIOTLB_TYPE || type == QI_DEIOTLB_TYPE;
 }
 
-/*
- * True if a descriptor sends a message to a function, whose ID is put in @sid
- */
+/* True if a descriptor is sent to a function, whose ID is returned in @sid */
 static bool intel_fence_is_sent(const struct qi_desc *desc, u16 *sid)
 {
 	switch (desc->qw0 & GENMASK_ULL(3, 0)) {
@@ -368,9 +366,7 @@ void intel_fence_filter(struct intel_iommu *iommu, struct qi_desc *desc,
 			intel_fence_mute(iommu);
 			state = intel_fence_state(iommu, &desc[i], again);
 		}
-		/*
-		 * If just lifted and mute again, FENCE_FIRST is sent once more
-		 */
+		/* FENCE_FIRST: lifted and mute again meanwhile, so try again */
 		if (state == FENCE_DROP)
 			desc[i] = (struct qi_desc){ .qw0 = QI_IWD_NOTHING };
 	}
@@ -413,9 +409,7 @@ static int intel_fence_submit_alone(struct intel_iommu *iommu,
 		int rc;
 
 		for (;;) {
-			/*
-			 * A preceding descriptor may have fenced the function
-			 */
+			/* May have been fenced by the previous descriptor */
 			intel_fence_filter(iommu, &desc[i], 1, true);
 			rc = qi_submit_once(iommu, &desc[i], 1,
 					    last ? options | QI_OPT_ALONE :

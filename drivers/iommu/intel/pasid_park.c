@@ -597,9 +597,7 @@ intel_park_find(struct list_head *entries, struct intel_iommu *iommu)
 	return NULL;
 }
 
-/*
- * Move all entries of the same device, starting at @entry, from @from to @to.
- */
+/* Move all entries of @entry's device, from @entry on, from @from to @to. */
 static void intel_park_move_device(struct iommu_pasid_gather_entry *entry,
 				   struct list_head *from, struct list_head *to)
 {

@@ -10,9 +10,7 @@
 
 #include "pasid.h"
 
-/*
- * Software mark in a PASID table entry: reserved while P=1, ignored while P=0
- */
+/* Software mark in a PASID table entry: reserved if P=1, ignored if P=0 */
 #define PASID_PTE_PARKED	BIT_ULL(11)
 
 static inline bool pasid_pte_is_parked(struct pasid_entry *pte)
