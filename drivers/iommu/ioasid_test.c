@@ -2,8 +2,8 @@
 /*
  * KUnit tests of the IOASID core
  *
- * The IOMMU core is the real one. Below it is a mock IOMMU driver: it keeps one
- * word for each (device, PASID) and writes down in which order it is called.
+ * They use the real IOMMU core with a mock IOMMU driver, which stores one word
+ * for each (device, PASID) and logs the order of its calls.
  */
 #include <kunit/test.h>
 #include <linux/completion.h>
@@ -37,46 +37,46 @@ enum mock_entry {
 	MOCK_PRESENT = 1,
 	MOCK_PARKED = 2,	/* blocked, faults suppressed */
 	MOCK_STALE = 4,		/* blocked, but caches still translate */
-	MOCK_UNPARKED = 8,	/* plain, but caches still have it as parked */
+	MOCK_UNPARKED = 8,	/* not present, but cached as parked */
 };
 
 static struct mock_iommu {
 	struct iommu_device iommu;
 	struct platform_device *pdev;
 	struct device *devs[MOCK_DEVICES + 1];
-	/* That of the next device */
+	/* Group of the next device */
 	struct iommu_group *group;
-	/* What was called: Set Remove Park sYnc Unpark, Flush of unparked */
+	/* Log of calls: Set Remove Park sYnc Unpark, Flush of unparked */
 	char log[64];
 	atomic_t logged;
 	unsigned int syncs;
-	/* Numbers that were free while the flush of unparked was to come */
+	/* PASIDs that were free before the flush of unparked entries */
 	unsigned int too_early;
-	/* Locks that were held in each call, if lockdep counts them */
+	/* Number of locks held in each call, if lockdep is enabled */
 	unsigned int set_depth;
 	unsigned int park_depth;
 	unsigned int sync_depth;
-	/* Devices that were reset */
+	/* Number of device resets */
 	unsigned int resets;
-	/* Lockdep knows that others wait for the worker, which calls */
+	/* The worker that calls holds the lockdep map of its waiters */
 	bool worker_is_known;
-	/* When set, the driver tells the first and waits for the second */
+	/* If set, the driver completes the first and waits for the last */
 	struct completion *in_set;
 	struct completion *in_sync;
 	struct completion *go_on;
 	int set_ret;
-	/* Page requests that reached a handler, and what was answered */
+	/* Page requests passed to a handler, and responses */
 	unsigned int faults;
 	unsigned int answers;
 	enum iommu_page_response_code answer;
-	/* A page request could find the handle when a PASID was removed */
+	/* The handle could still be found when a PASID was removed */
 	bool handle_at_remove;
-	/* or was told apart when it was parked */
+	/* The PASID was marked as parked when the driver was called */
 	bool marked_at_park;
-	/* The handler keeps a group that it is given */
+	/* The handler keeps the group passed to it */
 	bool keep;
 	struct iopf_group *kept;
-	/* Groups were in the fault queue at a response to a parked PASID */
+	/* The fault queue had groups at a response to a parked PASID */
 	bool queued_at_answer;
 } mock;
 
@@ -88,7 +88,7 @@ static void mock_log(char what)
 		mock.log[i] = what;
 }
 
-/* enum mock_entry by PASID */
+/* Stores enum mock_entry by PASID */
 static struct xarray *mock_entries(struct device *dev)
 {
 	return dev_get_drvdata(dev);
@@ -173,7 +173,7 @@ static struct iommu_domain mock_blocked_domain = {
 	},
 };
 
-/* Locks that are held, without maps for those who wait for the holder */
+/* Number of locks held, without lockdep maps for waiters */
 static unsigned int mock_locks(unsigned int maps)
 {
 	return lockdep_depth(current) - IS_ENABLED(CONFIG_LOCKDEP) * maps;
@@ -276,7 +276,7 @@ static int mock_page_request(struct device *dev, u32 pasid, u32 flags)
 	return iommu_report_device_fault(dev, &evt);
 }
 
-/* Not const: one test takes the hooks away */
+/* Not const, as one test removes the hooks */
 static struct iommu_ops mock_ops = {
 	.identity_domain = &mock_identity_domain,
 	.def_domain_type = mock_def_domain_type,
@@ -309,7 +309,7 @@ static const struct property_entry mock_properties[] = {
 	{}
 };
 
-/* @group: that of another device, or NULL for one of its own */
+/* @group: group of another device, or NULL for a new one */
 static struct device *mock_device_add(struct kunit *test, unsigned int nr,
 				      struct iommu_group *group)
 {
@@ -362,7 +362,9 @@ static int ioasid_suite_init(struct kunit_suite *suite)
 	const struct platform_device_info info = {
 		.name = "ioasid-mock-iommu",
 		.id = PLATFORM_DEVID_NONE,
-		/* For the firmware node that tells whose devices are whose */
+		/*
+		 * For the firmware node, which associates devices with drivers
+		 */
 		.properties = mock_properties,
 	};
 	int ret;
@@ -448,7 +450,7 @@ static struct ioasid *ioasid_test_alloc(struct kunit *test, u32 min, u32 max)
 	return ioasid;
 }
 
-/* What a file is to the character device */
+/* Open a file without the character device */
 static struct ioasid_account *ioasid_test_open(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -551,7 +553,7 @@ static void number_is_not_reused_while_referenced(struct kunit *test)
 	ioasid_free(ioasid_test_alloc(test, 7, 7));
 }
 
-/* The worker has not run yet when the number is asked for again */
+/* The PASID is allocated again before the worker has run */
 static void full_range_waits_for_recycle(struct kunit *test)
 {
 	unsigned int i;
@@ -570,7 +572,7 @@ static void full_quota_waits_for_recycle(struct kunit *test)
 		ioasid_free(ioasid_test_alloc(test, IOASID_MIN, IOASID_MAX));
 }
 
-/* Whoever waits must not hold what the worker takes */
+/* Waiters must not hold any lock that the worker takes */
 static void wait_for_the_worker_is_known_to_lockdep(struct kunit *test)
 {
 	static DEFINE_MUTEX(lock);
@@ -642,7 +644,9 @@ static void set_stays_until_its_last_ioasid_is_recycled(struct kunit *test)
 	ioasid_recycle_flush();
 }
 
-/* The set is no key: what comes next at the address of a dead mm starts anew */
+/*
+ * The address of an mm is not a key: a new mm at the same address starts afresh
+ */
 static void new_mm_has_no_set(struct kunit *test)
 {
 	struct mm_struct *mm;
@@ -670,7 +674,7 @@ static void quota_is_a_limit(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 1, 100)), -EDQUOT);
 	KUNIT_EXPECT_EQ(test, fix->set->kernel.used, 3);
 
-	/* Below the use: nothing new until it fits */
+	/* Quota below the usage: nothing new until the usage drops */
 	fix->set->kernel.quota = 1;
 	ioasid_free(a[0]);
 	ioasid_free(a[1]);
@@ -702,7 +706,7 @@ static void charge_does_not_wrap(struct kunit *test)
 	}
 	ioasid_uncharge(account, NULL, 10);
 
-	/* Neither does what counts for the user and for the machine */
+	/* Nor do the counters of the user and of the PASID space overflow */
 	account->quota = U32_MAX;
 	req.count = U32_MAX;
 	KUNIT_EXPECT_EQ(test, ioasid_charge(&req), -EDQUOT);
@@ -739,7 +743,7 @@ static void user_has_a_limit_over_all_files(struct kunit *test)
 	ioasid_account_put(b);
 }
 
-/* Charges as many as leave @free numbers to those without a right */
+/* Charge as many as leave @free PASIDs to unprivileged users */
 static void leave_free(struct kunit *test, struct ioasid_request *req, u32 free)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -760,8 +764,8 @@ static void leave_free(struct kunit *test, struct ioasid_request *req, u32 free)
 }
 
 /*
- * Invariant fair: a sixteenth of all is for the kernel, wherever the numbers
- * are
+ * Invariant fair: a sixteenth of all PASIDs is reserved for the kernel,
+ * wherever the PASIDs are
  */
 static void last_numbers_are_for_the_kernel(struct kunit *test)
 {
@@ -798,7 +802,7 @@ static void low_numbers_are_for_the_kernel(struct kunit *test)
 	ioasid_chain_init(&chain);
 	KUNIT_EXPECT_EQ(test, ioasid_reserve(&req, &chain), -ENOSPC);
 	KUNIT_EXPECT_EQ(test, account->used, 0);
-	/* A range over the end: what is above */
+	/* A range across the end of the reserve: use the part above */
 	req.max = IOASID_RESERVE_END;
 	KUNIT_EXPECT_EQ(test, ioasid_reserve(&req, &chain), 0);
 	KUNIT_EXPECT_EQ(test, ioasid_id(ioasid_chain_first(&chain)),
@@ -830,7 +834,7 @@ static void any_number_is_one_that_few_devices_need(struct kunit *test)
 	ioasid_account_put(account);
 }
 
-/* When there are not enough of these, one batch has some of both */
+/* A batch may span the low PASIDs if the others are exhausted */
 static void any_number_may_be_a_low_one(struct kunit *test)
 {
 	struct ioasid_request req = {
@@ -915,7 +919,7 @@ static void lookup_finds_only_its_own_file(struct kunit *test)
 	KUNIT_EXPECT_EQ(test,
 			PTR_ERR(ioasid_account_find_get(&fix->set->kernel,
 							65490)), -ENOENT);
-	/* All of the set */
+	/* Finds all of the set */
 	KUNIT_EXPECT_PTR_EQ(test, ioasid_find_get(fix->set, 65490), a);
 	ioasid_put(a);
 	ioasid_free_chain(&chain);
@@ -923,7 +927,7 @@ static void lookup_finds_only_its_own_file(struct kunit *test)
 	ioasid_account_put(other);
 }
 
-/* By number, and only from publishing to recycling */
+/* In order of PASIDs, and only from publishing to recycling */
 static void account_knows_its_ioasids_in_order(struct kunit *test)
 {
 	static const u32 ids[] = { 65500, 65490, 65510, 65495 };
@@ -1005,7 +1009,7 @@ static void reserved_number_is_taken_but_not_found(struct kunit *test)
 	ioasid_account_put(account);
 }
 
-/* Of a range with a hole that somebody else has */
+/* Allocate from a range with a PASID already taken */
 static void batch_gets_all_numbers_or_none(struct kunit *test)
 {
 	struct ioasid_account *account = ioasid_test_open(test);
@@ -1020,7 +1024,7 @@ static void batch_gets_all_numbers_or_none(struct kunit *test)
 					    IOASID_BATCH, &chain), -ENOSPC);
 	KUNIT_EXPECT_NULL(test, chain.first);
 	KUNIT_EXPECT_EQ(test, account->used, 0);
-	/* Nothing of that is left: a range with one number more does */
+	/* Nothing is left over: a range larger by one works */
 	KUNIT_ASSERT_EQ(test,
 			ioasid_test_reserve(account, 65490,
 					    65490 + IOASID_BATCH,
@@ -1037,7 +1041,7 @@ static void batch_gets_all_numbers_or_none(struct kunit *test)
 }
 
 #define RIVALS		4
-#define RIVAL_COUNT	256	/* of which a range has no more */
+#define RIVAL_COUNT	256	/* size of the range */
 
 struct rival {
 	struct work_struct work;
@@ -1055,7 +1059,7 @@ static void rival_fn(struct work_struct *work)
 					 &rival->chain);
 }
 
-/* Each may have a part of the range meanwhile */
+/* Rivals may each hold a part of the range meanwhile */
 static void one_of_those_who_compete_gets_all(struct kunit *test)
 {
 	struct rival *rivals;
@@ -1085,7 +1089,7 @@ static void one_of_those_who_compete_gets_all(struct kunit *test)
 		ioasid_account_put(rivals[i].account);
 }
 
-/* What is put together may belong to many */
+/* A batch may belong to several sets */
 static void recycle_of_many_uncharges_each_set(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1098,7 +1102,7 @@ static void recycle_of_many_uncharges_each_set(struct kunit *test)
 	set = ioasid_set_get_mm(mm);
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, set);
 	for (i = 0; i < ARRAY_SIZE(a); i++) {
-		/* First in turns, then one after the other */
+		/* First alternate, then use one set only */
 		a[i] = ioasid_alloc(i < IOASID_BATCH && i % 2 ? set : fix->set,
 				    1, 1000);
 		KUNIT_ASSERT_NOT_ERR_OR_NULL(test, a[i]);
@@ -1120,7 +1124,7 @@ static void recycle_of_many_uncharges_each_set(struct kunit *test)
 	mmput(mm);
 }
 
-/* What a driver that is broken has left: as if it had detached, and put then */
+/* Clean up after a broken driver: pretend that it has detached, and put */
 static void end_lost(struct ioasid *ioasid)
 {
 	ioasid->nr_attached = 0;
@@ -1129,8 +1133,8 @@ static void end_lost(struct ioasid *ioasid)
 }
 
 /*
- * Its domain may go right after that, long before the owner does anything, and
- * while others hold the number.
+ * The domain may be freed right after the put, long before the owner frees the
+ * IOASID and while others hold references.
  */
 static void put_while_attached_blocks(struct kunit *test)
 {
@@ -1150,8 +1154,8 @@ static void put_while_attached_blocks(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, a->lost);
 
 	/*
-	 * The device goes, and what is left of it is not looked at. A group does
-	 * not free what a driver leaves in it.
+	 * The device is removed, and its stale attachment is not touched. A
+	 * group does not free what a driver leaves in it.
 	 */
 	iommu_detach_parked_device_pasid(&mock_domain, fix->dev[0], 9);
 	mock_device_remove(fix->dev[0]);
@@ -1165,7 +1169,7 @@ static void put_while_attached_blocks(struct kunit *test)
 	end_lost(a);
 }
 
-/* Two users that do as they should, however fast */
+/* Two well-behaved users that race */
 static void put_after_detach_is_no_reason_to_block(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1206,7 +1210,7 @@ static void put_while_attached_and_parked_keeps_the_number(struct kunit *test)
 	end_lost(a);
 }
 
-/* The number is free when free returns, without a wait for the worker */
+/* The PASID is free when free returns, without waiting for the worker */
 static void owner_recycles_what_nobody_else_holds(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1261,7 +1265,7 @@ static void free_without_users_recycles(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, ioasid_lookup(9));
 }
 
-/* What debugfs and fdinfo tell of the users */
+/* Check the users shown in debugfs and fdinfo */
 static void expect_users(struct kunit *test, struct ioasid *ioasid,
 			 const char *expected)
 {
@@ -1289,7 +1293,7 @@ static void users_are_counted_by_kind(struct kunit *test)
 	expect_users(test, a, "mdev=1,kvm=2,other=1");
 	KUNIT_EXPECT_EQ(test, ioasid_users(a), 4);
 
-	/* The owner, who is none of them, does not change that */
+	/* The owner is not a user, so this does not change anything */
 	ioasid_free(a);
 	expect_users(test, a, "mdev=1,kvm=2,other=1");
 	ioasid_user_put(&mdev);
@@ -1305,7 +1309,7 @@ static noinline_for_stack void ioasid_test_leak(struct ioasid *ioasid,
 						struct ioasid_ref *ref)
 {
 	ioasid_user_get(ioasid, IOASID_USER_KVM, ref);
-	/* Not a tail call: the stack is to show this function */
+	/* Prevent a tail call: the stack must show this function */
 	barrier();
 }
 
@@ -1327,14 +1331,14 @@ static void stack_of_each_user_is_remembered(struct kunit *test)
 
 	ioasid_tracker_snprint(a, buf, size);
 	KUNIT_EXPECT_NOT_NULL(test, strstr(buf, "has 1/1 users"));
-	/* User mode Linux does not find its way up its own stack */
+	/* User mode Linux cannot unwind its stack */
 	if (IS_ENABLED(CONFIG_KALLSYMS) && !IS_ENABLED(CONFIG_UML))
 		KUNIT_EXPECT_NOT_NULL_MSG(test, strstr(buf, "ioasid_test_leak"),
 					  "%s", buf);
 	ioasid_user_put(&leaked);
 }
 
-/* Of the cgroup of the test, which is charged */
+/* Usage of the test's cgroup, which is charged */
 static u64 ioasid_test_usage(void)
 {
 #ifdef CONFIG_CGROUP_MISC
@@ -1373,7 +1377,7 @@ static void cgroup_is_charged_until_recycle(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ioasid_test_usage(),
 			before);
 
-	/* Nobody asked for the numbers of the kernel itself */
+	/* Global PASIDs are not charged to the cgroup */
 	id = ioasid_alloc_global(IOASID_MAX);
 	KUNIT_EXPECT_NE(test, id, 0);
 	KUNIT_EXPECT_EQ(test, ioasid_test_usage(),
@@ -1381,7 +1385,7 @@ static void cgroup_is_charged_until_recycle(struct kunit *test)
 	ioasid_free_global(id);
 }
 
-/* A device that has a few PASIDs only, and all of them are taken */
+/* All PASIDs of a device with few PASID bits are taken */
 static void kernel_gets_no_number_that_is_taken(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1411,7 +1415,7 @@ static void put_from_hardirq(struct irq_work *work)
 	ioasid_put(w->ioasid);
 }
 
-/* A PARKED IOASID with one reference, which is the caller's */
+/* Return a PARKED IOASID with one reference, owned by the caller */
 static struct ioasid *ioasid_test_parked(struct kunit *test)
 {
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
@@ -1421,7 +1425,7 @@ static struct ioasid *ioasid_test_parked(struct kunit *test)
 	return a;
 }
 
-/* Invariant put-anywhere; atomic-sleep checks and lockdep look on */
+/* Invariant put-anywhere, checked by atomic-sleep checks and lockdep */
 static void last_put_works_in_any_context(struct kunit *test)
 {
 	struct ioasid *a = ioasid_test_parked(test);
@@ -1434,7 +1438,7 @@ static void last_put_works_in_any_context(struct kunit *test)
 	ioasid_put(a);
 	raw_spin_unlock_irqrestore(&lock, flags);
 
-	/* Each of them gets the number that the one before has put */
+	/* Each allocation gets the PASID that was put before */
 	a = ioasid_test_parked(test);
 	rcu_read_lock();
 	ioasid_put(a);
@@ -1445,7 +1449,7 @@ static void last_put_works_in_any_context(struct kunit *test)
 	ioasid_put(a);
 	local_bh_enable();
 
-	/* From hard interrupt context where there is one */
+	/* From hard interrupt context if there is any */
 	w.ioasid = ioasid_test_parked(test);
 	init_irq_work(&w.work, put_from_hardirq);
 	irq_work_queue(&w.work);
@@ -1470,7 +1474,7 @@ static void attach_sets_and_detach_removes(struct kunit *test)
 	ioasid_put(a);
 	ioasid_free(a);
 	ioasid_recycle_flush();
-	/* Nothing to park nor to unpark */
+	/* There is nothing to park or unpark */
 	KUNIT_EXPECT_STREQ(test, mock.log, "SR");
 }
 
@@ -1488,8 +1492,7 @@ static void second_attach_to_a_device_is_ebusy(struct kunit *test)
 }
 
 /*
- * Invariant synchronous: blocked on every device, and flushed, when free
- * returns
+ * Invariant synchronous: when free returns, every device is blocked and flushed
  */
 static void free_blocks_every_attachment(struct kunit *test)
 {
@@ -1511,7 +1514,7 @@ static void free_blocks_every_attachment(struct kunit *test)
 }
 
 /*
- * Invariant final: detach leaves the entry blocked, only recycle gives it back
+ * Invariant final: detach leaves the entry blocked, only recycle releases it
  */
 static void parked_entry_stays_until_recycle(struct kunit *test)
 {
@@ -1540,7 +1543,7 @@ static void parked_takes_no_attachment(struct kunit *test)
 	ioasid_get(a);
 	ioasid_test_attach(test, a, fix->dev[0]);
 	ioasid_free(a);
-	/* A device that the PASID was never attached to has no mark */
+	/* A device without an attachment of the PASID has no mark */
 	KUNIT_EXPECT_EQ(test, ioasid_attach_device(a, &mock_domain,
 						   fix->dev[1], NULL),
 			-ESHUTDOWN);
@@ -1569,14 +1572,14 @@ static void failed_attach_leaves_nothing(struct kunit *test)
 	ioasid_free(a);
 }
 
-/* One call made on the side */
+/* A call made concurrently by a work item */
 struct side_work {
 	struct work_struct work;
 	struct completion done;
 	struct ioasid *ioasid;
 	struct device *dev;
 	struct ioasid_chain chain;
-	struct iommu_attach_handle handle;	/* of a replace */
+	struct iommu_attach_handle handle;	/* for replace */
 	int ret;
 };
 
@@ -1613,7 +1616,7 @@ static void replace_fn(struct work_struct *work)
 	complete(&w->done);
 }
 
-/* With a lock of the caller held */
+/* Lock held by the caller */
 static DEFINE_MUTEX(detach_fn_lock);
 
 static void detach_locked_fn(struct work_struct *work)
@@ -1659,10 +1662,10 @@ static void side_finish(struct side_work *w)
 	destroy_work_on_stack(&w->work);
 }
 
-/* Long enough for what must not happen in this time, nor in any other */
+/* How long to wait for something that must not happen */
 #define A_WHILE		(HZ / 5)
 
-/* The device and the domain ID are in use by the flush */
+/* The flush uses the device and the domain ID */
 static void detach_waits_for_a_park_under_way(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1704,7 +1707,7 @@ static void reset_fn(struct work_struct *work)
 	complete(&w->done);
 }
 
-/* Device TLBs must not be flushed in the middle of a reset */
+/* Device TLBs must not be flushed during a reset */
 static void reset_waits_for_the_flush_of_a_park(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1716,7 +1719,7 @@ static void reset_waits_for_the_flush_of_a_park(struct kunit *test)
 	bool done;
 
 	KUNIT_ASSERT_NOT_NULL(test, pdev);
-	/* What a reset looks at */
+	/* Used by the reset */
 	pdev->dev.iommu = fix->dev[0]->iommu;
 	pdev->dev.iommu_group = fix->dev[0]->iommu_group;
 	ioasid_get(a);
@@ -1745,7 +1748,7 @@ static void reset_waits_for_the_flush_of_a_park(struct kunit *test)
 							    "iommu_gather"));
 }
 
-/* What the driver is about to set is blocked before free returns */
+/* An entry that is just being set is blocked before free returns */
 static void free_waits_for_an_attach_under_way(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1781,7 +1784,7 @@ static void free_chain_fn(struct work_struct *work)
 	complete(&w->done);
 }
 
-/* An owner that frees several at once */
+/* Free several IOASIDs of one owner at once */
 static void side_free(struct side_work *w, struct ioasid **ioasids,
 		      unsigned int count)
 {
@@ -1793,7 +1796,7 @@ static void side_free(struct side_work *w, struct ioasid **ioasids,
 	side_start(w, free_chain_fn, NULL, NULL);
 }
 
-/* Start an attach that does not end before @go_on is complete */
+/* Start an attach that completes after @go_on */
 static void side_attach_slowly(struct side_work *w, struct ioasid *ioasid,
 			       struct device *dev, struct completion *go_on)
 {
@@ -1819,8 +1822,8 @@ static bool is_flushed_soon(struct device *dev, u32 pasid)
 }
 
 /*
- * Invariant no-neighbour: a slow attach of one delays the park of that one
- * only. It may be the first, the second or the last of those that are freed.
+ * Invariant no-neighbour: a slow attach delays only the park of its own IOASID,
+ * whether this is the first, second or last one freed.
  */
 static void slow_attach_delays_no_other_park(struct kunit *test)
 {
@@ -1847,7 +1850,7 @@ static void slow_attach_delays_no_other_park(struct kunit *test)
 		}
 		KUNIT_EXPECT_TRUE(test, good);
 		KUNIT_EXPECT_FALSE(test, ioasid_is_active(ids[slow]));
-		/* Those that are through can be detached, too */
+		/* IOASIDs whose park has completed can be detached */
 		i = (slow + 1) % ARRAY_SIZE(ids);
 		side_start(&detach, detach_fn, ids[i], fix->dev[0]);
 		good = good && wait_for_completion_timeout(&detach.done,
@@ -1871,7 +1874,7 @@ static void slow_attach_delays_no_other_park(struct kunit *test)
 	}
 }
 
-/* Nor do those wait for one another that are busy at first */
+/* Contended IOASIDs do not wait for each other */
 static void busy_one_waits_for_no_other(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1889,7 +1892,7 @@ static void busy_one_waits_for_no_other(struct kunit *test)
 
 	mutex_lock(&ids[1]->lock);
 	side_free(&owner, ids, ARRAY_SIZE(ids));
-	/* Longer than what is waited for those who are about to let go */
+	/* Longer than the retries for short lock holds */
 	msleep(200);
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 10), MOCK_PRESENT);
 	mutex_unlock(&ids[1]->lock);
@@ -1906,7 +1909,7 @@ static void busy_one_waits_for_no_other(struct kunit *test)
 	ioasid_put(ids[1]);
 }
 
-/* Whether @dev forgets @pasid within a second */
+/* Whether @pasid of @dev is unparked within a second */
 static bool is_unparked_soon(struct device *dev, u32 pasid)
 {
 	unsigned long end = jiffies + HZ;
@@ -1919,7 +1922,7 @@ static bool is_unparked_soon(struct device *dev, u32 pasid)
 	return true;
 }
 
-/* So does whoever keeps the group of a device: here to attach a stranger's PASID */
+/* Same if a group is busy, here attaching an unrelated PASID */
 static void busy_group_delays_no_other_park(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1937,7 +1940,7 @@ static void busy_group_delays_no_other_park(struct kunit *test)
 	for (i = 0; i < ARRAY_SIZE(ids); i++)
 		ioasid_get(ids[i]);
 	ioasid_test_attach(test, ids[0], fix->dev[1]);
-	/* On both, and only one is busy */
+	/* Attached to both devices, only one of which is busy */
 	ioasid_test_attach(test, ids[1], fix->dev[0]);
 	ioasid_test_attach(test, ids[1], fix->dev[1]);
 	ioasid_test_attach(test, ids[2], fix->dev[0]);
@@ -1967,7 +1970,7 @@ static void busy_group_delays_no_other_park(struct kunit *test)
 	ioasid_put(stranger);
 }
 
-/* Nor does it keep anything but what it has had from being recycled */
+/* A busy group only delays the recycling of its own PASIDs */
 static void busy_group_delays_no_other_recycle(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -1996,7 +1999,7 @@ static void busy_group_delays_no_other_recycle(struct kunit *test)
 	ioasid_detach_device(ids[2], &mock_domain, fix->dev[0]);
 	side_attach_slowly(&attach, stranger, fix->dev[1], &go_on);
 
-	/* The busy ones are first */
+	/* Put the busy ones first */
 	for (i = 0; i < ARRAY_SIZE(ids); i++)
 		ioasid_put(ids[i]);
 	KUNIT_EXPECT_TRUE(test, is_unparked_soon(fix->dev[0], 11));
@@ -2016,7 +2019,7 @@ static void busy_group_delays_no_other_recycle(struct kunit *test)
 	ioasid_put(stranger);
 }
 
-/* An SVA bind holds iommu_sva_lock: it does not wait for the worker. */
+/* An SVA bind holds iommu_sva_lock, so it does not wait for the worker. */
 static void kernel_does_not_wait_for_a_busy_group(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -2052,9 +2055,9 @@ static void kernel_does_not_wait_for_a_busy_group(struct kunit *test)
 }
 
 /*
- * Invariant no-notice: a lock that is held here and belongs to nobody below
- * the IOMMU core would be one that others can deadlock on. Users are never
- * called: there is no way to register anything.
+ * Invariant no-notice: any lock held here that does not belong to the IOMMU
+ * core or driver could cause a deadlock. Users are never called, as there is
+ * nothing to register.
  */
 static void park_holds_no_lock_of_others(struct kunit *test)
 {
@@ -2079,7 +2082,7 @@ static void park_holds_no_lock_of_others(struct kunit *test)
 
 #define MANY	300
 
-/* One flush for all, however many, and one at recycle */
+/* A single flush for many, and another one at recycle */
 static void many_share_a_flush(struct kunit *test)
 {
 	static const unsigned int counts[] = {
@@ -2122,8 +2125,8 @@ static void many_share_a_flush(struct kunit *test)
 }
 
 /*
- * Only the attached device is kept by its user: others of its group are flushed
- * before the group can lose them.
+ * A user only keeps its attached device: other devices of the group are flushed
+ * before they can leave the group.
  */
 static void group_of_two_is_flushed_under_its_mutex(struct kunit *test)
 {
@@ -2187,7 +2190,7 @@ static void replaced_domain_is_parked_like_the_first(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ret, 0);
 }
 
-/* Invariant silent: it is answered, as long as the device goes on */
+/* Invariant silent: page requests get a response as long as the device runs */
 static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
 {
 	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
@@ -2213,7 +2216,7 @@ static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mock.faults, 2);
 	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_SUCCESS);
 
-	/* Parked in the middle of a group of requests */
+	/* Parked in the middle of a page request group */
 	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 9, 0), 0);
 	mock.marked_at_park = false;
 	ioasid_free(a);
@@ -2224,16 +2227,16 @@ static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mock.faults, 2);
 	KUNIT_EXPECT_EQ(test, mock.answers, 2);
 	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_INVALID);
-	/* The queue is not involved: it can go away at any time */
+	/* The queue is not used, as it may be removed at any time */
 	KUNIT_EXPECT_FALSE(test, mock.queued_at_answer);
 	KUNIT_EXPECT_TRUE(test, list_empty(&param->partial));
 
-	/* Those of others are handled */
+	/* Requests of other PASIDs are handled */
 	KUNIT_EXPECT_EQ(test, mock_page_request(dev, 10, last), 0);
 	KUNIT_EXPECT_EQ(test, mock.faults, 3);
 	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_SUCCESS);
 
-	/* The other PASID was the last that needs somebody to handle faults */
+	/* The last PASID that needs a fault handler goes away */
 	ioasid_detach_device(b, &mock_domain, dev);
 	ioasid_free(b);
 	iopf_queue_remove_device(queue, dev);
@@ -2242,7 +2245,7 @@ static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mock.answers, 4);
 	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_INVALID);
 
-	/* One that comes between the drain and the end finds no handle */
+	/* A request between the drain and the end of detach finds no handle */
 	mock.handle_at_remove = true;
 	ioasid_detach_device(a, &mock_domain, dev);
 	KUNIT_EXPECT_FALSE(test, mock.handle_at_remove);
@@ -2251,7 +2254,7 @@ static void page_request_of_a_parked_pasid_reaches_nobody(struct kunit *test)
 	iopf_queue_free(queue);
 }
 
-/* Page requests of PASIDs 9 and 10 of the first device have a handler */
+/* PASIDs 9 and 10 of the first device have a page fault handler */
 struct iopf_fixture {
 	struct ioasid *a, *b;
 	struct iopf_queue *queue;
@@ -2289,14 +2292,14 @@ static void iopf_test_exit(struct iopf_fixture *iopf)
 	iopf_queue_free(iopf->queue);
 }
 
-/* What a handler does that took long: it responds, and frees its group */
+/* A slow handler finishes: it responds and frees its group */
 static void iopf_test_respond(struct iopf_group *group)
 {
 	iopf_group_response(group, IOMMU_PAGE_RESP_SUCCESS);
 	iopf_free_group(group);
 }
 
-/* A handler can be stuck in a page fault */
+/* A handler may be stuck in a page fault */
 static void park_answers_for_a_handler_that_is_stuck(struct kunit *test)
 {
 	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
@@ -2312,10 +2315,10 @@ static void park_answers_for_a_handler_that_is_stuck(struct kunit *test)
 	ioasid_free(iopf.a);
 	KUNIT_EXPECT_EQ(test, mock.answers, 1);
 	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_INVALID);
-	/* By now, the number and the index may stand for something else */
+	/* The PASID and the group index may have been reused by now */
 	iopf_test_respond(mock.kept);
 	KUNIT_EXPECT_EQ(test, mock.answers, 1);
-	/* Other PASIDs are answered by their handlers */
+	/* Requests of other PASIDs are answered by their handlers */
 	iopf_test_respond(kept);
 	KUNIT_EXPECT_EQ(test, mock.answers, 2);
 	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_SUCCESS);
@@ -2343,12 +2346,12 @@ static void drained_requests_are_answered_once(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mock_page_request(iopf.dev, 10, 0), 0);
 	iopf_queue_abort(iopf.dev, 9);
 	KUNIT_EXPECT_EQ(test, mock.answers, 1);
-	/* The device asks again, if it still wants to know */
+	/* The device retries if it still needs the translation */
 	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_SUCCESS);
 	KUNIT_EXPECT_EQ(test, list_count_nodes(&param->partial), 1);
 	iopf_queue_abort(iopf.dev, 9);
 	KUNIT_EXPECT_EQ(test, mock.answers, 1);
-	/* All of the device, as after a reset */
+	/* For all PASIDs of the device, as after a reset */
 	iopf_queue_abort(iopf.dev, IOMMU_PASID_INVALID);
 	KUNIT_EXPECT_EQ(test, mock.answers, 2);
 	KUNIT_EXPECT_TRUE(test, list_empty(&param->partial));
@@ -2364,7 +2367,7 @@ static void drained_requests_are_answered_once(struct kunit *test)
 	iopf_test_exit(&iopf);
 }
 
-/* The group belongs to its handler, the rest goes */
+/* The group belongs to its handler, everything else is freed */
 static void fault_queue_may_go_before_its_handlers(struct kunit *test)
 {
 	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
@@ -2379,7 +2382,7 @@ static void fault_queue_may_go_before_its_handlers(struct kunit *test)
 	iopf_queue_remove_device(iopf.queue, iopf.dev);
 	KUNIT_EXPECT_EQ(test, mock.answers, 1);
 	KUNIT_EXPECT_EQ(test, mock.answer, IOMMU_PAGE_RESP_INVALID);
-	/* The group keeps this */
+	/* The group keeps the fault parameters alive */
 	KUNIT_EXPECT_TRUE(test, list_empty(&param->partial));
 	KUNIT_EXPECT_EQ(test, list_count_nodes(&param->faults), 1);
 	iopf_queue_abort(iopf.dev, 9);
@@ -2394,7 +2397,10 @@ static void fault_queue_may_go_before_its_handlers(struct kunit *test)
 	iopf_test_exit(&iopf);
 }
 
-/* Those that page faults take: handlers may wait for them, too */
+/*
+ * Waiters must not hold locks that are taken by page faults, as handlers need
+ * them
+ */
 static void wait_for_handlers_is_known_to_lockdep(struct kunit *test)
 {
 	static DEFINE_MUTEX(lock);
@@ -2412,7 +2418,7 @@ static void wait_for_handlers_is_known_to_lockdep(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, lockdep_test_waited(&lock, "iopf_handler"));
 }
 
-/* Or parked, or not: the domain is about to be freed */
+/* Parked or not: the domain is about to be freed */
 static void detach_waits_for_its_handlers_only(struct kunit *test)
 {
 	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
@@ -2429,12 +2435,12 @@ static void detach_waits_for_its_handlers_only(struct kunit *test)
 		side_start(&detach, detach_fn, iopf.a, iopf.dev);
 		KUNIT_EXPECT_FALSE(test, wait_for_completion_timeout(&detach.done,
 								     HZ / 5));
-		/* Nothing is locked that others need on this device */
+		/* No lock is held that others need for this device */
 		side_start(&owner, free_fn, iopf.b, NULL);
 		KUNIT_EXPECT_TRUE(test, wait_for_completion_timeout(&owner.done,
 								    5 * HZ));
 		KUNIT_EXPECT_EQ(test, mock_entry(iopf.dev, 10), MOCK_PARKED);
-		/* Nor what its own owner needs */
+		/* Nor one that its own owner needs */
 		if (!parked) {
 			side_start(&own, free_fn, iopf.a, NULL);
 			KUNIT_EXPECT_TRUE(test,
@@ -2453,7 +2459,7 @@ static void detach_waits_for_its_handlers_only(struct kunit *test)
 	}
 }
 
-/* Those of the old domain. The new one is parked meanwhile. */
+/* Handlers of the old domain. The new one is parked meanwhile. */
 static void replace_waits_for_its_handlers_only(struct kunit *test)
 {
 	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
@@ -2485,7 +2491,7 @@ static void replace_waits_for_its_handlers_only(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, done);
 }
 
-/* Whoever has no IOASID, but a number */
+/* Same for a PASID without an IOASID */
 static void detach_of_a_number_waits_for_its_handlers(struct kunit *test)
 {
 	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
@@ -2511,7 +2517,7 @@ static void detach_of_a_number_waits_for_its_handlers(struct kunit *test)
 	iopf_test_exit(&iopf);
 }
 
-/* It is up to user space, which may never respond */
+/* User space has dequeued the requests, and may never respond */
 static void detach_does_not_wait_for_what_was_dequeued(struct kunit *test)
 {
 	const u32 last = IOMMU_FAULT_PAGE_REQUEST_LAST_PAGE;
@@ -2549,7 +2555,7 @@ static void mock_remove_hooks(void)
 	mock_ops.unpark_sync = NULL;
 }
 
-/* A driver without the hooks: blocked by removal, and removed only once */
+/* Without the park hooks, the PASID is blocked by removing it, just once */
 static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -2562,7 +2568,7 @@ static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 	ioasid_test_attach(test, a, fix->dev[0]);
 	ioasid_free(a);
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), 0);
-	/* Still in the way of everybody else on the device */
+	/* The PASID still cannot be attached to the device */
 	KUNIT_EXPECT_EQ(test, iommu_attach_device_pasid(&mock_domain,
 							fix->dev[0], 9, NULL),
 			-ESHUTDOWN);
@@ -2572,7 +2578,9 @@ static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
 	KUNIT_EXPECT_STREQ(test, mock.log, "SR");
 
-	/* The driver has forgotten it: only the core can tell, until recycle */
+	/*
+	 * The driver has no state any more: the core rejects it until recycle
+	 */
 	KUNIT_EXPECT_EQ(test, iommu_attach_device_pasid(&mock_domain,
 							fix->dev[0], 9, NULL),
 			-ESHUTDOWN);
@@ -2586,7 +2594,7 @@ static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 	mock_ops = saved;
 }
 
-/* Invariant final, in each group: for all who know no more than the number */
+/* Invariant final, in each group: attaching by number is rejected */
 static void refuse_until_recycle(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -2606,7 +2614,7 @@ static void refuse_until_recycle(struct kunit *test)
 		ioasid_detach_device(a, &mock_domain, fix->dev[i]);
 		KUNIT_EXPECT_EQ(test, attach_number(fix->dev[i], 9),
 				-ESHUTDOWN);
-		/* Neither does a replace, which fails, change that */
+		/* A failing replace does not change that */
 		KUNIT_EXPECT_NE(test,
 				iommu_switch_device_pasid(&mock_other_domain,
 							  fix->dev[i], 9,
@@ -2636,7 +2644,7 @@ static void parked_number_is_refused_without_hooks(struct kunit *test)
 	mock_ops = saved;
 }
 
-/* A number that somebody chose for a device of his own is none of ours */
+/* A PASID that is private to another device is not affected */
 static void parked_number_is_refused_only_where_it_was_attached(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -2654,12 +2662,12 @@ static void parked_number_is_refused_only_where_it_was_attached(struct kunit *te
 	ioasid_put(a);
 }
 
-/* What the driver core and VFIO ask of the group, which nobody has */
+/* Check what the driver core and VFIO need of a group that is not claimed */
 static void expect_group_is_free(struct kunit *test, struct device *dev)
 {
 	struct iommu_group *group = dev->iommu_group;
 
-	/* Drivers of two devices of the group come and go */
+	/* Drivers of two devices of the group bind and unbind */
 	KUNIT_EXPECT_EQ(test, iommu_device_use_default_domain(dev), 0);
 	KUNIT_EXPECT_EQ(test, iommu_device_use_default_domain(dev), 0);
 	iommu_device_unuse_default_domain(dev);
@@ -2675,7 +2683,7 @@ static void expect_group_is_free(struct kunit *test, struct device *dev)
 	KUNIT_EXPECT_FALSE(test, iommu_group_dma_owner_claimed(group));
 }
 
-/* Nothing but the number is left of a parked PASID that was detached */
+/* A detached parked PASID only leaves its mark behind */
 static void bind_beside_parked_numbers(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -2718,7 +2726,7 @@ static void parked_number_hinders_no_driver_without_hooks(struct kunit *test)
 	mock_ops = saved;
 }
 
-/* The new owner of the DMA has the numbers, but for those that are parked */
+/* The new DMA owner can use all PASIDs except for parked ones */
 static void parked_number_is_not_the_new_owners(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -2756,7 +2764,7 @@ static void device_may_go_before_recycle(struct kunit *test)
 	fix->dev[0] = NULL;
 	ioasid_put(a);
 	ioasid_recycle_flush();
-	/* The table went with the device: nothing to unpark */
+	/* The table is gone with the device, so there is nothing to unpark */
 	KUNIT_EXPECT_STREQ(test, mock.log, "SPYR");
 	ioasid_free(ioasid_test_alloc(test, 9, 9));
 }
@@ -2768,7 +2776,7 @@ struct churn {
 	struct completion done;
 	struct ioasid_set *set;
 	struct device *dev;
-	atomic_t *taken;	/* one for each number of the range */
+	atomic_t *taken;	/* one for each PASID of the range */
 	unsigned int rounds;
 	unsigned int failed;
 };
@@ -2785,7 +2793,7 @@ static int churn_fn(void *data)
 	for (i = 0; i < CHURN_ROUNDS; i++) {
 		a = ioasid_alloc(c->set, 1, CHURN_RANGE);
 		if (IS_ERR(a)) {
-			/* The others hold them all */
+			/* All are held by the other threads */
 			if (PTR_ERR(a) != -ENOSPC)
 				c->failed++;
 			continue;
@@ -2795,7 +2803,7 @@ static int churn_fn(void *data)
 		ioasid_get(a);
 		if (ioasid_attach_device(a, &mock_domain, c->dev, NULL))
 			c->failed++;
-		/* Somebody else's, or ours */
+		/* Held by another thread, or by this one */
 		b = ioasid_find_get(c->set, 1 + i % CHURN_RANGE);
 		if (!IS_ERR(b)) {
 			if (ioasid_id(b) != 1 + i % CHURN_RANGE)
@@ -2844,7 +2852,7 @@ static void threads_never_share_a_number(struct kunit *test)
 	}
 }
 
-/* Attach against park: refused, or blocked, but never attached and open */
+/* Attach races with park: it may be refused or blocked, but never stay open */
 static void attach_race_never_leaves_an_open_entry(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -2856,7 +2864,7 @@ static void attach_race_never_leaves_an_open_entry(struct kunit *test)
 		a = ioasid_test_alloc(test, 9, 9);
 		ioasid_get(a);
 		side_start(&attach, attach_fn, a, fix->dev[0]);
-		/* From before the worker wakes up to after it is through */
+		/* From before the worker wakes up until after it is done */
 		udelay(i);
 		ioasid_free(a);
 		side_finish(&attach);
@@ -2872,7 +2880,7 @@ static void attach_race_never_leaves_an_open_entry(struct kunit *test)
 	}
 }
 
-/* One space for the numbers of users, of SVA and of kernel drivers */
+/* Users, SVA and kernel drivers share one PASID space */
 static void kernel_numbers_are_of_the_same_space(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -2887,12 +2895,12 @@ static void kernel_numbers_are_of_the_same_space(struct kunit *test)
 		for (j = 0; j <= i; j++)
 			KUNIT_EXPECT_NE(test, kernel[j], ioasid_id(user[i]));
 	}
-	/* Not a user's, whatever the user asks for */
+	/* A user cannot get it, even if requested */
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, kernel[0],
 						   kernel[0])), -ENOSPC);
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, kernel[0])),
 			-ENOENT);
-	/* No quota but that of the user */
+	/* Only the IOASIDs of the user count in the set */
 	KUNIT_EXPECT_EQ(test, fix->set->kernel.used, 4);
 	for (i = 0; i < 4; i++) {
 		iommu_free_global_pasid(kernel[i]);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * For KUnit tests of waits that take no lock: struct lockdep_map stands for what
- * is waited for. A test that caused a deadlock would end lockdep for all that
- * follow, so these look at what lockdep has learned instead.
+ * For KUnit tests of waits without a lock, which are represented by a struct
+ * lockdep_map. A real deadlock would disable lockdep for all later tests, so
+ * these tests check what lockdep has recorded instead.
  */
 #ifndef __DRIVERS_IOMMU_IOASID_TEST_H
 #define __DRIVERS_IOMMU_IOASID_TEST_H
@@ -15,13 +15,13 @@
 #include <linux/string.h>
 
 #ifdef CONFIG_PROVE_LOCKING
-/* Whether lockdep learns anything */
+/* Whether lockdep is enabled */
 static inline bool lockdep_test_works(void)
 {
 	return READ_ONCE(debug_locks);
 }
 
-/* Whether the caller holds the map @name: others wait for it */
+/* Whether the caller holds the map @name */
 static inline bool lockdep_test_holds(const char *name)
 {
 	int i;
@@ -33,7 +33,7 @@ static inline bool lockdep_test_holds(const char *name)
 	return false;
 }
 
-/* Whether somebody who held @lock has waited for the holder of the map @name */
+/* Whether lockdep has recorded a wait for the map @name with @lock held */
 static inline bool lockdep_test_waited(struct mutex *lock, const char *name)
 {
 	struct lock_class *class = lock->dep_map.class_cache[0];

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests for the readers of the KVM-IOASID device
+ * KUnit tests for in-kernel users of the KVM-IOASID device
  *
  * The IOASIDs are real. The struct kvm is a mock with only those members that
- * the device uses. The selftest tools/testing/selftests/ioasid/ioasid_kvm.c tests
- * what user space sees, with real virtual machines.
+ * the device uses. For tests of the user space interface with real virtual
+ * machines, see tools/testing/selftests/ioasid/ioasid_kvm.c.
  */
 #include <kunit/test.h>
 #include <linux/completion.h>
@@ -96,7 +96,7 @@ static int kvm_ioasid_test_map(struct kunit *test, u32 guest_pasid)
 				      false);
 }
 
-/* Park the IOASID of the fixture, return its number */
+/* Park the IOASID of the fixture and return its PASID */
 static u32 kvm_ioasid_test_park(struct kunit *test)
 {
 	struct kvm_ioasid_fixture *fix = test->priv;
@@ -108,7 +108,7 @@ static u32 kvm_ioasid_test_park(struct kunit *test)
 	return id;
 }
 
-/* Whether the parked IOASID was recycled. Allocates its number if so. */
+/* Whether the parked IOASID was recycled. If so, allocates its PASID again. */
 static bool kvm_ioasid_test_is_recycled(struct kunit *test, u32 id)
 {
 	struct kvm_ioasid_fixture *fix = test->priv;
@@ -120,7 +120,7 @@ static bool kvm_ioasid_test_is_recycled(struct kunit *test, u32 id)
 	return true;
 }
 
-/* The same for users that will release it soon */
+/* Same, but waits for users that will release it soon */
 static bool kvm_ioasid_test_wait_recycled(struct kunit *test, u32 id)
 {
 	int tries;
@@ -134,7 +134,7 @@ static bool kvm_ioasid_test_wait_recycled(struct kunit *test, u32 id)
 	return false;
 }
 
-/* The number of the IOASID that @guest_pasid is mapped to, or 0 */
+/* The PASID that @guest_pasid is mapped to, or 0 */
 static u32 kvm_ioasid_test_id(struct kvm *kvm, u32 guest_pasid)
 {
 	struct ioasid *ioasid;
@@ -155,7 +155,9 @@ static void lookup_without_device_finds_nothing(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_id(fix->kvm, 0), 0);
 }
 
-/* KVM_CREATE_DEVICE fails after kvm_ioasid_create(): no free descriptor */
+/*
+ * KVM_CREATE_DEVICE fails after kvm_ioasid_create(): no file descriptor is left
+ */
 static void failed_creation_leaves_no_device(struct kunit *test)
 {
 	struct kvm_ioasid_fixture *fix = test->priv;
@@ -197,7 +199,7 @@ static void vm_has_one_device(struct kunit *test)
 	kvm_ioasid_destroy(fix->dev);
 }
 
-/* Otherwise the guest would fault before it is done with the PASID */
+/* Otherwise, the guest would fault while still using the PASID */
 static void lookup_finds_what_is_parked(struct kunit *test)
 {
 	struct kvm_ioasid_fixture *fix = test->priv;
@@ -227,7 +229,7 @@ static void replace_releases_the_old_ioasid(struct kunit *test)
 	rcu_barrier();
 	KUNIT_EXPECT_TRUE(test, kvm_ioasid_test_is_recycled(test, id));
 
-	/* Without a mapping, it adds one */
+	/* Without a mapping, one is added */
 	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_insert(fix->dev, fix->other, 8,
 						     true), 0);
 	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_id(fix->kvm, 8), other);
@@ -261,7 +263,7 @@ static int kvm_ioasid_test_get(struct kvm *kvm, u32 guest_pasid,
 	return kvm_ioasid_get(kvm, guest_pasid, IOASID_USER_MDEV, ref);
 }
 
-/* The error of kvm_ioasid_get(), 0: it succeeds */
+/* Returns the error of kvm_ioasid_get(), or 0 on success */
 static int kvm_ioasid_test_try_get(struct kvm *kvm, u32 guest_pasid)
 {
 	struct ioasid_ref ref;
@@ -292,7 +294,7 @@ static void get_of_an_unmapped_guest_pasid_is_enoent(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_try_get(fix->kvm, 7), -ENOENT);
 }
 
-/* After exec, for example */
+/* For example, after exec */
 static void get_for_another_mm_is_enoent(struct kunit *test)
 {
 	struct kvm_ioasid_fixture *fix = test->priv;
@@ -320,7 +322,7 @@ static void get_of_a_parked_ioasid_is_eshutdown(struct kunit *test)
 	id = kvm_ioasid_test_park(test);
 	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_try_get(fix->kvm, 7), -ESHUTDOWN);
 
-	/* The attempt left no reference behind */
+	/* The attempt did not leak a reference */
 	KUNIT_EXPECT_EQ(test, kvm_ioasid_erase(fix->dev->private, 7), 0);
 	rcu_barrier();
 	KUNIT_EXPECT_TRUE(test, kvm_ioasid_test_is_recycled(test, id));
@@ -432,7 +434,7 @@ static int kvm_ioasid_reader_fn(void *arg)
 	return 0;
 }
 
-/* KASAN reports a reader that uses a mapping or an IOASID after it was freed */
+/* KASAN would report if a mapping or IOASID is used after free */
 static void lookup_races_with_unmap_and_recycle(struct kunit *test)
 {
 	struct kvm_ioasid_fixture *fix = test->priv;
@@ -504,8 +506,9 @@ static void replace_is_atomic_for_lookups(struct kunit *test)
 }
 
 /*
- * A vCPU between the lookup and the use of the number. It goes on when @removed
- * is set, which must not have to wait for it. It gives up before RCU complains.
+ * A vCPU between looking up a PASID and using it. It continues when @removed is
+ * set. The removal must not wait for the vCPU, which gives up before RCU
+ * complains.
  */
 struct kvm_ioasid_holder {
 	struct kvm *kvm;
@@ -554,7 +557,7 @@ static void kvm_ioasid_test_remove(struct kunit *test,
 	struct task_struct *task;
 	u32 id;
 
-	/* The holder would never be preempted */
+	/* Without preemption, the holder would never be scheduled away */
 	if (!IS_ENABLED(CONFIG_PREEMPT_RCU) && num_online_cpus() == 1) {
 		kfree(fix->dev);
 		kunit_skip(test, "needs preemptible RCU or a second CPU");

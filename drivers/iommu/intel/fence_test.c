@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests of the fence of functions, part of fence.c
+ * KUnit tests of fences, included by fence.c
  *
- * Root and context tables are real memory. The functions and the IOMMU are mocks:
- * what makes a fence effective is written down instead of carried out.
+ * Root and context tables are real memory. The functions and the IOMMU are
+ * mocks: the flushes of a fence are recorded, but not executed.
  *
- * The second suite is about the invalidation queue. What submits is the real
- * code; mock hardware fetches from the queue whenever that looks whether it is
- * done. It runs in the thread of the test, so what it does when is no accident.
+ * The second suite tests the invalidation queue. Descriptors are submitted by
+ * the real code. Mock hardware fetches from the queue whenever the submitter
+ * polls. It runs in the thread of the test, so the timing is deterministic.
  */
 #include <kunit/test.h>
 #include <linux/slab.h>
@@ -15,39 +15,39 @@
 #define FENCE_BUS	3
 #define FENCE_ATS_CAP	0x100
 #define FENCE_SID(nr)	PCI_DEVID(FENCE_BUS, PCI_DEVFN(2, nr))
-/* A context entry that is present, and what the fence makes of it */
+/* A present context entry, and the same entry fenced */
 #define FENCE_ENTRY	(0x123456789000ULL | BIT_ULL(4) | BIT_ULL(2) | 1)
 #define FENCE_BLOCKED	(0x123456789000ULL | BIT_ULL(4) | BIT_ULL(2) | 2)
 
-/* Descriptors of a test, which have numbers from 1 on */
+/* Descriptors of a test, numbered from 1 */
 #define QUEUE_DESCS	20
-/* Errors after which hardware gives up, so that a test comes to an end */
+/* Number of errors after which hardware gives up, so that tests terminate */
 #define QUEUE_PATIENCE	10
-/* Is not written to the fault status register, so that a write is told apart */
+/* Marks the fault status register as not written since */
 #define QUEUE_NOT_WRITTEN	BIT(31)
 
 struct queue_hw {
-	unsigned int fault;	/* what the fault status register says */
-	unsigned int head;	/* what is fetched next */
-	unsigned int depth;	/* so many can be pending */
+	unsigned int fault;	/* fault status register */
+	unsigned int head;	/* next descriptor to fetch */
+	unsigned int depth;	/* limit of pending invalidations */
 	struct qi_desc pending[QUEUE_DESCS];
 	unsigned int nr_pending;
-	bool prefetch;		/* has fetched all there is at a time-out */
-	bool is_unnamed;	/* does not tell whose time-out it is */
-	u16 mute;		/* the function that does not answer, or 0 */
-	unsigned int mute_for;	/* this many times */
-	unsigned int refused;	/* number of a descriptor, or 0 */
-	struct {		/* somebody else submits first */
+	bool prefetch;		/* fetches the whole queue before a time-out */
+	bool is_unnamed;	/* time-outs have no source-id */
+	u16 mute;		/* function that does not answer, or 0 */
+	unsigned int mute_for;	/* number of time-outs until it answers */
+	unsigned int refused;	/* number of the rejected descriptor, or 0 */
+	struct {		/* submitted first by somebody else */
 		struct qi_desc desc[4];
 		unsigned int count;
 		int ret;
 	} other;
 
-	/* What happened */
+	/* Results */
 	unsigned int timeouts;
 	unsigned int refusals;
 	unsigned int done[QUEUE_DESCS + 1];	/* by number */
-	unsigned int types[16];	/* of those without a number */
+	unsigned int types[16];	/* by type, for those without a number */
 };
 
 struct fence_fixture {
@@ -56,8 +56,8 @@ struct fence_fixture {
 	struct root_entry root[256];
 	struct pci_bus bus;
 	struct pci_ops bus_ops;
-	u16 gone;		/* the function that is, or 0 */
-	u16 in_reset;		/* the function whose ATS is off, or 0 */
+	u16 gone;		/* function that is gone, or 0 */
+	u16 in_reset;		/* function with ATS disabled, or 0 */
 	struct {
 		struct pci_dev pdev;
 		struct dev_iommu dev_iommu;
@@ -65,13 +65,13 @@ struct fence_fixture {
 	} function[2];
 	struct context_entry *contexts;
 
-	/* What happened */
+	/* Results */
 	struct qi_desc flush[16];
-	u64 entry[16];		/* of the first function, at that time */
+	u64 entry[16];		/* of the first function at each flush */
 	unsigned int flushes;
-	bool lift;		/* the first function is reset meanwhile */
-	bool mute_again;	/* and does not answer after that, either */
-	unsigned int lost;	/* so many of the flushes have to be repeated */
+	bool lift;		/* reset the first function meanwhile */
+	bool mute_again;	/* it does not answer after the reset, either */
+	unsigned int lost;	/* number of flushes that must be repeated */
 
 	struct queue_hw hw;
 };
@@ -79,11 +79,11 @@ struct fence_fixture {
 static struct context_entry *fence_entry(struct fence_fixture *fix,
 					 unsigned int nr)
 {
-	/* Scalable mode: an entry takes the place of two, half a bus a table */
+	/* In scalable mode, an entry takes two slots and a table half a bus */
 	return &fix->contexts[2 * PCI_DEVFN(2, nr)];
 }
 
-/* A function lets an invalidation time out, long after the last time. */
+/* A function lets an invalidation time out, long after the previous one. */
 static void fence_timeout(struct fence_fixture *fix, unsigned int nr)
 {
 	struct device_domain_info *info = &fix->function[nr].info;
@@ -153,9 +153,9 @@ static int fence_test_init(struct kunit *test)
 	fix->iommu.qi = &fix->qi;
 	fix->iommu.root_entry = fix->root;
 	fix->root[FENCE_BUS].lo = virt_to_phys(fix->contexts) | 1;
-	/* Coherent, scalable mode if the kernel uses it */
+	/* Coherent; scalable mode if enabled in the kernel */
 	fix->iommu.ecap = BIT_ULL(0) | BIT_ULL(43) | BIT_ULL(46);
-	/* Drains reads and writes */
+	/* Supports draining of reads and writes */
 	fix->iommu.cap = BIT_ULL(54) | BIT_ULL(55);
 	if (!sm_supported(&fix->iommu))
 		kunit_skip(test, "needs intel_iommu=sm_on");
@@ -199,7 +199,7 @@ static bool fence_is_dropped(const struct qi_desc *desc)
 	return desc->qw0 == QI_IWD_NOTHING && !desc->qw1;
 }
 
-/* Whether an invalidation of the device TLB would be sent. */
+/* Whether a device-TLB invalidation would be sent. */
 static bool fence_sends(struct fence_fixture *fix, unsigned int nr)
 {
 	struct qi_desc desc = fence_devtlb(nr);
@@ -225,24 +225,24 @@ static void second_timeout_fences(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fence_entry(fix, 0)->lo, FENCE_BLOCKED);
 	KUNIT_EXPECT_EQ(test, fence_entry(fix, 0)->hi, 0x1234);
 
-	/* VT-d 6.5.3.3: all of it while the entry is blocked, in this order */
+	/* VT-d 6.5.3.3: all flushes with the entry blocked, in this order */
 	KUNIT_ASSERT_EQ(test, fix->flushes, 3);
 	for (i = 0; i < 3; i++)
 		KUNIT_EXPECT_EQ(test, fix->entry[i], FENCE_BLOCKED);
 	KUNIT_EXPECT_EQ(test, fix->flush[0].qw0, 1 << 4 | QI_CC_TYPE);
 	KUNIT_EXPECT_EQ(test, fix->flush[1].qw0, 3 << 4 | QI_PC_TYPE);
-	/* With reads and writes drained */
+	/* Reads and writes are drained */
 	KUNIT_EXPECT_EQ(test, fix->flush[2].qw0,
 			1 << 7 | 1 << 6 | 1 << 4 | QI_IOTLB_TYPE);
 
-	/* Nobody else is touched, and once is enough */
+	/* Other functions are not affected, and there is no second fence */
 	KUNIT_EXPECT_TRUE(test, fence_sends(fix, 1));
 	KUNIT_EXPECT_EQ(test, fence_entry(fix, 1)->lo, FENCE_ENTRY);
 	KUNIT_EXPECT_FALSE(test, fence_sends(fix, 0));
 	KUNIT_EXPECT_EQ(test, fix->flushes, 3);
 }
 
-/* Those of a batch time out together */
+/* Time-outs of a batch come together */
 static void timeouts_of_one_stall_count_once(struct kunit *test)
 {
 	struct fence_fixture *fix = test->priv;
@@ -262,7 +262,7 @@ static void timeouts_of_others_do_not_count(struct kunit *test)
 
 	fence_timeout(fix, 0);
 	fence_timeout(fix, 1);
-	/* Hardware does not know it, or it is nobody's */
+	/* The source-id is unknown, or that of no function */
 	intel_fence_timeout(&fix->iommu, FENCE_SID(5));
 	KUNIT_EXPECT_FALSE(test, fix->qi.is_unnamed);
 	intel_fence_timeout(&fix->iommu, 0);
@@ -282,7 +282,7 @@ static void only_what_is_sent_to_the_function_is_dropped(struct kunit *test)
 		fence_devtlb(1),
 		{ .qw0 = QI_DEV_IOTLB_SID(FENCE_SID(1)) | QI_DIOTLB_TYPE },
 		{ .qw0 = QI_PGRP_DID((u64)FENCE_SID(1)) | QI_PGRP_RESP_TYPE },
-		/* Source-id or not, this one has a domain ID in these bits */
+		/* Not a source-id: these bits are the domain ID */
 		{ .qw0 = QI_EIOTLB_DID(FENCE_SID(0)) | QI_EIOTLB_TYPE },
 	};
 	struct fence_fixture *fix = test->priv;
@@ -304,7 +304,7 @@ static void function_that_is_gone_is_not_fenced(struct kunit *test)
 	fence_timeout(fix, 0);
 	fence_timeout(fix, 0);
 	KUNIT_EXPECT_EQ(test, fix->iommu.nr_mute, 0);
-	/* To find out takes time: only if there was a time-out */
+	/* Checking is slow, so only done after a time-out */
 	KUNIT_EXPECT_TRUE(test, fence_sends(fix, 0));
 	desc = fence_devtlb(0);
 	intel_fence_filter(&fix->iommu, &desc, 1, true);
@@ -315,7 +315,7 @@ static void function_that_is_gone_is_not_fenced(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->flushes, 0);
 }
 
-/* What is in its device TLB goes with the reset, and it answers after that */
+/* The reset clears the device TLB, and the function answers afterwards */
 static void function_in_reset_is_not_fenced(struct kunit *test)
 {
 	struct fence_fixture *fix = test->priv;
@@ -325,7 +325,9 @@ static void function_in_reset_is_not_fenced(struct kunit *test)
 	fence_timeout(fix, 0);
 	fence_timeout(fix, 0);
 	KUNIT_EXPECT_EQ(test, fix->iommu.nr_mute, 0);
-	/* Not sent again, or that would go on as long as the reset */
+	/*
+	 * Not sent again, or it would be repeated until the reset is complete
+	 */
 	intel_fence_filter(&fix->iommu, desc, 2, true);
 	KUNIT_EXPECT_TRUE(test, fence_is_dropped(&desc[0]));
 	KUNIT_EXPECT_FALSE(test, fence_is_dropped(&desc[1]));
@@ -351,10 +353,10 @@ static void reset_lifts_the_fence(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->iommu.nr_mute, 1);
 	KUNIT_EXPECT_TRUE(test, fence_sends(fix, 0));
 	KUNIT_EXPECT_FALSE(test, fence_sends(fix, 1));
-	/* What is not present is not cached */
+	/* Not-present entries are not cached */
 	KUNIT_EXPECT_EQ(test, fix->flushes, 0);
 
-	/* And it starts afresh: also with the count */
+	/* The time-out count starts afresh, too */
 	fence_timeout(fix, 0);
 	KUNIT_EXPECT_TRUE(test, fence_sends(fix, 0));
 	intel_fence_lift(dev);
@@ -378,7 +380,7 @@ static void lift_flushes_in_caching_mode(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->entry[0], FENCE_ENTRY);
 }
 
-/* A context entry that is not in use stays as it is, fence or not */
+/* An unused context entry is not changed by fence or lift */
 static void absent_entry_is_left_alone(struct kunit *test)
 {
 	struct fence_fixture *fix = test->priv;
@@ -418,7 +420,7 @@ static void function_may_be_reset_while_it_is_fenced(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fence_sends(fix, 0));
 }
 
-/* Another submitter has sent it something since, and drops that from now on */
+/* The function becomes mute again for another submitter during the fence */
 static void function_that_is_mute_again_is_fenced_again(struct kunit *test)
 {
 	struct fence_fixture *fix = test->priv;
@@ -430,7 +432,7 @@ static void function_that_is_mute_again_is_fenced_again(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fix->function[0].info.fenced);
 	KUNIT_EXPECT_FALSE(test, fence_sends(fix, 0));
 	KUNIT_EXPECT_EQ(test, fence_entry(fix, 0)->lo, FENCE_BLOCKED);
-	/* The first flush had let it in again */
+	/* The function was let in again before the first flush was done */
 	KUNIT_ASSERT_EQ(test, fix->flushes, 6);
 	for (i = 3; i < 6; i++)
 		KUNIT_EXPECT_EQ(test, fix->entry[i], FENCE_BLOCKED);
@@ -447,7 +449,7 @@ static void function_that_leaves_is_forgotten(struct kunit *test)
 		intel_fence_forget(info);
 	}
 	KUNIT_EXPECT_EQ(test, fix->iommu.nr_mute, 0);
-	/* Whoever still has something for it does not look for it for ever */
+	/* Submitters do not look for the function forever */
 	KUNIT_EXPECT_TRUE(test, fence_sends(fix, 0));
 }
 
@@ -483,7 +485,7 @@ static u32 *queue_reg(struct fence_fixture *fix, unsigned int offset)
 	return (u32 __force *)(fix->iommu.reg + offset);
 }
 
-/* Device-TLB invalidation number @nr */
+/* Device-TLB invalidation with number @nr */
 static struct qi_desc queue_devtlb(unsigned int function, unsigned int nr)
 {
 	struct qi_desc desc = fence_devtlb(function);
@@ -492,7 +494,7 @@ static struct qi_desc queue_devtlb(unsigned int function, unsigned int nr)
 	return desc;
 }
 
-/* One that needs no answer of a function */
+/* An invalidation that no function has to answer */
 static struct qi_desc queue_iotlb(unsigned int nr)
 {
 	return (struct qi_desc){
@@ -501,7 +503,7 @@ static struct qi_desc queue_iotlb(unsigned int nr)
 	};
 }
 
-/* A function does not answer: all that was fetched and is not done is lost. */
+/* A function does not answer: everything fetched and not executed is lost. */
 static void queue_hw_time_out(struct fence_fixture *fix)
 {
 	struct device_domain_info *info = &fix->function[0].info;
@@ -514,12 +516,12 @@ static void queue_hw_time_out(struct fence_fixture *fix)
 		hw->head = *queue_reg(fix, DMAR_IQT_REG) >>
 			   qi_shift(&fix->iommu);
 	*queue_reg(fix, DMAR_IQER_REG + 4) = hw->is_unnamed ? 0 : hw->mute;
-	/* A second is long: it is a stall of its own */
+	/* Time-outs are a second apart, so each is a stall of its own */
 	info->inv_timeout = ktime_sub_ns(info->inv_timeout,
 					 2 * FENCE_STALL_NS);
 }
 
-/* All that is pending is done, unless a function does not answer. */
+/* Execute everything pending, unless a function does not answer. */
 static bool queue_hw_complete(struct fence_fixture *fix)
 {
 	struct queue_hw *hw = &fix->hw;
@@ -544,7 +546,7 @@ static bool queue_hw_complete(struct fence_fixture *fix)
 	return true;
 }
 
-/* Take a descriptor off the queue. Returns whether hardware can go on. */
+/* Fetch a descriptor. Returns whether hardware can continue. */
 static bool queue_hw_fetch(struct fence_fixture *fix)
 {
 	unsigned int shift = qi_shift(&fix->iommu);
@@ -575,7 +577,7 @@ static bool queue_hw_fetch(struct fence_fixture *fix)
 	return true;
 }
 
-/* In place of qi_relax(): what hardware does between two looks at the queue. */
+/* Replaces qi_relax(): what hardware does between two polls of the queue. */
 static void queue_hw_step(struct intel_iommu *iommu)
 {
 	struct fence_fixture *fix = kunit_get_current_test()->priv;
@@ -584,12 +586,12 @@ static void queue_hw_step(struct intel_iommu *iommu)
 	struct queue_hw *hw = &fix->hw;
 
 	if (count) {
-		/* All of it is in the queue before hardware fetches anything */
+		/* Fill the queue before hardware fetches anything */
 		hw->other.count = 0;
 		hw->other.ret = qi_submit_sync(iommu, hw->other.desc, count, 0);
 		return;
 	}
-	/* Ones that are written clear */
+	/* Bits are cleared by writing 1 */
 	if (!(*status & QUEUE_NOT_WRITTEN))
 		hw->fault &= ~*status;
 	while (!hw->fault && queue_hw_fetch(fix))
@@ -609,7 +611,7 @@ static int queue_test_init(struct kunit *test)
 		return ret;
 	kunit_deactivate_static_stub(test, intel_fence_submit);
 	kunit_activate_static_stub(test, qi_relax, queue_hw_step);
-	/* They are told in the log */
+	/* The faults are logged */
 	kunit_info(test, "ioasid-selftest: expect-dmar-faults begin\n");
 
 	fix = test->priv;
@@ -625,7 +627,7 @@ static int queue_test_init(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, qi->desc_status);
 	raw_spin_lock_init(&qi->q_lock);
 	qi->free_cnt = QI_LENGTH;
-	/* The queue is a ring, and a batch goes over its end */
+	/* Let a batch wrap around the end of the ring */
 	qi->free_head = QI_LENGTH - 3;
 	qi->free_tail = QI_LENGTH - 3;
 	fix->hw.head = QI_LENGTH - 3;
@@ -638,11 +640,11 @@ static void queue_test_exit(struct kunit *test)
 {
 	struct fence_fixture *fix = test->priv;
 
-	/* Perhaps the test was skipped */
+	/* The test may have been skipped */
 	if (!fix || !fix->qi.desc_status)
 		return;
 	kunit_info(test, "ioasid-selftest: expect-dmar-faults end\n");
-	/* Whatever has happened, all slots are given back */
+	/* All slots must have been released */
 	KUNIT_EXPECT_EQ(test, fix->qi.free_cnt, QI_LENGTH);
 	KUNIT_EXPECT_EQ(test, fix->qi.nr_devtlb, 0);
 	KUNIT_EXPECT_FALSE(test, fix->qi.alone);
@@ -651,9 +653,9 @@ static void queue_test_exit(struct kunit *test)
 #define QUEUE_BATCH	16
 
 /*
- * VT-d 6.5.2.11: hardware has fetched some of a batch when it reports that a
- * function does not answer. It goes on with the rest and with the wait behind,
- * which tells nothing of those that were lost.
+ * VT-d 6.5.2.11: hardware has fetched a part of a batch when it reports that a
+ * function does not answer. It continues with the rest and the wait descriptor,
+ * whose completion does not cover the lost descriptors.
  */
 static void descriptors_lost_ahead_of_a_wait_are_sent_again(struct kunit *test)
 {
@@ -684,7 +686,7 @@ static void descriptors_lost_ahead_of_a_wait_are_sent_again(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->iommu.nr_mute, 0);
 }
 
-/* All that was fetched is lost, whoever sees it and whose time-out it is */
+/* All fetched descriptors are lost, regardless of who caused the time-out */
 static void time_out_is_told_to_each_submitter(struct kunit *test)
 {
 	struct qi_desc desc[] = { queue_devtlb(0, 1), queue_iotlb(2) };
@@ -707,7 +709,7 @@ static void time_out_is_told_to_each_submitter(struct kunit *test)
 		KUNIT_EXPECT_EQ_MSG(test, hw->done[i], 1, "descriptor %u", i);
 }
 
-/* What was not fetched yet is not lost, and hardware comes to it. */
+/* Descriptors not fetched yet are not lost. */
 static void what_is_not_fetched_is_not_lost(struct kunit *test)
 {
 	struct qi_desc desc[] = { queue_devtlb(0, 1), queue_iotlb(2) };
@@ -724,7 +726,7 @@ static void what_is_not_fetched_is_not_lost(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, hw->done[3], 1);
 }
 
-/* Anywhere in a batch, whoever sees it. Hardware executes the others. */
+/* Anywhere in a batch, whoever notices. Hardware executes the others. */
 static void refused_descriptor_is_told_to_its_submitter(struct kunit *test)
 {
 	struct fence_fixture *fix = test->priv;
@@ -748,7 +750,7 @@ static void refused_descriptor_is_told_to_its_submitter(struct kunit *test)
 		KUNIT_EXPECT_EQ_MSG(test, hw->other.ret,
 				    refused <= 4 ? 0 : -EINVAL,
 				    "descriptor %u", refused);
-		/* Hardware comes across it once, not again and again */
+		/* Hardware rejects it only once */
 		KUNIT_EXPECT_EQ(test, hw->refusals, 1);
 		for (i = 1; i <= 8; i++)
 			KUNIT_EXPECT_EQ_MSG(test, hw->done[i], i != refused,
@@ -778,12 +780,12 @@ static void expect_queue_fences(struct kunit *test, unsigned int timeouts)
 	for (i = 1; i <= ARRAY_SIZE(desc); i++)
 		KUNIT_EXPECT_EQ_MSG(test, !!hw->done[i], i != 3 && i != 5,
 				    "descriptor %u", i);
-	/* Of the fence: nothing has come of it before it was executed */
+	/* For the fence, which must not complete before it is executed */
 	KUNIT_EXPECT_EQ(test, hw->types[QI_CC_TYPE], 1);
 	KUNIT_EXPECT_EQ(test, hw->types[QI_PC_TYPE], 1);
 	KUNIT_EXPECT_EQ(test, hw->types[QI_IOTLB_TYPE], 1);
 
-	/* Nothing is sent to it from here on */
+	/* Nothing is sent to the function from here on */
 	desc[0] = queue_devtlb(0, 7);
 	desc[1] = queue_devtlb(1, 8);
 	KUNIT_EXPECT_EQ(test, qi_submit_sync(&fix->iommu, desc, 2, 0), 0);
@@ -800,7 +802,7 @@ static void mute_function_is_fenced_on_its_second_time_out(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, fix->qi.is_unnamed);
 }
 
-/* Found by sending to one function at a time: it takes one time-out more */
+/* Found by sending to one function at a time, with one more time-out */
 static void mute_function_without_a_name_is_found(struct kunit *test)
 {
 	struct fence_fixture *fix = test->priv;
@@ -810,7 +812,7 @@ static void mute_function_without_a_name_is_found(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, fix->qi.is_unnamed);
 }
 
-/* Counts what a change of the first page of @domain invalidates. */
+/* Count the invalidations caused by changing the first page of @domain. */
 static void expect_cache_flush(struct kunit *test, struct dmar_domain *domain,
 			       unsigned int iotlb, unsigned int devtlb)
 {
@@ -825,7 +827,8 @@ static void expect_cache_flush(struct kunit *test, struct dmar_domain *domain,
 
 /*
  * VT-d 6.2.1: second-stage translations are tagged with the domain ID only, so
- * the PASIDs of a domain share one IOTLB invalidation, until the last is detached.
+ * the PASIDs of a domain share an IOTLB invalidation until the last one is
+ * detached.
  */
 static void pasids_of_a_domain_share_an_iotlb_flush(struct kunit *test)
 {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests of park of PASIDs, part of pasid_park.c
+ * KUnit tests of parked PASIDs, included by pasid_park.c
  *
- * The PASID table is real memory, and so are the functions that work on it. The
- * device and the IOMMU behind it are mocks: invalidation descriptors and drains
- * are written down instead of carried out.
+ * The PASID table is real memory, and the code that modifies it is real. The
+ * device and its IOMMU are mocks: invalidations and drains are recorded, but
+ * not executed.
  */
 #include <kunit/test.h>
 #include <linux/completion.h>
@@ -16,8 +16,8 @@
 #include "../ioasid_test.h"
 
 /*
- * Within a directory of one page, which is 512 tables of 64 entries. Tests with
- * many PASIDs use those from 0 on.
+ * Within a directory of one page: 512 tables of 64 entries. Tests with many
+ * PASIDs use the range from 0.
  */
 #define PASID		0x6345
 #define NO_TABLE_PASID	0x5000
@@ -28,21 +28,21 @@
 #define PARK_ATS_CAP	0x100
 
 struct park_device {
-	struct device *dev;	/* of pdev */
+	struct device *dev;	/* points to pdev */
 	struct pci_dev pdev;
 	struct dev_iommu dev_iommu;
 	struct device_domain_info info;
 	struct pasid_table table;
 	struct pasid_dir_entry *dir;
-	struct pasid_entry *entries;	/* those around PASID */
-	struct pasid_entry *many;	/* those from 0 on */
+	struct pasid_entry *entries;	/* table that contains PASID */
+	struct pasid_entry *many;	/* tables from PASID 0 */
 };
 
 struct park_submit {
 	struct intel_iommu *iommu;
 	unsigned int count;
 	struct qi_desc desc[PARK_BATCH];
-	/* PASID of the first device, at that time */
+	/* Entry of PASID of the first device, when submitted */
 	struct pasid_entry entry;
 };
 
@@ -50,8 +50,8 @@ struct park_fixture {
 	struct intel_iommu iommu[2];
 	struct pci_bus bus;
 	struct pci_ops bus_ops;
-	bool gone;		/* no device answers */
-	bool in_reset;		/* all devices: ATS is off, for one thing */
+	bool gone;		/* no device responds */
+	bool in_reset;		/* all devices have ATS disabled */
 	unsigned int config_reads;
 	struct park_device device[2];
 	struct dmar_domain domain;
@@ -60,21 +60,21 @@ struct park_fixture {
 	struct iommu_pasid_gather_entry entry[MANY_PASIDS];
 	unsigned int entries;
 
-	/* What happened */
+	/* Results and error injection */
 	struct park_submit submit[704];
 	unsigned int submits;
 	unsigned int drains;
 	unsigned int submits_at_drain;
 	unsigned int teardown_flushes;
-	struct pasid_entry flushed;	/* by the last one of these */
-	bool meet;		/* another teardown comes in the middle of it */
-	bool meet_ignore;	/* its fault_ignore */
-	int submit_ret;		/* for submissions of more than one */
-	u8 refused;		/* hardware refuses this type of descriptors */
-	u16 fenced;		/* the last function that was, or 0 */
-	unsigned int prq_submits;	/* of drains */
-	unsigned int prq_errors;	/* so many of them fail */
-	u32 late_pasid;		/* that of a page request on its way, or 0 */
+	struct pasid_entry flushed;	/* at the last teardown flush */
+	bool meet;		/* another teardown happens during a flush */
+	bool meet_ignore;	/* fault_ignore of the other teardown */
+	int submit_ret;		/* result if more than one is submitted */
+	u8 refused;		/* type of descriptors rejected by hardware */
+	u16 fenced;		/* last fenced function, or 0 */
+	unsigned int prq_submits;	/* submissions of drains */
+	unsigned int prq_errors;	/* number of drains to fail */
+	u32 late_pasid;		/* PASID of a page request in flight, or 0 */
 };
 
 static struct pasid_entry *park_entry(struct park_fixture *fix, unsigned int nr,
@@ -99,7 +99,7 @@ static int park_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
 	memcpy(submit->desc, desc, count * sizeof(*desc));
 	submit->entry = *park_entry(fix, 0, PASID);
 	for (i = 0; i < count; i++) {
-		/* But for one that flushes everything */
+		/* A global flush is never rejected */
 		if ((desc[i].qw0 & 0xf) == fix->refused &&
 		    desc[i].qw0 >> 16)
 			return -EINVAL;
@@ -114,7 +114,7 @@ static void park_fence_stub(struct intel_iommu *iommu, u16 sid)
 	fix->fenced = sid;
 }
 
-/* Teardown's way to flush what second-stage translation has cached */
+/* Called by teardown to flush the IOTLB of second-stage translations */
 static void park_flush_iotlb_stub(struct intel_iommu *iommu, u16 did, u64 addr,
 				  unsigned int size_order, u64 type)
 {
@@ -172,7 +172,7 @@ static bool park_rid_less(struct rb_node *a, const struct rb_node *b)
 	       rb_entry(b, struct device_domain_info, node)->devfn;
 }
 
-/* @nr: each device has an IOMMU of its own */
+/* Each device gets an IOMMU of its own, @nr */
 static void park_init_device(struct kunit *test, struct park_fixture *fix,
 			     unsigned int nr)
 {
@@ -263,7 +263,7 @@ static void park_test_exit(struct kunit *test)
 		intel_park_exit(&fix->iommu[i]);
 }
 
-/* As if attached: every word has something in it */
+/* Set up an entry like an attached one, with all words in use */
 static void park_make_present_in(struct park_fixture *fix, unsigned int nr,
 				 u32 pasid, u16 pgtt, u16 did)
 {
@@ -364,7 +364,7 @@ static void absent_entry_is_marked_without_a_flush(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, park_entry(fix, 0, PASID)->val[0], PARKED_WORD);
 }
 
-/* Hardware may have cached it: not present, and with its faults reported */
+/* Hardware may have cached it as not present, with faults reported */
 static void absent_entry_is_flushed_in_caching_mode(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -373,7 +373,7 @@ static void absent_entry_is_flushed_in_caching_mode(struct kunit *test)
 	park(fix, 0, PASID);
 	KUNIT_ASSERT_EQ(test, gathered(fix), 1);
 	intel_pasid_park_sync(&fix->gather);
-	/* The device may be in the middle of a reset: nothing is for it */
+	/* The device may be in reset, so nothing is sent to it */
 	KUNIT_ASSERT_EQ(test, fix->submits, 1);
 	KUNIT_EXPECT_EQ(test, fix->drains, 0);
 	KUNIT_EXPECT_EQ(test, fix->submit[0].count, 1);
@@ -382,11 +382,11 @@ static void absent_entry_is_flushed_in_caching_mode(struct kunit *test)
 			(u64)PASID << 32 | 1 << 4 | QI_PC_TYPE);
 	KUNIT_EXPECT_EQ(test, park_entry(fix, 0, PASID)->val[0], PARKED_WORD);
 
-	/* Once: hardware has it as parked now */
+	/* Only once, as hardware has cached it as parked now */
 	park(fix, 0, PASID);
 	KUNIT_EXPECT_EQ(test, gathered(fix), 0);
 
-	/* Others of the device are flushed and drained */
+	/* Other PASIDs of the device are flushed and drained */
 	park(fix, 0, PASID + 1);
 	park_make_present(fix, 0, PASID + 2, PASID_ENTRY_PGTT_SL_ONLY);
 	park(fix, 0, PASID + 2);
@@ -400,7 +400,7 @@ static void absent_entry_is_flushed_in_caching_mode(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->drains, 1);
 }
 
-/* Who cleared P has not flushed yet, or has left the drain to others */
+/* P was cleared by a path that has not flushed yet, or does not drain */
 static void blocked_entry_is_flushed_and_drained(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -416,7 +416,7 @@ static void blocked_entry_is_flushed_and_drained(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->drains, 1);
 	expect_words_cleared(test, pte);
 
-	/* As process exit with SVA leaves it */
+	/* State after process exit with SVA */
 	pte = park_entry(fix, 0, PASID + 1);
 	pte->val[0] = PASID_PTE_FPD;
 	park(fix, 0, PASID + 1);
@@ -458,7 +458,7 @@ static void pasid_without_a_table_is_left_alone(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
 
-	/* No table, beyond the directory, no directory */
+	/* No table, outside of the directory, no directory */
 	park(fix, 0, NO_TABLE_PASID);
 	park(fix, 0, TEST_MAX_PASID);
 	intel_pasid_unpark(fix->device[0].dev, NO_TABLE_PASID);
@@ -473,7 +473,7 @@ static void pasid_without_a_table_is_left_alone(struct kunit *test)
 
 /* The flush */
 
-/* VT-d 6.5.3.3, guidance for a PASID table entry that was present */
+/* VT-d 6.5.3.3, for a PASID table entry that was present */
 static const struct park_order {
 	u16 pgtt;
 	const char *name;
@@ -497,7 +497,7 @@ static void flush_follows_the_order_of_the_specification(struct kunit *test)
 	park(fix, 0, PASID);
 	intel_pasid_park_sync(&fix->gather);
 
-	/* Three submissions: each ends with a wait */
+	/* Three submissions, as each ends with a wait */
 	KUNIT_ASSERT_EQ(test, fix->submits, 3);
 	KUNIT_EXPECT_EQ(test, fix->submit[0].count, 1);
 	KUNIT_EXPECT_EQ(test, fix->submit[1].count, 1);
@@ -565,7 +565,10 @@ static void no_device_tlb_flush_of_a_device_that_is_gone(struct kunit *test)
 	expect_words_cleared(test, park_entry(fix, 0, PASID));
 }
 
-/* It has none until ATS is on again, which is after the first two steps */
+/*
+ * The device TLB is empty until ATS is enabled, which is after the first two
+ * steps
+ */
 static void no_device_tlb_flush_of_a_device_in_reset(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -581,7 +584,7 @@ static void no_device_tlb_flush_of_a_device_in_reset(struct kunit *test)
 	expect_words_cleared(test, park_entry(fix, 0, PASID));
 }
 
-/* Nothing of struct pci_dev is around it */
+/* The device is not embedded in a struct pci_dev */
 static void device_that_is_not_pci_is_not_taken_for_one(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -601,9 +604,11 @@ static void device_that_is_not_pci_is_not_taken_for_one(struct kunit *test)
 }
 
 /*
- * Many PASIDs of one device: @count of them, @per_domain in each domain. @pc and
- * @iotlb are the descriptors that the first two steps take, 0: one that drops
- * everything. The third step takes one for each PASID.
+ * Many PASIDs of one device: @count of them, @per_domain in each domain. @pc
+ * and
+ * @iotlb are the number of descriptors in the first two steps, 0 for a global
+ *	    flush.
+ * The third step takes one per PASID.
  */
 static const struct park_many {
 	unsigned int count;
@@ -617,27 +622,27 @@ static const struct park_many {
 	row(PARK_BATCH - 1, per_domain, pgtt),				\
 	row(PARK_BATCH, per_domain, pgtt),				\
 	row(PARK_BATCH + 1, per_domain, pgtt),				\
-	/* What the queue would have room for */			\
+	/* Everything that fits in the queue */			\
 	row(QI_LENGTH - 3, per_domain, pgtt),				\
 	row(QI_LENGTH - 2, per_domain, pgtt),				\
 	row(QI_LENGTH - 1, per_domain, pgtt),				\
 	row(PARK_SELECTIVE_MAX - 1, per_domain, pgtt),			\
 	row(PARK_SELECTIVE_MAX, per_domain, pgtt)
-	/* Each in a domain of its own */
+	/* Each PASID in its own domain */
 #define ALONE(n, per_domain, pgtt) { n, 1, pgtt, n, n }
 	EACH_COUNT(1, PASID_ENTRY_PGTT_SL_ONLY, ALONE),
 	{ PARK_SELECTIVE_MAX + 1, 1, PASID_ENTRY_PGTT_SL_ONLY, 0, 0 },
 	EACH_COUNT(1, PASID_ENTRY_PGTT_FL_ONLY, ALONE),
 	{ PARK_SELECTIVE_MAX + 1, 1, PASID_ENTRY_PGTT_FL_ONLY, 0, 0 },
-	/* All in one domain: never a reason to drop those of others */
+	/* All in one domain: never flush other domains */
 	{ 2 * PARK_SELECTIVE_MAX, MANY_PASIDS, PASID_ENTRY_PGTT_SL_ONLY, 1, 1 },
 	{ 2 * PARK_SELECTIVE_MAX, MANY_PASIDS, PASID_ENTRY_PGTT_NESTED, 1, 1 },
-	/* First stage has the PASID in its tags, and no way around it */
+	/* First stage: tags include the PASID, so one descriptor per PASID */
 #define FIRST_STAGE(n, per_domain, pgtt) { n, per_domain, pgtt, n < 8 ? n : 1, n }
 	EACH_COUNT(MANY_PASIDS, PASID_ENTRY_PGTT_FL_ONLY, FIRST_STAGE),
 	{ PARK_SELECTIVE_MAX + 1, MANY_PASIDS, PASID_ENTRY_PGTT_FL_ONLY, 1, 0 },
 	{ PARK_SELECTIVE_MAX + 1, MANY_PASIDS, PASID_ENTRY_PGTT_PT, 1, 0 },
-	/* When a domain is worth it */
+	/* Enough PASIDs per domain */
 	{ 7 * 7, 7, PASID_ENTRY_PGTT_SL_ONLY, 7 * 7, 7 },
 	{ 8 * 8, 8, PASID_ENTRY_PGTT_SL_ONLY, 8, 8 },
 	/* Too many domains */
@@ -658,7 +663,7 @@ static void park_many_desc(const struct park_many *many, char *desc)
 
 KUNIT_ARRAY_PARAM(park_many, park_many, park_many_desc);
 
-/* Whether a descriptor drops what the caches of its step have of an entry. */
+/* Whether a descriptor invalidates the entry in the caches of its step. */
 static bool park_desc_covers(const struct qi_desc *desc, u32 pasid, u16 did,
 			     bool by_pasid)
 {
@@ -721,7 +726,9 @@ static void many_pasids_take_few_descriptors(struct kunit *test)
 		struct park_submit *submit = &fix->submit[i];
 
 		step = park_step_of(&submit->desc[0]);
-		/* In order, and no wait too many: all are full but the last */
+		/*
+		 * In order, and without extra waits: all but the last are full
+		 */
 		KUNIT_EXPECT_GE(test, step, last);
 		last = step;
 		left = want[step] - got[step];
@@ -730,7 +737,7 @@ static void many_pasids_take_few_descriptors(struct kunit *test)
 		for (j = 0; j < submit->count; j++) {
 			KUNIT_EXPECT_EQ(test, park_step_of(&submit->desc[j]),
 					step);
-			/* Descriptors come in the order of the PASIDs */
+			/* Descriptors are in the order of PASIDs */
 			for (pasid = next[step]; pasid < many->count &&
 			     park_desc_covers(&submit->desc[j], pasid,
 					      100 + pasid / many->per_domain,
@@ -750,7 +757,7 @@ static void many_pasids_take_few_descriptors(struct kunit *test)
 	for (pasid = 0; pasid < many->count; pasid++)
 		expect_words_cleared(test, park_entry(fix, 0, pasid));
 
-	/* And the next one starts afresh */
+	/* The next flush starts afresh */
 	fix->submits = 0;
 	park_make_present_in(fix, 0, PASID, many->pgtt, 100);
 	park(fix, 0, PASID);
@@ -762,7 +769,7 @@ static void many_pasids_take_few_descriptors(struct kunit *test)
 						   PASID, 100, by_pasid));
 }
 
-/* Nested and pass-through, say: one needs both descriptors */
+/* Nested and pass-through, for example, need both descriptors */
 static void both_kinds_of_tags_are_flushed(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -794,7 +801,7 @@ static void each_iommu_gets_its_own_descriptors(struct kunit *test)
 		park(fix, i % 2, i);
 	}
 	intel_pasid_park_sync(&fix->gather);
-	/* PASID cache by domain, the IOTLB and device TLBs in two batches */
+	/* PASID cache by domain; the IOTLB and device TLBs in two batches */
 	KUNIT_ASSERT_EQ(test, fix->submits, 10);
 	for (i = 0; i < 10; i++) {
 		struct park_submit *submit = &fix->submit[i];
@@ -826,13 +833,13 @@ static void global_flush_leaves_other_iommus_alone(struct kunit *test)
 	park(fix, 1, PASID);
 	intel_pasid_park_sync(&fix->gather);
 	KUNIT_ASSERT_EQ(test, fix->submits, 5);
-	/* Global ones cover anything, selective ones only what they name */
+	/* Global flushes cover everything, selective ones only their target */
 	for (i = 0; i < 5; i++)
 		KUNIT_EXPECT_EQ(test, park_desc_covers(&fix->submit[i].desc[0],
 						       1, 1, false), i < 2);
 }
 
-/* Several devices behind one IOMMU, one of them without ATS */
+/* Several devices behind one IOMMU, one of them with ATS disabled */
 static void each_device_is_drained_once(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -876,7 +883,7 @@ static void device_with_a_quirk_is_flushed_twice(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->submits_at_drain, 4);
 }
 
-/* Which of them it is that hardware refuses is not known */
+/* Hardware does not report which descriptor of a batch is invalid */
 static void refused_batch_is_sent_one_by_one(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -897,7 +904,7 @@ static void refused_batch_is_sent_one_by_one(struct kunit *test)
 	}
 }
 
-/* The second device behind the IOMMU of the first */
+/* Move the second device behind the IOMMU of the first */
 static void park_join_iommus(struct park_fixture *fix)
 {
 	struct device_domain_info *info = &fix->device[1].info;
@@ -914,7 +921,7 @@ static const struct park_refusal {
 	u8 type;
 	u16 pgtt;
 	unsigned int step;
-	u64 instead;		/* without reserved bits, or 0 */
+	u64 instead;		/* expected replacement, or 0 */
 } park_refusals[] = {
 	{ "PASID cache", QI_PC_TYPE, PASID_ENTRY_PGTT_FL_ONLY, 0,
 	  QI_PC_GRAN(QI_PC_GLOBAL) | QI_PC_TYPE },
@@ -927,7 +934,7 @@ static const struct park_refusal {
 
 KUNIT_ARRAY_PARAM_DESC(park_refusals, park_refusals, name);
 
-/* What is refused, and once more by itself, is not taken for done */
+/* A flush that is rejected twice is replaced by a stronger one */
 static void refused_flush_is_replaced(struct kunit *test)
 {
 	const struct park_refusal *param = test->param_value;
@@ -964,7 +971,7 @@ static const struct park_depth {
 
 KUNIT_ARRAY_PARAM_DESC(park_depths, park_depths, name);
 
-/* PCIe 10.5.1.2, VT-d 6.5.2.6: hardware stops at what is too many */
+/* PCIe 10.5.1.2, VT-d 6.5.2.6: hardware stops at the limit */
 static void no_more_is_pending_than_a_function_can_take(struct kunit *test)
 {
 	const struct park_depth *param = test->param_value;
@@ -987,7 +994,7 @@ static void no_more_is_pending_than_a_function_can_take(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, param->counts[j], 0);
 }
 
-/* Registers in memory */
+/* Mock registers */
 
 static u32 *park_reg(struct intel_iommu *iommu, unsigned int offset)
 {
@@ -999,7 +1006,7 @@ static u64 *park_reg64(struct intel_iommu *iommu, unsigned int offset)
 	return (u64 *)park_reg(iommu, offset);
 }
 
-/* Drain of page requests, on a queue and registers that are plain memory */
+/* Page request drain, with a mock queue and registers */
 
 struct park_drain {
 	struct work_struct work;
@@ -1051,7 +1058,7 @@ static void park_finish_drain(struct kunit *test, struct park_drain *drain)
 	destroy_work_on_stack(&drain->work);
 }
 
-/* The end of a pass of the prq handling thread, which has set the head */
+/* End a pass of the prq handling thread, which has set the head */
 static void park_end_prq_pass(struct intel_iommu *iommu, u64 head)
 {
 	*park_reg64(iommu, DMAR_PQH_REG) = head;
@@ -1076,7 +1083,7 @@ static int park_prq_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
 	struct park_fixture *fix = kunit_get_current_test()->priv;
 
 	fix->prq_submits++;
-	/* A request that was on its way has reached the queue */
+	/* A page request in flight reaches the queue */
 	if (fix->late_pasid) {
 		park_request_page(fix, TEST_SID, fix->late_pasid);
 		fix->late_pasid = 0;
@@ -1088,14 +1095,14 @@ static int park_prq_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
 	return 0;
 }
 
-/* Stubs work in the thread of the test only */
+/* Stubs only apply to the thread of the test */
 static void park_stub_drain(struct kunit *test)
 {
 	kunit_activate_static_stub(test, intel_prq_submit,
 				   park_prq_submit_stub);
 }
 
-/* The first device has page requests, and an empty queue in memory */
+/* The first device has page requests enabled, and an empty mock queue */
 static struct intel_iommu *park_init_drain(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -1135,25 +1142,25 @@ static void drain_waits_for_what_is_queued(struct kunit *test)
 		intel_pasid_park_sync(&fix->gather);
 	}
 
-	/* Nothing is queued: nothing to wait for */
+	/* Nothing is queued, so there is nothing to wait for */
 	drain.dev = dev;
 	drain.pasid = PASID;
 	park_drain(&drain);
 
-	/* Handled, while the device goes on */
+	/* The request is handled while the device keeps running */
 	park_request_page(fix, TEST_SID, PASID);
 	park_start_drain(&drain, dev, PASID);
 	KUNIT_EXPECT_FALSE(test, park_drain_is_done(&drain));
 	park_end_prq_pass(iommu, 32);
 	park_finish_drain(test, &drain);
 
-	/* The pass that ends first may have begun before the request came */
+	/* The first pass may have started before the request arrived */
 	park_request_page(fix, TEST_SID, PASID);
 	park_start_drain(&drain, dev, PASID);
 	KUNIT_EXPECT_FALSE(test, park_drain_is_done(&drain));
 	park_end_prq_pass(iommu, 32);
 	KUNIT_EXPECT_FALSE(test, park_drain_is_done(&drain));
-	/* Not so the second one, but the device has not stopped */
+	/* Done after the second pass, although the device has not stopped */
 	park_request_page(fix, TEST_SID, PASID);
 	park_end_prq_pass(iommu, 64);
 	park_finish_drain(test, &drain);
@@ -1171,14 +1178,14 @@ static void drain_waits_for_no_other_device_or_pasid(struct kunit *test)
 	park_start_drain(&drain, dev, PASID);
 	park_finish_drain(test, &drain);
 
-	/* A drain is for all that is parked together */
+	/* A drain covers all PASIDs that are parked together */
 	park(fix, 0, PASID + 1);
 	park_start_drain(&drain, dev, PASID);
 	KUNIT_EXPECT_FALSE(test, park_drain_is_done(&drain));
 	park_end_prq_pass(iommu, 64);
 	park_finish_drain(test, &drain);
 
-	/* After a reset, for all of the device */
+	/* After a reset, it covers all PASIDs of the device */
 	park_request_page(fix, TEST_SID + 1, PASID);
 	park_start_drain(&drain, dev, IOMMU_PASID_INVALID);
 	park_finish_drain(test, &drain);
@@ -1189,7 +1196,7 @@ static void drain_waits_for_no_other_device_or_pasid(struct kunit *test)
 	park_finish_drain(test, &drain);
 }
 
-/* Not one after the other, and nobody misses the end of a pass */
+/* Concurrent drains, none of which misses the end of a pass */
 static void drains_go_on_side_by_side(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -1229,7 +1236,7 @@ static void park_prq_fn(struct work_struct *work)
 	}
 }
 
-/* A thread that handles what is in the queue, until it is stopped */
+/* Start a thread that handles the queue until it is stopped */
 static void park_start_prq(struct park_prq *prq, struct park_fixture *fix)
 {
 	prq->fix = fix;
@@ -1244,7 +1251,7 @@ static void park_stop_prq(struct park_prq *prq)
 	destroy_work_on_stack(&prq->work);
 }
 
-/* VT-d 7.10: it reaches the queue when hardware has drained it, not before */
+/* VT-d 7.10: the request reaches the queue only once hardware has drained it */
 static void drain_waits_for_what_is_on_its_way(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -1257,7 +1264,7 @@ static void drain_waits_for_what_is_on_its_way(struct kunit *test)
 	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
 	KUNIT_EXPECT_EQ(test, *park_reg64(iommu, DMAR_PQH_REG), 32);
 	park_stop_prq(&prq);
-	/* The response is drained, too */
+	/* The response is also drained */
 	KUNIT_EXPECT_EQ(test, fix->prq_submits, 2);
 }
 
@@ -1272,7 +1279,7 @@ static void failed_drain_is_submitted_again(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->prq_errors, 0);
 	KUNIT_EXPECT_EQ(test, fix->prq_submits, 3);
 
-	/* But not for ever; this warns */
+	/* Retries are limited; this warns */
 	fix->prq_submits = 0;
 	fix->prq_errors = 100;
 	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
@@ -1287,7 +1294,7 @@ static void drain_is_repeated_after_an_overflow(struct kunit *test)
 
 	park_stub_drain(test);
 	park_start_prq(&prq, fix);
-	/* It never ends: one that waited for that would not return */
+	/* The overflow never ends: the drain must not wait for that */
 	*park_reg(iommu, DMAR_PRS_REG) = DMA_PRS_PRO;
 	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
 	KUNIT_EXPECT_GT(test, fix->prq_submits, 2);
@@ -1295,7 +1302,7 @@ static void drain_is_repeated_after_an_overflow(struct kunit *test)
 	park_stop_prq(&prq);
 }
 
-/* It may have sent some before, and will not answer */
+/* The device may have sent requests before, and will not answer */
 static void device_that_is_gone_leaves_an_empty_queue(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -1312,7 +1319,7 @@ static void device_that_is_gone_leaves_an_empty_queue(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->prq_submits, 0);
 }
 
-/* The thread that serves page requests may wait for locks that others hold */
+/* The prq handling thread may wait for locks of waiters */
 static void wait_for_page_requests_is_known_to_lockdep(struct kunit *test)
 {
 	static DEFINE_MUTEX(lock);
@@ -1322,7 +1329,7 @@ static void wait_for_page_requests_is_known_to_lockdep(struct kunit *test)
 		kunit_skip(test, "needs CONFIG_PROVE_LOCKING");
 	park_init_drain(test);
 	park_stub_drain(test);
-	/* Only the queue is drained */
+	/* Drain only the queue */
 	fix->gone = true;
 	mutex_lock(&lock);
 	intel_iommu_drain_pasid_prq(fix->device[0].dev, PASID);
@@ -1344,11 +1351,11 @@ static void device_without_page_requests_is_not_drained(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, fix->prq_submits, 0);
 }
 
-/* Suspend and resume of the page request queue, with registers in memory */
+/* Suspend and resume of the page request queue, with mock registers */
 
 #define PARK_PRQ_ADDRESS(iommu)	(virt_to_phys((iommu)->prq) | PRQ_ORDER)
 
-/* A queue with two requests, and an interrupt that is masked or not */
+/* A queue with two requests, with or without the interrupt masked */
 static struct intel_iommu *park_init_prq(struct kunit *test, u32 pectl)
 {
 	struct park_fixture *fix = test->priv;
@@ -1379,8 +1386,8 @@ static void expect_prq_interrupt(struct kunit *test, struct intel_iommu *iommu,
 
 static const struct park_resume {
 	const char *name;
-	bool hibernated;	/* another kernel has used the registers */
-	u64 address;		/* of its queue, 0: the same */
+	bool hibernated;	/* the registers were used by another kernel */
+	u64 address;		/* queue address of that kernel, 0 for ours */
 	u32 pectl;
 } park_resumes[] = {
 	{ "without power", false, 0, 0 },
@@ -1417,14 +1424,14 @@ static void page_request_queue_is_set_up_on_resume(struct kunit *test)
 	expect_prq_interrupt(test, iommu, param->pectl);
 }
 
-/* Requests that are lost in suspend are not waited for */
+/* Requests lost in suspend are not waited for */
 static void drain_ends_with_the_queue_on_resume(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
 	struct intel_iommu *iommu = park_init_drain(test);
 	struct park_drain drain = {};
 
-	/* Without what waits for PRS: a bit that is cleared by writing 1 */
+	/* Skip the wait for PRS, whose bits are cleared by writing 1 */
 	fix->device[0].info.ats_enabled = 0;
 	*park_reg64(iommu, DMAR_PQA_REG) = PARK_PRQ_ADDRESS(iommu);
 	park_request_page(fix, TEST_SID, PASID);
@@ -1450,7 +1457,7 @@ static void page_requests_survive_an_aborted_suspend(struct kunit *test)
 	expect_prq_interrupt(test, iommu, 0);
 }
 
-/* Registers that are reserved without page request support */
+/* The registers are reserved without page request support */
 static void iommu_without_page_requests_is_left_alone(struct kunit *test)
 {
 	struct intel_iommu *iommu = park_init_prq(test, 0);
@@ -1463,7 +1470,7 @@ static void iommu_without_page_requests_is_left_alone(struct kunit *test)
 					   PAGE_SIZE));
 }
 
-/* The mark is the gate (invariant final) */
+/* The mark blocks all setup paths (invariant final) */
 
 static int setup_first_level(struct park_fixture *fix)
 {
@@ -1524,7 +1531,7 @@ static void parked_entry_is_not_set_up(struct kunit *test)
 	struct park_fixture *fix = test->priv;
 	struct pasid_entry *pte = park_entry(fix, 0, PASID);
 
-	/* The same call works, until the PASID is parked, and again later */
+	/* The same call succeeds before park and after unpark */
 	KUNIT_EXPECT_EQ(test, param->setup(fix), 0);
 	KUNIT_EXPECT_TRUE(test, pasid_pte_is_present(pte));
 	KUNIT_EXPECT_EQ(test, param->setup(fix), -EBUSY);
@@ -1550,13 +1557,13 @@ static void teardown_leaves_the_mark(struct kunit *test)
 	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
 				    false);
 	expect_words_cleared(test, pte);
-	/* As process exit with SVA does */
+	/* Same as process exit with SVA */
 	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
 				    true);
 	expect_words_cleared(test, pte);
 }
 
-/* Others of the same domain are to be tracked, so it is not an error */
+/* No error, as other PASIDs of the domain must still be tracked */
 static void dirty_tracking_passes_a_parked_entry_by(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -1580,8 +1587,8 @@ static void dirty_tracking_passes_a_parked_entry_by(struct kunit *test)
 }
 
 /*
- * Process exit frees the page tables behind the entry when teardown returns, so
- * it cannot leave the flush to a park that is under way.
+ * Process exit frees the page tables of the entry after teardown, so it cannot
+ * rely on the flush of a concurrent park.
  */
 static void teardown_flushes_for_a_park_under_way(struct kunit *test)
 {
@@ -1619,9 +1626,9 @@ static void fault_ignore_alone_is_no_mark(struct kunit *test)
 }
 
 /*
- * Nobody stops the device when a process exits. Its faults are not reported from
- * the store that blocks it on, until the driver unbinds the process: then, FPD
- * tells that there are page requests to drain.
+ * The device is not stopped when a process exits. Its faults are suppressed
+ * from the store that blocks the entry until the driver unbinds the process.
+ * Then, FPD shows that page requests must be drained.
  */
 static void process_exit_ignores_faults_until_unbind(struct kunit *test)
 {
@@ -1642,7 +1649,7 @@ static void process_exit_ignores_faults_until_unbind(struct kunit *test)
 				    false);
 	KUNIT_EXPECT_TRUE(test, mem_is_zero(pte, sizeof(*pte)));
 
-	/* Those of all others are reported */
+	/* Faults of other PASIDs are reported */
 	park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
 	intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev, PASID,
 				    false);
@@ -1650,7 +1657,7 @@ static void process_exit_ignores_faults_until_unbind(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, mem_is_zero(pte, sizeof(*pte)));
 }
 
-/* A process can exit while its driver unbinds, in either order */
+/* A process may exit while its driver unbinds, in either order */
 static void exit_and_unbind_may_meet(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -1665,9 +1672,9 @@ static void exit_and_unbind_may_meet(struct kunit *test)
 		park_make_present(fix, 0, PASID, PASID_ENTRY_PGTT_SL_ONLY);
 		intel_pasid_tear_down_entry(&fix->iommu[0], fix->device[0].dev,
 					    PASID, !i);
-		/* Neither can go on before a flush: the memory goes away */
+		/* Both need a flush, as memory is freed afterwards */
 		KUNIT_EXPECT_EQ(test, fix->teardown_flushes, 2);
-		/* And nothing is left: faults are reported again */
+		/* The entry is empty, and faults are reported again */
 		KUNIT_EXPECT_TRUE(test, mem_is_zero(pte, sizeof(*pte)));
 	}
 }
@@ -1685,11 +1692,11 @@ static void unpark_clears_the_entry(struct kunit *test)
 	fix->submits = 0;
 	intel_pasid_unpark(fix->device[0].dev, PASID);
 	KUNIT_EXPECT_TRUE(test, mem_is_zero(pte, sizeof(*pte)));
-	/* What is not present is not cached */
+	/* Not-present entries are not cached */
 	KUNIT_EXPECT_EQ(test, fix->submits, 0);
 }
 
-/* Once for all, before the first of them is used again */
+/* One flush for all, before any of them is reused */
 static void unpark_of_many_flushes_once_in_caching_mode(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
@@ -1707,10 +1714,10 @@ static void unpark_of_many_flushes_once_in_caching_mode(struct kunit *test)
 	intel_park_flush_unparked(&fix->iommu[0]);
 	KUNIT_ASSERT_EQ(test, fix->submits, 1);
 	KUNIT_EXPECT_EQ(test, fix->submit[0].count, 1);
-	/* All of domain ID 0, VT-d 6.1 */
+	/* Everything in domain ID 0, VT-d 6.1 */
 	KUNIT_EXPECT_EQ(test, fix->submit[0].desc[0].qw0, QI_PC_TYPE);
 
-	/* And not again, nor for an entry that was not parked */
+	/* No second flush, and none for an entry that was not parked */
 	intel_pasid_unpark(fix->device[0].dev, PASID);
 	intel_park_flush_unparked(&fix->iommu[0]);
 	KUNIT_EXPECT_EQ(test, fix->submits, 1);
