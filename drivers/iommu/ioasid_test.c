@@ -362,9 +362,7 @@ static int ioasid_suite_init(struct kunit_suite *suite)
 	const struct platform_device_info info = {
 		.name = "ioasid-mock-iommu",
 		.id = PLATFORM_DEVID_NONE,
-		/*
-		 * For the firmware node, which associates devices with drivers
-		 */
+		/* For the firmware node, which links devices to the IOMMU */
 		.properties = mock_properties,
 	};
 	int ret;
@@ -644,9 +642,7 @@ static void set_stays_until_its_last_ioasid_is_recycled(struct kunit *test)
 	ioasid_recycle_flush();
 }
 
-/*
- * The address of an mm is not a key: a new mm at the same address starts afresh
- */
+/* Sets are not keyed by address: a new mm at the same address starts afresh */
 static void new_mm_has_no_set(struct kunit *test)
 {
 	struct mm_struct *mm;
@@ -1492,7 +1488,7 @@ static void second_attach_to_a_device_is_ebusy(struct kunit *test)
 }
 
 /*
- * Invariant synchronous: when free returns, every device is blocked and flushed
+ * Invariant synchronous: when free returns, all devices are blocked and flushed
  */
 static void free_blocks_every_attachment(struct kunit *test)
 {
@@ -1513,9 +1509,7 @@ static void free_blocks_every_attachment(struct kunit *test)
 	ioasid_put(a);
 }
 
-/*
- * Invariant final: detach leaves the entry blocked, only recycle releases it
- */
+/* Invariant final: detach leaves the entry blocked until recycle */
 static void parked_entry_stays_until_recycle(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -2578,9 +2572,7 @@ static void driver_without_hooks_blocks_by_removal(struct kunit *test)
 	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
 	KUNIT_EXPECT_STREQ(test, mock.log, "SR");
 
-	/*
-	 * The driver has no state any more: the core rejects it until recycle
-	 */
+	/* The driver has no state left: the core rejects it until recycle */
 	KUNIT_EXPECT_EQ(test, iommu_attach_device_pasid(&mock_domain,
 							fix->dev[0], 9, NULL),
 			-ESHUTDOWN);

@@ -512,4 +512,4 @@ static struct pci_driver pdma_sva_driver = {
 module_pci_driver(pdma_sva_driver);
 
 MODULE_LICENSE("GPL");
-MODULE_DESCRIPTION("PASID DMA engine, bound to processes");
+MODULE_DESCRIPTION("SVA driver for the PASID DMA engine");

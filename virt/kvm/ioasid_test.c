@@ -155,9 +155,7 @@ static void lookup_without_device_finds_nothing(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, kvm_ioasid_test_id(fix->kvm, 0), 0);
 }
 
-/*
- * KVM_CREATE_DEVICE fails after kvm_ioasid_create(): no file descriptor is left
- */
+/* KVM_CREATE_DEVICE fails after kvm_ioasid_create(): no free descriptor */
 static void failed_creation_leaves_no_device(struct kunit *test)
 {
 	struct kvm_ioasid_fixture *fix = test->priv;

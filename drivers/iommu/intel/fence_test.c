@@ -325,9 +325,7 @@ static void function_in_reset_is_not_fenced(struct kunit *test)
 	fence_timeout(fix, 0);
 	fence_timeout(fix, 0);
 	KUNIT_EXPECT_EQ(test, fix->iommu.nr_mute, 0);
-	/*
-	 * Not sent again, or it would be repeated until the reset is complete
-	 */
+	/* Not sent again, or this would repeat until the reset is over */
 	intel_fence_filter(&fix->iommu, desc, 2, true);
 	KUNIT_EXPECT_TRUE(test, fence_is_dropped(&desc[0]));
 	KUNIT_EXPECT_FALSE(test, fence_is_dropped(&desc[1]));

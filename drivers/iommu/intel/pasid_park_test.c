@@ -726,9 +726,7 @@ static void many_pasids_take_few_descriptors(struct kunit *test)
 		struct park_submit *submit = &fix->submit[i];
 
 		step = park_step_of(&submit->desc[0]);
-		/*
-		 * In order, and without extra waits: all but the last are full
-		 */
+		/* In order, no extra waits: all but the last are full */
 		KUNIT_EXPECT_GE(test, step, last);
 		last = step;
 		left = want[step] - got[step];
