@@ -104,18 +104,18 @@
 #define PDMA_LEN			0x10	/* RW: bytes */
 #define  PDMA_MAX_LEN			0x10000
 #define PDMA_CMD			0x14	/* WO */
-#define  PDMA_CMD_STOP			0	/* stop what is going on */
+#define  PDMA_CMD_STOP			0	/* stop the channel */
 #define  PDMA_CMD_COPY			1	/* copy LEN bytes from SRC to DST, once */
 #define  PDMA_CMD_STREAM		2	/* write a counter until stopped */
-#define  PDMA_CMD_ASK			0x100	/* flag: ask for pages */
-#define  PDMA_CMD_FAULT			0x200	/* flag: and also on purpose */
+#define  PDMA_CMD_ASK			0x100	/* flag: send page requests */
+#define  PDMA_CMD_FAULT			0x200	/* flag: also in advance */
 #define  PDMA_CMD_FLAGS			0x300
 #define PDMA_STATUS			0x18	/* RO */
-#define  PDMA_STATUS_BUSY		0x1	/* a copy or a stream is going on */
+#define  PDMA_STATUS_BUSY		0x1	/* copy or stream running */
 #define  PDMA_STATUS_DONE		0x2	/* the last copy arrived */
 #define  PDMA_STATUS_REFUSED		0x4	/* the IOMMU refused the last request */
 #define  PDMA_STATUS_INVALID		0x8	/* the last command was not accepted */
-#define  PDMA_STATUS_WAITING		0x10	/* for an answer to page requests */
+#define  PDMA_STATUS_WAITING		0x10	/* for a page response */
 #define PDMA_PERIOD			0x1c	/* RW: stream period in us, 10 to 1000000 */
 #define PDMA_BURST			0x20	/* RW: requests a period, 1 to 4096 */
 #define PDMA_COUNTER			0x28	/* RO, 64 bits: last value that arrived */
@@ -123,15 +123,15 @@
 #define PDMA_REFUSED_COUNT		0x38	/* RO, 64 bits: requests that were refused */
 #define PDMA_PAGE_DELAY			0x40	/* RW: us, 0 to 10000000 */
 #define PDMA_PAGE_TIMEOUT		0x44	/* RW: us, 10 to 60000000 */
-#define PDMA_PAGE_RESULT		0x48	/* RO: of the last page requests */
+#define PDMA_PAGE_RESULT		0x48	/* RO: of the last requests */
 #define  PDMA_PAGE_SUCCESS		0x0	/* up to 0xf: the response code */
 #define  PDMA_PAGE_INVALID		0x1
 #define  PDMA_PAGE_FAILURE		0xf
-#define  PDMA_PAGE_NONE			0x100	/* there were none */
+#define  PDMA_PAGE_NONE			0x100	/* no page requests were sent */
 #define  PDMA_PAGE_TIMED_OUT		0x101
-#define  PDMA_PAGE_DISABLED		0x102	/* the channel could not ask */
+#define  PDMA_PAGE_DISABLED		0x102	/* sending is not enabled */
 #define PDMA_PAGE_REQUESTS		0x50	/* RO, 64 bits: page requests issued */
-#define PDMA_PAGE_RESPONSES		0x58	/* RO, 64 bits: responses waited for */
+#define PDMA_PAGE_RESPONSES		0x58	/* RO, 64 bits: in time */
 
 /*
  * A command is not accepted (PDMA_STATUS_INVALID is set and nothing else
@@ -202,8 +202,8 @@
 #define PDMA_SUBMIT_PASID		0x20	/* RW: 20 bits, 0: none */
 #define PDMA_SUBMIT_RESULT		0x24	/* RO: of the last write to CMD or PASID */
 #define  PDMA_RESULT_OK			0
-#define  PDMA_RESULT_NO_PASID		1	/* the number is not known */
-#define  PDMA_RESULT_PARKED		2	/* its IOASID has been freed */
+#define  PDMA_RESULT_NO_PASID		1	/* the PASID is unknown */
+#define  PDMA_RESULT_PARKED		2	/* the IOASID has been freed */
 #define  PDMA_RESULT_BUSY		3	/* see below */
 #define  PDMA_RESULT_INVALID		4	/* a register is not valid */
 #define  PDMA_RESULT_FAULT		5	/* the memory is not mapped */

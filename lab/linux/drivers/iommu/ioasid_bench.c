@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a PASID costs: as an object with references, and as a mere number
+ * Cost of a PASID: as an IOASID, as a bare ID (IDA), and as a bare refcounted
+ * object
  *
- * A read of ioasid_bench/calls in debugfs measures, and gives nanoseconds per
- * call as comma-separated values. On an emulator whose clock counts
- * instructions, and with one processor, these are instructions per call.
+ * Reading ioasid_bench/calls in debugfs runs the benchmark and returns
+ * nanoseconds per call as comma-separated values. On an emulator with one
+ * processor whose clock counts instructions, these are instructions per call.
  *
- *   alloc, lookup, free   the calls alone, BENCH_CALLS of each in a row
- *   deferred              what free leaves to others: the worker that recycles,
- *			   RCU callbacks; per call
+ *   alloc, lookup, free the calls alone, BENCH_CALLS of each in a row deferred
+ *   work that free leaves to others, per call: the recycle
+ *			   worker and RCU callbacks
  *   alone                 alloc, free, and ioasid_recycle_flush() before the
  *			   next alloc: worst case, no batching of the recycle;
  *			   without RCU
  *
- * The interrupts of the machine go on, time that it sleeps is not counted, and
- * each figure is the median of several rounds.
+ * Interrupts stay enabled, idle time is not counted, and each value is the
+ * median of several rounds.
  */
 #include <linux/cleanup.h>
 #include <linux/completion.h>
@@ -56,7 +57,7 @@ enum bench_phase {
 	BENCH_PHASES,
 };
 
-/* What the alloc functions gave */
+/* Results of the alloc functions */
 static union {
 	u32 id;
 	struct ioasid *ioasid;
@@ -65,7 +66,7 @@ static union {
 static struct ioasid_set *bench_set;
 static DEFINE_MUTEX(bench_lock);
 
-/* Nothing: what the loop itself costs, to be subtracted from the others */
+/* Empty loop, whose cost is subtracted from the others */
 
 static noinline int bench_empty_alloc(unsigned int i)
 {
@@ -76,7 +77,7 @@ static noinline void bench_empty(unsigned int i)
 {
 }
 
-/* A device that supports all PASIDs, for what only looks at that */
+/* A device that supports all PASIDs; nothing else of it is used */
 static struct dev_iommu bench_dev_iommu = {
 	.max_pasids = IOASID_MAX + 1,
 };
@@ -85,7 +86,7 @@ static struct device bench_dev = {
 	.iommu = &bench_dev_iommu,
 };
 
-/* The number alone, as the IOMMU core had it without IOASIDs */
+/* Bare ID: the implementation of the IOMMU core without IOASIDs */
 static DEFINE_IDA(bench_ida);
 
 static noinline ioasid_t bench_ida_alloc_pasid(struct device *dev)
@@ -119,7 +120,7 @@ static void bench_ida_free(unsigned int i)
 	bench_ida_free_pasid(bench_slots[i].id);
 }
 
-/* The same of now */
+/* The current implementation */
 
 static int bench_global_alloc(unsigned int i)
 {
@@ -132,7 +133,7 @@ static void bench_global_free(unsigned int i)
 	iommu_free_global_pasid(bench_slots[i].id);
 }
 
-/* The least that an object with references can cost: it has nothing else */
+/* Bare object: the minimal cost of reference counting */
 
 static struct kmem_cache *bench_cache;
 static DEFINE_XARRAY_FLAGS(bench_xa, XA_FLAGS_ALLOC1 | XA_FLAGS_ACCOUNT);
@@ -175,7 +176,7 @@ static void bench_object_lookup(unsigned int i)
 		bench_object_put(obj);
 }
 
-/* The same as functions that others call, which those of an IOASID are */
+/* Same with external functions, as those of an IOASID are */
 
 static noinline struct ioasid *bench_function_find_get(u32 id)
 {
@@ -203,7 +204,7 @@ static void bench_object_free(unsigned int i)
 		kfree_rcu(obj, rcu);
 }
 
-/* An IOASID of a process */
+/* An IOASID owned by a process */
 
 static int bench_ioasid_alloc(unsigned int i)
 {
@@ -225,7 +226,7 @@ static void bench_ioasid_free(unsigned int i)
 	ioasid_free(bench_slots[i].ioasid);
 }
 
-/* NULL: there is no such thing. The flush waits for the worker. */
+/* NULL if not applicable. The flush waits for the worker. */
 static const struct bench_case {
 	const char *name;
 	int (*alloc)(unsigned int i);
@@ -250,7 +251,7 @@ static u64 bench_idle_us(void)
 	return get_cpu_idle_time_us(raw_smp_processor_id(), NULL);
 }
 
-/* Without the time that the processor has slept */
+/* Excludes idle time */
 static u64 bench_now(void)
 {
 	return ktime_get_ns() - bench_idle_us() * NSEC_PER_USEC;
@@ -262,7 +263,7 @@ static int bench_round(const struct bench_case *c, u64 took[BENCH_PHASES])
 	unsigned int i;
 	int ret = 0;
 
-	/* What the one before has left */
+	/* Finish the work left by the previous round */
 	cond_resched();
 	rcu_barrier();
 
@@ -312,13 +313,13 @@ static int bench_compare(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-/* The medians, in units of BENCH_CALLS calls */
+/* Return medians, in units of BENCH_CALLS calls */
 static int bench_run(const struct bench_case *c, u64 median[BENCH_PHASES])
 {
 	u64 took[BENCH_PHASES], all[BENCH_PHASES][BENCH_ROUNDS];
 	int round, phase, ret;
 
-	/* The first one fills caches */
+	/* The first round warms up caches */
 	for (round = -1; round < BENCH_ROUNDS; round++) {
 		ret = bench_round(c, took);
 		if (ret)
@@ -340,7 +341,7 @@ static int bench_show(struct seq_file *s, void *unused)
 	u64 loop[BENCH_PHASES], took[BENCH_PHASES];
 	int i, phase, ret = 0;
 
-	/* In the first seconds, nobody knows how long the processor sleeps */
+	/* The idle time is not available in the first seconds */
 	if (bench_idle_us() == U64_MAX)
 		return -EAGAIN;
 
@@ -370,7 +371,7 @@ static int bench_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(bench);
 
-/* Time, for those who measure what they do from user space */
+/* Timestamps for measurements by user space */
 
 static int now_show(struct seq_file *s, void *unused)
 {
@@ -394,13 +395,13 @@ static int settled_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(settled);
 
-/* Two processors at once */
+/* Two CPUs at once */
 
 #define PARALLEL_OBJECTS	64
 
 /*
- * A pair of neighbours: objects that were allocated one after the other, one for
- * each processor. Or both have the same one.
+ * A pair of objects that were allocated one after the other, one for each CPU.
+ * Alternatively, the same object for both.
  */
 static struct parallel {
 	struct ioasid_set *set;
@@ -533,7 +534,7 @@ static int parallel_fn(void *data)
 	return 0;
 }
 
-/* Nanoseconds per call: of the slower one, if there are two */
+/* Nanoseconds per call, of the slower CPU if there are two */
 static int parallel_run(const struct parallel_case *c, unsigned int nr_cpus,
 			u64 *ns)
 {
@@ -590,7 +591,7 @@ static int parallel_show(struct seq_file *s, void *unused)
 		if (IS_ERR(parallel.neighbour[0]) ||
 		    IS_ERR(parallel.neighbour[1]))
 			ret = -ENOSPC;
-		/* The first one fills caches */
+		/* The first run warms up caches */
 		ret = ret ?: parallel_run(&parallel_cases[i], 1, &one);
 		ret = ret ?: parallel_run(&parallel_cases[i], 1, &one);
 		ret = ret ?: parallel_run(&parallel_cases[i], 2, &two);
@@ -608,7 +609,7 @@ static int parallel_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(parallel);
 
-/* PASIDs that are blocked one at a time, as without park */
+/* Block PASIDs one at a time, as without park */
 
 static struct device *teardown_find_device(const char *name)
 {

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Interface of the benchmark of IOASIDs
+ * Interface of the IOASID benchmark
  *
- * Files in the folder ioasid_bench of debugfs:
+ * Files in the debugfs directory ioasid_bench:
  *
  *   calls     read: instructions or nanoseconds per call, see ioasid_bench.c
  *   parallel  read: the same on one CPU, and on two CPUs at once
  *   now       read: nanoseconds that the CPU was not idle
- *   recycled  read: the same, after a wait for the recycle worker
- *   settled   read: the same, after a wait for RCU callbacks and that worker
- *   teardown  ioctl: block PASIDs one at a time, without park
+ *   recycled  read: the same, after waiting for the recycle worker
+ *   settled   read: the same, after waiting for RCU callbacks and the worker
+ *   teardown  ioctl: block PASIDs one at a time, as without park
  */
 #ifndef _IOASID_BENCH_H
 #define _IOASID_BENCH_H
@@ -24,8 +24,8 @@
  * @__reserved: must be 0
  * @ids: user array of __u32[@count], attached to @device by the test device
  *
- * Calls intel_pasid_tear_down_entry() for each: what VT-d does to block a PASID
- * that is detached. The IOMMU core, which would add its own cost, does not know.
+ * Tears down each entry directly in the VT-d driver, like a detach does, but
+ * bypasses the IOMMU core, which would add its own cost.
  */
 struct ioasid_bench_teardown {
 	char device[32];
