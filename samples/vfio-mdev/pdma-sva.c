@@ -6,8 +6,7 @@
  * driven by pdma.c. Each open file is a channel. The user
  *
  *  - binds the channel to its own address space. The channel DMAs with the
- *  PASID
- *    of the process, through the page tables of the CPU.
+ *    PASID of the process, through the page tables of the CPU.
  *  - submits commands with virtual addresses. Nothing is pinned or mapped. With
  *    one of PDMA_CMD_FLAGS, the channel requests pages that are not present.
  *

@@ -8,13 +8,12 @@
  * to the PASID of each IOASID that the device holds. IOASIDs come from one of
  * two sources:
  *
- *  - The device of a VM is programmed by the guest, with the guest's PASIDs.
- *  When
- *    a PASID is written to a channel, it is looked up in the map of the VM. The
- *    device holds the IOASID until the last channel has released it. The VMM
- *    need not be involved, and cannot add IOASIDs to the device.
- *  - The device without a VM is given IOASIDs by its user, through
- *    VFIO_DEVICE_FEATURE_IOASID. Channels use IOASIDs held by the device.
+ *  - If the device belongs to a VM, the guest programs it with its own PASIDs.
+ *    When a PASID is written to a channel, it is looked up in the map of the VM.
+ *    The device holds the IOASID until the last channel has released it. The
+ *    VMM need not be involved, and cannot add IOASIDs to the device.
+ *  - Otherwise, the user adds IOASIDs with VFIO_DEVICE_FEATURE_IOASID, and
+ *    channels use IOASIDs held by the device.
  *
  * Memory is mapped through VFIO or iommufd, as for any other device. Commands
  * are written to the channel page, which is trapped. The PASID is written to

@@ -145,14 +145,14 @@
  *
  * A request is refused without asking the IOMMU if the PASID is no longer
  * valid, the PASID capability is not enabled, or bus mastering is disabled.
- * PDMA_STATUS_REFUSED shows the result of the last request, and is cleared by
- * the next one that arrives.
+ * PDMA_STATUS_REFUSED shows that the last request was refused. The next request
+ * that arrives clears it.
  *
- * A stream writes the 64-bit values 1, 2, 3, ..., with value n at DST + (n * 8)
- * % LEN. A refused request does not consume a value: the next request retries
- * it. Refused requests do not end the stream. A copy is split into requests
- * that do not cross a 4 KiB boundary on either side; a read and its write count
- * as one request each. The first refused request ends the copy.
+ * A stream writes the 64-bit values 1, 2, 3, ... : value n goes to
+ * DST + (n * 8) % LEN. A refused request does not consume a value: the next
+ * request retries it. Refused requests do not end the stream. A copy is split
+ * into requests that do not cross a 4 KiB boundary on either side; a read and
+ * its write count as one request each. The first refused request ends the copy.
  *
  * With PDMA_CMD_ASK or PDMA_CMD_FAULT, a channel that is not granted access to
  * a page sends a page request, waits for the response, and retries. The IOMMU
@@ -219,15 +219,13 @@
  * PASID. If a write fails for another reason, the channel has no PASID and the
  * register reads as 0.
  *
- *  - If the device belongs to a VM, this is a guest PASID, which is looked up
- *  in
+ *  - If the device belongs to a VM, this is a guest PASID. It is looked up in
  *    the VM's map (KVM_DEV_TYPE_IOASID) when it is written, and never later.
  *    The device holds the IOASID until none of its channels uses it any more.
  *    BUSY may also mean that another device of the same engine holds the
  *    IOASID, or that the engine is being reset.
  *  - Otherwise, this is the PASID of an IOASID that was added to the device
- *  with
- *    VFIO_DEVICE_FEATURE_IOASID.
+ *    with VFIO_DEVICE_FEATURE_IOASID.
  *
  * CMD: PDMA_CMD_STOP returns when the channel issues no more DMA. PDMA_CMD_COPY
  * and PDMA_CMD_STREAM pin and map the memory and start the channel, with the
@@ -311,10 +309,11 @@
  * PDMA_GUEST_ALLOC: allocate a PASID and return it. Errors: ENOSPC the kernel
  * or the VMM has none left, and those of iommu_attach_device_pasid().
  * PDMA_GUEST_FREE: free a PASID, which may still be bound to a channel. Errors:
- * EINVAL the PASID was not allocated through this file. PDMA_GUEST_BIND: write
- * bits 0 to 19 to PDMA_SUBMIT_PASID of the channel given by the higher bits.
- * The file owns the channel until it writes 0. Errors: EINVAL no such channel,
- * EBUSY another file owns the channel, and those of the result, see above.
+ * EINVAL the PASID was not allocated through this file.
+ * PDMA_GUEST_BIND: write bits 0 to 19 to PDMA_SUBMIT_PASID of the channel given
+ * by the higher bits. The file owns the channel until it writes 0. Errors:
+ * EINVAL no such channel, EBUSY another file owns the channel, and those of the
+ * result, see above.
  *
  * pwrite() of one struct pdma_submit at PDMA_MDEV_CHANNEL(ch) submits a
  * command. SRC and DST are offsets in the buffer; PASID and RESULT must be 0.
