@@ -136,10 +136,7 @@ static int ioasid_take_numbers(struct ioasid **ioasids, u32 count,
 	XA_STATE(xas, &ioasid_xa, range->min);
 	u32 done = 0;
 
-	/*
-	 * Open-coded xa_alloc() that resumes each search where the last one
-	 * ended
-	 */
+	/* xa_alloc() in a loop, but each search resumes after the last one */
 	do {
 		xas_lock(&xas);
 		while (done < count) {
@@ -396,10 +393,7 @@ int ioasid_reserve(const struct ioasid_request *req, struct ioasid_chain *chain)
 static void ioasid_publish_one(struct ioasid *ioasid)
 {
 	refcount_set(&ioasid->refs, 1);
-	/*
-	 * Pairs with the acquire in lookups, which must see the object
-	 * initialized
-	 */
+	/* Pairs with the acquire in lookups: the object is initialized */
 	smp_store_release(&ioasid->state, IOASID_STATE_ACTIVE);
 	trace_ioasid_alloc(ioasid->id);
 }
@@ -1470,10 +1464,7 @@ static void ioasid_recycle_fn(struct work_struct *work)
 	struct llist_node *busy;
 	u32 ticks;
 
-	/*
-	 * Pairs with ioasid_kick_worker(): count the run before emptying the
-	 * list
-	 */
+	/* Pairs with ioasid_kick_worker(): count before emptying the list */
 	smp_store_mb(ioasid_runs_begun, run);
 	lock_map_acquire(&ioasid_runs_map);
 	ioasid_end_strays();

@@ -37,10 +37,7 @@ struct ucounts;
 #define IOASID_RESERVE_END	1024U
 #define IOASID_RESERVE_COUNT	(IOASID_COUNT / 16)
 
-/*
- * Allocations without a range prefer PASIDs above this, unusable for many
- * devices
- */
+/* Without a range, prefer PASIDs that devices with few PASID bits cannot use */
 #define IOASID_LOW_END		32768U
 
 /* Default limit per user, over all files; see user.max_ioasids */

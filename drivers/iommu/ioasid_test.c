@@ -1487,9 +1487,7 @@ static void second_attach_to_a_device_is_ebusy(struct kunit *test)
 	ioasid_free(a);
 }
 
-/*
- * Invariant synchronous: when free returns, all devices are blocked and flushed
- */
+/* Invariant synchronous: when free returns, all are blocked and flushed */
 static void free_blocks_every_attachment(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
@@ -2391,10 +2389,7 @@ static void fault_queue_may_go_before_its_handlers(struct kunit *test)
 	iopf_test_exit(&iopf);
 }
 
-/*
- * Waiters must not hold locks that are taken by page faults, as handlers need
- * them
- */
+/* Waiters must not hold locks that page faults take, as handlers need them */
 static void wait_for_handlers_is_known_to_lockdep(struct kunit *test)
 {
 	static DEFINE_MUTEX(lock);

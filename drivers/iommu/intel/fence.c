@@ -192,10 +192,7 @@ static unsigned long *intel_fence_word(struct intel_iommu *iommu, u16 alias)
 	return context ? (unsigned long *)&context->lo : NULL;
 }
 
-/*
- * Make a context entry not present; the other bits are needed to lift the
- * fence.
- */
+/* Make a context entry not present; the other bits stay for the lift. */
 static int intel_fence_block_alias(struct pci_dev *pdev, u16 alias, void *data)
 {
 	struct intel_iommu *iommu = data;

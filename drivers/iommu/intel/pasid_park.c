@@ -64,10 +64,7 @@ intel_park_priv(struct iommu_pasid_gather_entry *entry)
 	return (struct intel_park_entry *)entry->priv;
 }
 
-/*
- * Find the entry of @pasid. Unlike intel_pasid_get_entry(), does not allocate
- * the table.
- */
+/* Find the entry of @pasid, without allocating its table. Or return NULL. */
 static struct pasid_entry *intel_pasid_find_entry(struct device *dev, u32 pasid)
 {
 	struct pasid_table *table = intel_pasid_get_table(dev);
@@ -161,10 +158,7 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
  */
 #define PARK_SELECTIVE_MAX	1024
 
-/*
- * IOTLB tags: domain ID only (second stage) or domain ID and PASID (first
- * stage)
- */
+/* IOTLB tag: domain ID only (second stage) or with PASID (first stage) */
 #define PARK_TAG(did, by_pasid)	((did) * 2 + (by_pasid))
 
 /**
@@ -279,10 +273,7 @@ static bool intel_park_by_pasid(struct iommu_pasid_gather_entry *entry)
 	return pgtt == PASID_ENTRY_PGTT_PT || pgtt == PASID_ENTRY_PGTT_FL_ONLY;
 }
 
-/*
- * True for the first entry of each tag, which is flushed for all of the same
- * tag
- */
+/* True for the first entry of each tag, which is flushed on behalf of all */
 static bool intel_park_is_first(struct iommu_pasid_gather_entry *entry)
 {
 	return intel_park_priv(entry)->first;
@@ -684,10 +675,7 @@ void intel_pasid_unpark(struct device *dev, ioasid_t pasid)
 		return;
 	}
 	pasid_clear_entry(pte);
-	/*
-	 * Write back the entry before setting ->unparked, which triggers the
-	 * flush
-	 */
+	/* Write back first, as ->unparked makes others flush */
 	__iommu_flush_cache(iommu, pte, sizeof(*pte));
 	/* In caching mode, not-present entries are cached */
 	if (cap_caching_mode(iommu->cap))

@@ -565,10 +565,7 @@ static void no_device_tlb_flush_of_a_device_that_is_gone(struct kunit *test)
 	expect_words_cleared(test, park_entry(fix, 0, PASID));
 }
 
-/*
- * The device TLB is empty until ATS is enabled, which is after the first two
- * steps
- */
+/* The device TLB stays empty until ATS is enabled, after the first two steps */
 static void no_device_tlb_flush_of_a_device_in_reset(struct kunit *test)
 {
 	struct park_fixture *fix = test->priv;
