@@ -648,6 +648,9 @@ static void ioasid_park(struct ioasid *ioasid)
  *
  * Without @wait, returns false if a lock is contended, as attach and detach may
  * hold it for long. The caller must retry the entries that are missing.
+ *
+ * With @wait, @gather must be empty. Waits for the locks of one entry only, so
+ * that no entry is in a gather meanwhile: a device reset waits for these.
  */
 static bool ioasid_block(struct ioasid *ioasid,
 			 struct iommu_pasid_gather *gather, bool wait)
@@ -672,13 +675,15 @@ static bool ioasid_block(struct ioasid *ioasid,
 		goto out_unlock;
 	}
 	list_for_each_entry(att, &ioasid->attachments, node) {
-		if (!att->parked)
-			att->parked =
-				iommu_park_device_pasid(att->domain,
-							att->entry.dev,
-							ioasid->id, gather,
-							&att->entry, wait);
+		if (att->parked)
+			continue;
+		att->parked = iommu_park_device_pasid(att->domain,
+						      att->entry.dev,
+						      ioasid->id, gather,
+						      &att->entry, wait);
 		done &= att->parked;
+		/* @gather is no longer empty */
+		wait = false;
 	}
 out_unlock:
 	mutex_unlock(&ioasid->lock);
@@ -695,7 +700,7 @@ static void ioasid_finish_park(struct ioasid *ioasid)
 
 /*
  * Move the objects of @chain that can be blocked to @blocked. With @wait, wait
- * for the locks of the first one.
+ * for the locks of one entry of the first one.
  */
 static void ioasid_block_some(struct ioasid_chain *chain,
 			      struct ioasid_chain *blocked,
@@ -722,8 +727,8 @@ static void ioasid_block_some(struct ioasid_chain *chain,
 
 /*
  * Block and flush the objects of @chain whose locks are available, and move
- * them to the end of @done. Others stay in @chain. With @wait, wait for the
- * first one.
+ * them to the end of @done. Others stay in @chain. With @wait, wait as
+ * ioasid_block_some() does.
  *
  * Usually no lock is contended: all entries are blocked before the first flush,
  * so that the IOMMU driver can batch invalidations.

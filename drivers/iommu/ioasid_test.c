@@ -64,6 +64,8 @@ static struct mock_iommu {
 	struct completion *in_set;
 	struct completion *in_sync;
 	struct completion *go_on;
+	/* Its flush comes last and waits for go_on */
+	struct device *stuck;
 	int set_ret;
 	/* Page requests passed to a handler, and responses */
 	unsigned int faults;
@@ -111,11 +113,13 @@ static void mock_set_entry(struct device *dev, u32 pasid, unsigned long entry)
 static int mock_set_dev_pasid(struct iommu_domain *domain, struct device *dev,
 			      ioasid_t pasid, struct iommu_domain *old)
 {
+	struct completion *go_on = mock.go_on;
+
 	mock_log('S');
 	mock.set_depth = lockdep_depth(current);
 	if (mock.in_set) {
 		complete(mock.in_set);
-		wait_for_completion(mock.go_on);
+		wait_for_completion(go_on);
 	}
 	if (mock.set_ret)
 		return mock.set_ret;
@@ -191,22 +195,31 @@ static void mock_park_dev_pasid(struct device *dev, ioasid_t pasid,
 	iommu_pasid_gather_add(gather, entry, dev, pasid);
 }
 
-static void mock_park_sync(struct iommu_pasid_gather *gather)
+static void mock_flush(struct iommu_pasid_gather *gather, struct device *but)
 {
 	struct iommu_pasid_gather_entry *entry, *next;
 
-	mock_log('Y');
-	mock.syncs++;
-	mock.sync_depth = mock_locks(2);
-	if (mock.in_sync) {
-		complete(mock.in_sync);
-		wait_for_completion(mock.go_on);
-	}
 	list_for_each_entry_safe(entry, next, &gather->entries, node) {
+		if (entry->dev == but)
+			continue;
 		mock_set_entry(entry->dev, entry->pasid, MOCK_PARKED);
 		iopf_queue_abort(entry->dev, entry->pasid);
 		iommu_pasid_gather_del(entry);
 	}
+}
+
+static void mock_park_sync(struct iommu_pasid_gather *gather)
+{
+	mock_log('Y');
+	mock.syncs++;
+	mock.sync_depth = mock_locks(2);
+	if (mock.stuck)
+		mock_flush(gather, mock.stuck);
+	if (mock.in_sync) {
+		complete(mock.in_sync);
+		wait_for_completion(mock.go_on);
+	}
+	mock_flush(gather, NULL);
 }
 
 static void mock_unpark_dev_pasid(struct device *dev, ioasid_t pasid)
@@ -410,6 +423,7 @@ static int ioasid_test_init(struct kunit *test)
 		fix->dev[i] = mock_device_add(test, i, NULL);
 	mock.in_set = NULL;
 	mock.in_sync = NULL;
+	mock.stuck = NULL;
 	mock.set_ret = 0;
 	memset(mock.log, 0, sizeof(mock.log));
 	atomic_set(&mock.logged, 0);
@@ -1699,21 +1713,27 @@ static void reset_fn(struct work_struct *work)
 	complete(&w->done);
 }
 
+/* What a reset of @dev uses */
+static struct device *mock_pci_dev(struct kunit *test, struct device *dev)
+{
+	struct pci_dev *pdev = kunit_kzalloc(test, sizeof(*pdev), GFP_KERNEL);
+
+	KUNIT_ASSERT_NOT_NULL(test, pdev);
+	pdev->dev.iommu = dev->iommu;
+	pdev->dev.iommu_group = dev->iommu_group;
+	return &pdev->dev;
+}
+
 /* Device TLBs must not be flushed during a reset */
 static void reset_waits_for_the_flush_of_a_park(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
-	struct pci_dev *pdev = kunit_kzalloc(test, sizeof(*pdev), GFP_KERNEL);
 	DECLARE_COMPLETION_ONSTACK(in_sync);
 	DECLARE_COMPLETION_ONSTACK(go_on);
 	struct side_work reset, owner;
 	bool done;
 
-	KUNIT_ASSERT_NOT_NULL(test, pdev);
-	/* Used by the reset */
-	pdev->dev.iommu = fix->dev[0]->iommu;
-	pdev->dev.iommu_group = fix->dev[0]->iommu_group;
 	ioasid_get(a);
 	ioasid_test_attach(test, a, fix->dev[0]);
 	mock.go_on = &go_on;
@@ -1722,7 +1742,7 @@ static void reset_waits_for_the_flush_of_a_park(struct kunit *test)
 
 	side_start(&owner, free_fn, a, NULL);
 	wait_for_completion(&in_sync);
-	side_start(&reset, reset_fn, NULL, &pdev->dev);
+	side_start(&reset, reset_fn, NULL, mock_pci_dev(test, fix->dev[0]));
 	done = wait_for_completion_timeout(&reset.done, A_WHILE);
 	complete(&go_on);
 	side_finish(&owner);
@@ -1738,6 +1758,48 @@ static void reset_waits_for_the_flush_of_a_park(struct kunit *test)
 	if (lockdep_test_works())
 		KUNIT_EXPECT_TRUE(test, lockdep_test_waited(&reset_fn_lock,
 							    "iommu_gather"));
+}
+
+/* The flush of one of two devices of a close is stuck */
+static void reset_waits_for_no_other_device(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	DECLARE_COMPLETION_ONSTACK(in_sync);
+	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct side_work reset[2], owner;
+	bool done[2];
+	int i;
+
+	ioasid_get(a);
+	for (i = 0; i < 2; i++)
+		ioasid_test_attach(test, a, fix->dev[i]);
+	mock.go_on = &go_on;
+	mock.in_sync = &in_sync;
+	mock.stuck = fix->dev[0];
+	mock.resets = 0;
+
+	side_start(&owner, free_fn, a, NULL);
+	wait_for_completion(&in_sync);
+	/* Device 1 first: reset_fn() holds a lock while it waits */
+	for (i = 1; i >= 0; i--) {
+		side_start(&reset[i], reset_fn, NULL,
+			   mock_pci_dev(test, fix->dev[i]));
+		done[i] = wait_for_completion_timeout(&reset[i].done,
+						      i ? 5 * HZ : A_WHILE);
+	}
+	complete(&go_on);
+	side_finish(&owner);
+	for (i = 0; i < 2; i++) {
+		side_finish(&reset[i]);
+		ioasid_detach_device(a, &mock_domain, fix->dev[i]);
+	}
+	ioasid_put(a);
+	if (reset[0].ret == -EOPNOTSUPP)
+		kunit_skip(test, "needs a PCI device with ATS");
+	KUNIT_EXPECT_EQ(test, mock.resets, 2);
+	KUNIT_EXPECT_TRUE(test, done[1]);
+	KUNIT_EXPECT_FALSE(test, done[0]);
 }
 
 /* An entry that is just being set is blocked before free returns */
@@ -1960,6 +2022,52 @@ static void busy_group_delays_no_other_park(struct kunit *test)
 	ioasid_detach_device(stranger, &mock_domain, fix->dev[1]);
 	ioasid_free(stranger);
 	ioasid_put(stranger);
+}
+
+/*
+ * A device reset waits for the gather, so park does not wait for a busy group
+ * with unflushed entries in its gather.
+ */
+static void busy_group_delays_no_flush(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct ioasid *strangers[MOCK_DEVICES];
+	struct completion go_on[MOCK_DEVICES];
+	struct side_work attach[MOCK_DEVICES], owner;
+	unsigned int i;
+
+	ioasid_get(a);
+	/* The last attachment is blocked first */
+	ioasid_test_attach(test, a, fix->dev[1]);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	for (i = 0; i < MOCK_DEVICES; i++) {
+		strangers[i] = ioasid_test_alloc(test, 20 + i, 20 + i);
+		init_completion(&go_on[i]);
+		side_attach_slowly(&attach[i], strangers[i], fix->dev[i],
+				   &go_on[i]);
+	}
+
+	side_start(&owner, free_fn, a, NULL);
+	/* Longer than what is waited for those who are about to let go */
+	msleep(200);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PRESENT);
+	complete(&go_on[0]);
+	KUNIT_EXPECT_TRUE(test, is_flushed_soon(fix->dev[0], 9));
+	KUNIT_EXPECT_EQ(test, atomic_read(&fix->dev[0]->iommu->gathered), 0);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9), MOCK_PRESENT);
+	KUNIT_EXPECT_FALSE(test, completion_done(&owner.done));
+
+	complete(&go_on[1]);
+	side_finish(&owner);
+	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[1], 9), MOCK_PARKED);
+	for (i = 0; i < MOCK_DEVICES; i++) {
+		side_finish(&attach[i]);
+		ioasid_detach_device(a, &mock_domain, fix->dev[i]);
+		ioasid_detach_device(strangers[i], &mock_domain, fix->dev[i]);
+		ioasid_free(strangers[i]);
+	}
+	ioasid_put(a);
 }
 
 /* A busy group only delays the recycling of its own PASIDs */
@@ -2944,10 +3052,12 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(failed_attach_leaves_nothing),
 	KUNIT_CASE(detach_waits_for_a_park_under_way),
 	KUNIT_CASE(reset_waits_for_the_flush_of_a_park),
+	KUNIT_CASE(reset_waits_for_no_other_device),
 	KUNIT_CASE(free_waits_for_an_attach_under_way),
 	KUNIT_CASE(slow_attach_delays_no_other_park),
 	KUNIT_CASE(busy_one_waits_for_no_other),
 	KUNIT_CASE(busy_group_delays_no_other_park),
+	KUNIT_CASE(busy_group_delays_no_flush),
 	KUNIT_CASE(busy_group_delays_no_other_recycle),
 	KUNIT_CASE(kernel_does_not_wait_for_a_busy_group),
 	KUNIT_CASE(park_holds_no_lock_of_others),
