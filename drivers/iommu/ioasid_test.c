@@ -2049,7 +2049,7 @@ static void busy_group_delays_no_flush(struct kunit *test)
 	}
 
 	side_start(&owner, free_fn, a, NULL);
-	/* Longer than what is waited for those who are about to let go */
+	/* Longer than the retries for short lock holds */
 	msleep(200);
 	KUNIT_EXPECT_EQ(test, mock_entry(fix->dev[0], 9), MOCK_PRESENT);
 	complete(&go_on[0]);

@@ -40,10 +40,20 @@ struct park_device {
 
 struct park_submit {
 	struct intel_iommu *iommu;
+	int gathered[2];	/* by device, when submitted */
 	unsigned int count;
 	struct qi_desc desc[PARK_BATCH];
 	/* Entry of PASID of the first device, when submitted */
 	struct pasid_entry entry;
+};
+
+/* Another owner, which parks one PASID of device 1 */
+struct park_neighbour {
+	struct work_struct work;
+	struct kunit *test;
+	struct completion done;
+	unsigned int at;	/* number of the submission to start at, or 0 */
+	bool in_time;
 };
 
 struct park_fixture {
@@ -64,6 +74,7 @@ struct park_fixture {
 	struct park_submit submit[704];
 	unsigned int submits;
 	unsigned int drains;
+	int gathered_at_drain[2][2];
 	unsigned int submits_at_drain;
 	unsigned int teardown_flushes;
 	struct pasid_entry flushed;	/* at the last teardown flush */
@@ -75,6 +86,7 @@ struct park_fixture {
 	unsigned int prq_submits;	/* submissions of drains */
 	unsigned int prq_errors;	/* number of drains to fail */
 	u32 late_pasid;		/* PASID of a page request in flight, or 0 */
+	struct park_neighbour neighbour;
 };
 
 static struct pasid_entry *park_entry(struct park_fixture *fix, unsigned int nr,
@@ -83,6 +95,41 @@ static struct pasid_entry *park_entry(struct park_fixture *fix, unsigned int nr,
 	if (pasid < MANY_PASIDS)
 		return &fix->device[nr].many[pasid];
 	return &fix->device[nr].entries[pasid & PASID_PTE_MASK];
+}
+
+/* Entries that a reset of each device would wait for */
+static void park_note_gathered(struct park_fixture *fix, int gathered[2])
+{
+	int i;
+
+	for (i = 0; i < 2; i++)
+		gathered[i] = atomic_read(&fix->device[i].dev_iommu.gathered);
+}
+
+static void park_neighbour_fn(struct work_struct *work)
+{
+	struct park_neighbour *n = container_of(work, struct park_neighbour,
+						work);
+	struct park_fixture *fix = n->test->priv;
+	struct iommu_pasid_gather_entry entry;
+	struct iommu_pasid_gather gather;
+
+	/* Static stubs are only active in threads of a test */
+	current->kunit_test = n->test;
+	iommu_pasid_gather_init(&gather);
+	intel_pasid_park(fix->device[1].dev, PASID, &gather, &entry);
+	intel_pasid_park_sync(&gather);
+	current->kunit_test = NULL;
+	complete(&n->done);
+}
+
+static void park_meet_neighbour(struct park_neighbour *n, struct kunit *test)
+{
+	n->test = test;
+	init_completion(&n->done);
+	INIT_WORK(&n->work, park_neighbour_fn);
+	queue_work(system_unbound_wq, &n->work);
+	n->in_time = wait_for_completion_timeout(&n->done, 10 * HZ);
 }
 
 static int park_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
@@ -95,9 +142,12 @@ static int park_submit_stub(struct intel_iommu *iommu, struct qi_desc *desc,
 	if (fix->submits++ >= ARRAY_SIZE(fix->submit) || count > PARK_BATCH)
 		return 0;
 	submit->iommu = iommu;
+	park_note_gathered(fix, submit->gathered);
 	submit->count = count;
 	memcpy(submit->desc, desc, count * sizeof(*desc));
 	submit->entry = *park_entry(fix, 0, PASID);
+	if (fix->submits == fix->neighbour.at)
+		park_meet_neighbour(&fix->neighbour, kunit_get_current_test());
 	for (i = 0; i < count; i++) {
 		/* A global flush is never rejected */
 		if ((desc[i].qw0 & 0xf) == fix->refused &&
@@ -134,6 +184,8 @@ static void park_drain_stub(const struct iommu_pasid_gather_entry *entry)
 {
 	struct park_fixture *fix = kunit_get_current_test()->priv;
 
+	if (fix->drains < ARRAY_SIZE(fix->gathered_at_drain))
+		park_note_gathered(fix, fix->gathered_at_drain[fix->drains]);
 	fix->drains++;
 	fix->submits_at_drain = fix->submits;
 }
@@ -493,6 +545,8 @@ static void flush_follows_the_order_of_the_specification(struct kunit *test)
 	struct park_fixture *fix = test->priv;
 	struct qi_desc *desc;
 
+	/* Hardware can drain writes and reads */
+	fix->iommu[0].cap |= BIT_ULL(54) | BIT_ULL(55);
 	park_make_present(fix, 0, PASID, order->pgtt);
 	park(fix, 0, PASID);
 	intel_pasid_park_sync(&fix->gather);
@@ -511,8 +565,9 @@ static void flush_follows_the_order_of_the_specification(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, desc->qw0 & 0xf, order->iotlb_type);
 	KUNIT_EXPECT_EQ(test, desc->qw0 >> 16 & 0xffff, TEST_DID);
 	if (order->iotlb_type == QI_IOTLB_TYPE) {
-		/* Domain-selective */
+		/* Domain-selective, and DMA that is under way is drained */
 		KUNIT_EXPECT_EQ(test, desc->qw0 >> 4 & 3, 2);
+		KUNIT_EXPECT_EQ(test, desc->qw0 >> 6 & 3, 3);
 	} else {
 		/* PASID-selective within the domain */
 		KUNIT_EXPECT_EQ(test, desc->qw0 >> 4 & 3, 2);
@@ -987,6 +1042,87 @@ static void no_more_is_pending_than_a_function_can_take(struct kunit *test)
 		KUNIT_EXPECT_EQ_MSG(test, fix->submit[i].count,
 				    param->counts[j], "batch %u", j);
 	KUNIT_EXPECT_EQ(test, param->counts[j], 0);
+}
+
+static const struct park_meeting {
+	const char *name;
+	unsigned int at;
+} park_meetings[] = {
+	{ "PASID cache", 1 },
+	{ "IOTLB", 10 },
+	{ "device TLB", 100 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(park_meetings, park_meetings, name);
+
+/* Parking one PASID waits for one batch of a long close at most */
+static void long_close_delays_no_other_park(struct kunit *test)
+{
+	const struct park_meeting *param = test->param_value;
+	struct park_fixture *fix = test->priv;
+	u32 pasid;
+
+	park_join_iommus(fix);
+	for (pasid = 0; pasid < PARK_SELECTIVE_MAX; pasid++) {
+		park_make_present(fix, 0, pasid, PASID_ENTRY_PGTT_FL_ONLY);
+		park(fix, 0, pasid);
+	}
+	park_make_present(fix, 1, PASID, PASID_ENTRY_PGTT_FL_ONLY);
+	fix->neighbour.at = param->at;
+	intel_pasid_park_sync(&fix->gather);
+	KUNIT_ASSERT_GT(test, fix->submits, param->at);
+	flush_work(&fix->neighbour.work);
+	KUNIT_EXPECT_TRUE(test, fix->neighbour.in_time);
+	expect_words_cleared(test, park_entry(fix, 1, PASID));
+	/* Each has flushed its own PASIDs */
+	KUNIT_EXPECT_EQ(test, fix->submits,
+			1 + 2 * PARK_SELECTIVE_MAX / PARK_BATCH + 3);
+	KUNIT_EXPECT_EQ(test, fix->drains, 2);
+	for (pasid = 0; pasid < PARK_SELECTIVE_MAX; pasid++)
+		expect_words_cleared(test, park_entry(fix, 0, pasid));
+}
+
+static void expect_gathered(struct kunit *test, const int gathered[2],
+			    int first, int second)
+{
+	KUNIT_EXPECT_EQ(test, gathered[0], first);
+	KUNIT_EXPECT_EQ(test, gathered[1], second);
+}
+
+/*
+ * A reset of a device waits while the device is in the gather: for the flush of
+ * all that is closed together behind its IOMMU, and for the drains of devices
+ * ahead of it, but neither for the drains of those after it nor for the next
+ * IOMMU.
+ */
+static void devices_leave_the_gather_one_by_one(struct kunit *test)
+{
+	struct park_fixture *fix = test->priv;
+	unsigned int i, together;
+
+	for (together = 0; together < 2; together++) {
+		if (together)
+			park_join_iommus(fix);
+		fix->submits = 0;
+		fix->drains = 0;
+		for (i = 0; i < 4; i++) {
+			park_make_present(fix, i % 2, PASID + i,
+					  PASID_ENTRY_PGTT_SL_ONLY);
+			park(fix, i % 2, PASID + i);
+		}
+		intel_pasid_park_sync(&fix->gather);
+		KUNIT_ASSERT_EQ(test, fix->submits, together ? 3 : 6);
+		for (i = 0; i < fix->submits; i++)
+			expect_gathered(test, fix->submit[i].gathered,
+					i < 3 ? 2 : 0, 2);
+		KUNIT_ASSERT_EQ(test, fix->drains, 2);
+		expect_gathered(test, fix->gathered_at_drain[0], 2, 2);
+		expect_gathered(test, fix->gathered_at_drain[1], 0, 2);
+		for (i = 0; i < 4; i++)
+			intel_pasid_unpark(fix->device[i % 2].dev, PASID + i);
+	}
+	park_note_gathered(fix, fix->gathered_at_drain[0]);
+	expect_gathered(test, fix->gathered_at_drain[0], 0, 0);
 }
 
 /* Mock registers */
@@ -1758,6 +1894,9 @@ static struct kunit_case park_cases[] = {
 	KUNIT_CASE_PARAM(refused_flush_is_replaced, park_refusals_gen_params),
 	KUNIT_CASE_PARAM(no_more_is_pending_than_a_function_can_take,
 			 park_depths_gen_params),
+	KUNIT_CASE_PARAM(long_close_delays_no_other_park,
+			 park_meetings_gen_params),
+	KUNIT_CASE(devices_leave_the_gather_one_by_one),
 	KUNIT_CASE_PARAM(drain_waits_for_what_is_queued,
 			 park_drain_by_gen_params),
 	KUNIT_CASE(drain_waits_for_no_other_device_or_pasid),
