@@ -1533,8 +1533,9 @@ iotlb_test("iotlb_is_dropped_by_page_range", True,
 iotlb_test("iotlb_of_other_pages_stays", False,
            iotlb(IOTLB_PAGE, DOMAIN, IOVA + PAGE),
            iotlb(IOTLB_PAGE, DOMAIN, IOVA + 0x10000, 4))
-# VT-d spec 6.5.2.4, table 24: the PASID is a tag of second-stage entries, too, but
-# the page is not, although software has to invalidate by domain (6.5.3.3, table 28)
+# VT-d spec 6.5.2.4, table 24: drops second-stage entries of the PASID, but none of a
+# page. Why Linux has to invalidate them by domain all the same: see
+# intel_park_by_pasid() in drivers/iommu/intel/pasid_park.c
 for stage_name, stage_rig in (("second", Rig), ("first", FirstStageRig)):
     iotlb_test(f"iotlb_of_{stage_name}_stage_is_dropped_by_pasid", True,
                piotlb(PIOTLB_PASID, DOMAIN, PASID), rig=stage_rig)

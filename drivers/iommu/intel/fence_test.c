@@ -824,9 +824,9 @@ static void expect_cache_flush(struct kunit *test, struct dmar_domain *domain,
 }
 
 /*
- * VT-d 6.2.1: second-stage translations are tagged with the domain ID only, so
- * the PASIDs of a domain share an IOTLB invalidation until the last one is
- * detached.
+ * VT-d 6.5.2.3, table 23: second-stage translations are invalidated by domain
+ * ID and address, so the PASIDs of a domain share an IOTLB invalidation until
+ * the last one is detached.
  */
 static void pasids_of_a_domain_share_an_iotlb_flush(struct kunit *test)
 {

@@ -158,7 +158,7 @@ void intel_pasid_park(struct device *dev, ioasid_t pasid,
  */
 #define PARK_SELECTIVE_MAX	1024
 
-/* IOTLB tag: domain ID only (second stage) or with PASID (first stage) */
+/* What one IOTLB descriptor covers, see intel_park_by_pasid() */
 #define PARK_TAG(did, by_pasid)	((did) * 2 + (by_pasid))
 
 /**
@@ -265,7 +265,15 @@ intel_park_iommu(const struct iommu_pasid_gather_entry *entry)
 	return intel_park_info(entry)->iommu;
 }
 
-/* IOTLB entries of second-stage translations have no PASID tag (VT-d 6.2.1) */
+/*
+ * Whether the IOTLB is invalidated by PASID, or by domain. IOTLB entries of
+ * second-stage translations do have a PASID tag (VT-d 6.2.1, table 17), and a
+ * PASID-selective descriptor drops them (6.5.2.4, table 24). But it leaves the
+ * second-stage paging-structure cache alone, which is tagged with domain ID and
+ * address. So a second-stage or nested entry that is made not present needs a
+ * domain-selective descriptor (6.5.3.3, table 28), which serves all PASIDs of
+ * the domain (6.5.2.3, table 23).
+ */
 static bool intel_park_by_pasid(struct iommu_pasid_gather_entry *entry)
 {
 	u8 pgtt = intel_park_priv(entry)->pgtt;
