@@ -544,7 +544,6 @@ struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min, u32 max)
 	ioasid_publish_one(ioasid);
 	return ioasid;
 }
-EXPORT_SYMBOL_GPL(ioasid_alloc);
 
 /*
  * PASIDs used by SVA and by drivers through the global PASID API. They come
@@ -850,7 +849,6 @@ void ioasid_free(struct ioasid *ioasid)
 	ioasid_chain_add(&chain, ioasid);
 	ioasid_free_chain(&chain);
 }
-EXPORT_SYMBOL_GPL(ioasid_free);
 
 /* References */
 
@@ -1073,28 +1071,7 @@ struct ioasid *ioasid_tryget(struct ioasid *ioasid)
 }
 EXPORT_SYMBOL_GPL(ioasid_tryget);
 
-/**
- * ioasid_find_get() - look up an IOASID of a set and take a reference
- * @set: the set it must belong to
- * @id: the PASID
- *
- * Context: Any context but NMI, does not sleep.
- * Return: the IOASID, to be released with ioasid_put(), or ERR_PTR: -ENOENT if
- * @set has no such PASID, -ESHUTDOWN if it is PARKED.
- */
-struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
-{
-	struct ioasid *ioasid;
-
-	guard(rcu)();
-	ioasid = xa_load(&ioasid_xa, id);
-	if (!ioasid || ioasid->account->set != set)
-		return ERR_PTR(-ENOENT);
-	return ioasid_get_active(ioasid);
-}
-EXPORT_SYMBOL_GPL(ioasid_find_get);
-
-/* Same, but finds only the IOASIDs of one owner. */
+/* Looks up an IOASID of @account only. */
 struct ioasid *ioasid_account_find_get(struct ioasid_account *account, u32 id)
 {
 	struct ioasid *ioasid;

@@ -72,7 +72,6 @@ struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm)
 	refcount_inc(&set->kernel.refs);
 	return set;
 }
-EXPORT_SYMBOL_GPL(ioasid_set_get_mm);
 
 /**
  * ioasid_set_put() - put a set
@@ -86,7 +85,6 @@ void ioasid_set_put(struct ioasid_set *set)
 {
 	ioasid_account_put(&set->kernel);
 }
-EXPORT_SYMBOL_GPL(ioasid_set_put);
 
 /**
  * mm_ioasid_drop() - put the set of an mm that is about to be freed

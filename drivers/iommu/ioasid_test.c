@@ -892,18 +892,23 @@ static void parked_counts_against_quota(struct kunit *test)
 static void lookup_finds_only_its_own_set(struct kunit *test)
 {
 	struct ioasid_fixture *fix = test->priv;
+	struct ioasid_account *account = &fix->set->kernel;
 	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
 	struct mm_struct *mm = mm_alloc();
 	struct ioasid_set *other;
 
 	KUNIT_ASSERT_NOT_NULL(test, mm);
 	other = ioasid_set_get_mm(mm);
-	KUNIT_EXPECT_PTR_EQ(test, ioasid_find_get(fix->set, 9), a);
+	KUNIT_EXPECT_PTR_EQ(test, ioasid_account_find_get(account, 9), a);
 	KUNIT_EXPECT_EQ(test, ioasid_users(a), 1);
 	ioasid_put(a);
-	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(other, 9)), -ENOENT);
-	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, 10)), -ENOENT);
-	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, 0)), -ENOENT);
+	KUNIT_EXPECT_EQ(test,
+			PTR_ERR(ioasid_account_find_get(&other->kernel, 9)),
+			-ENOENT);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_account_find_get(account, 10)),
+			-ENOENT);
+	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_account_find_get(account, 0)),
+			-ENOENT);
 	ioasid_free(a);
 	ioasid_set_put(other);
 	mmput(mm);
@@ -929,9 +934,6 @@ static void lookup_finds_only_its_own_file(struct kunit *test)
 	KUNIT_EXPECT_EQ(test,
 			PTR_ERR(ioasid_account_find_get(&fix->set->kernel,
 							65490)), -ENOENT);
-	/* Finds all of the set */
-	KUNIT_EXPECT_PTR_EQ(test, ioasid_find_get(fix->set, 65490), a);
-	ioasid_put(a);
 	ioasid_free_chain(&chain);
 	ioasid_account_put(account);
 	ioasid_account_put(other);
@@ -1006,8 +1008,6 @@ static void reserved_number_is_taken_but_not_found(struct kunit *test)
 	KUNIT_EXPECT_NULL(test, ioasid_lookup(65490));
 	KUNIT_EXPECT_PTR_NE(test, ioasid_next(&id),
 			    ioasid_chain_first(&chain));
-	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, 65490)),
-			-ENOENT);
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_account_find_get(account, 65490)),
 			-ENOENT);
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, 65490, 65490)),
@@ -1244,7 +1244,8 @@ static void parked_gives_out_no_reference(struct kunit *test)
 
 	ioasid_get(a);
 	ioasid_free(a);
-	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, 9)),
+	KUNIT_EXPECT_EQ(test,
+			PTR_ERR(ioasid_account_find_get(&fix->set->kernel, 9)),
 			-ESHUTDOWN);
 	KUNIT_EXPECT_EQ(test, ioasid_users(a), 1);
 	KUNIT_EXPECT_FALSE(test, ioasid_is_active(a));
@@ -2899,7 +2900,8 @@ static int churn_fn(void *data)
 		if (ioasid_attach_device(a, &mock_domain, c->dev, NULL))
 			c->failed++;
 		/* Held by another thread, or by this one */
-		b = ioasid_find_get(c->set, 1 + i % CHURN_RANGE);
+		b = ioasid_account_find_get(&c->set->kernel,
+					    1 + i % CHURN_RANGE);
 		if (!IS_ERR(b)) {
 			if (ioasid_id(b) != 1 + i % CHURN_RANGE)
 				c->failed++;
@@ -2993,8 +2995,7 @@ static void kernel_numbers_are_of_the_same_space(struct kunit *test)
 	/* A user cannot get it, even if requested */
 	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_alloc(fix->set, kernel[0],
 						   kernel[0])), -ENOSPC);
-	KUNIT_EXPECT_EQ(test, PTR_ERR(ioasid_find_get(fix->set, kernel[0])),
-			-ENOENT);
+	KUNIT_EXPECT_NULL(test, ioasid_lookup(kernel[0]));
 	/* Only the IOASIDs of the user count in the set */
 	KUNIT_EXPECT_EQ(test, fix->set->kernel.used, 4);
 	for (i = 0; i < 4; i++) {

@@ -77,7 +77,6 @@ void ioasid_free(struct ioasid *ioasid);
 struct ioasid *ioasid_get(struct ioasid *ioasid);
 void ioasid_put(struct ioasid *ioasid);
 struct ioasid *ioasid_tryget(struct ioasid *ioasid);
-struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id);
 void ioasid_user_get(struct ioasid *ioasid, enum ioasid_user user,
 		     struct ioasid_ref *ref);
 void ioasid_user_put(struct ioasid_ref *ref);
@@ -96,30 +95,11 @@ void ioasid_detach_device(struct ioasid *ioasid, struct iommu_domain *domain,
 
 #else /* CONFIG_IOASID */
 
-static inline struct ioasid_set *ioasid_set_get_mm(struct mm_struct *mm)
-{
-	return ERR_PTR(-EOPNOTSUPP);
-}
-
-static inline void ioasid_set_put(struct ioasid_set *set)
-{
-}
-
 static inline void mm_ioasid_init(struct mm_struct *mm)
 {
 }
 
 static inline void mm_ioasid_drop(struct mm_struct *mm)
-{
-}
-
-static inline struct ioasid *ioasid_alloc(struct ioasid_set *set, u32 min,
-					  u32 max)
-{
-	return ERR_PTR(-EOPNOTSUPP);
-}
-
-static inline void ioasid_free(struct ioasid *ioasid)
 {
 }
 
@@ -133,11 +113,6 @@ static inline void ioasid_put(struct ioasid *ioasid)
 }
 
 static inline struct ioasid *ioasid_tryget(struct ioasid *ioasid)
-{
-	return ERR_PTR(-EOPNOTSUPP);
-}
-
-static inline struct ioasid *ioasid_find_get(struct ioasid_set *set, u32 id)
 {
 	return ERR_PTR(-EOPNOTSUPP);
 }

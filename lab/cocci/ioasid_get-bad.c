@@ -34,9 +34,9 @@ out_unlock:
 	return ret; /* FLAG */
 }
 
-int parked_after_lookup(struct ioasid_set *set, u32 id)
+int parked_after_lookup(struct xarray *table, u32 id)
 {
-	struct ioasid *ioasid = ioasid_find_get(set, id);
+	struct ioasid *ioasid = ioasid_tryget(xa_load(table, id));
 
 	if (IS_ERR(ioasid))
 		return PTR_ERR(ioasid);
@@ -46,12 +46,12 @@ int parked_after_lookup(struct ioasid_set *set, u32 id)
 	return 0;
 }
 
-int under_a_guard(struct user *user, struct ioasid_set *set, u32 id)
+int under_a_guard(struct user *user, struct xarray *table, u32 id)
 {
 	struct ioasid *ioasid;
 
 	scoped_guard(mutex, &user->lock) {
-		ioasid = ioasid_find_get(set, id);
+		ioasid = ioasid_tryget(xa_load(table, id));
 		if (IS_ERR(ioasid))
 			return PTR_ERR(ioasid);
 		if (user->ioasid)

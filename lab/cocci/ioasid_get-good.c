@@ -40,18 +40,18 @@ out_unlock:
 	return ret;
 }
 
-struct ioasid *caller_gets_it(struct ioasid_set *set, u32 id)
+struct ioasid *caller_gets_it(struct xarray *table, u32 id)
 {
-	struct ioasid *ioasid = ioasid_find_get(set, id);
+	struct ioasid *ioasid = ioasid_tryget(xa_load(table, id));
 
 	if (IS_ERR(ioasid))
 		return ERR_CAST(ioasid);
 	return ioasid;
 }
 
-int handed_on(struct user *user, struct ioasid_set *set, u32 id)
+int handed_on(struct user *user, struct xarray *table, u32 id)
 {
-	struct ioasid *ioasid = ioasid_find_get(set, id);
+	struct ioasid *ioasid = ioasid_tryget(xa_load(table, id));
 	int ret;
 
 	if (IS_ERR(ioasid))

@@ -21,9 +21,9 @@ position get, end;
 @@
 
 (
- x = \(ioasid_find_get@get\|ioasid_get@get\)(...);
+ x = \(ioasid_tryget@get\|ioasid_get@get\)(...);
 |
- struct ioasid *x = \(ioasid_find_get@get\|ioasid_get@get\)(...);
+ struct ioasid *x = \(ioasid_tryget@get\|ioasid_get@get\)(...);
 |
  ioasid_get@get(x, ...);
 )

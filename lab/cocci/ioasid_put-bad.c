@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* What ioasid_put.cocci must flag: lines with FLAG */
 
-u32 number_of_somebody(struct ioasid_set *set, u32 id)
+u32 number_of_somebody(struct xarray *table, u32 id)
 {
-	struct ioasid *ioasid = ioasid_find_get(set, id);
+	struct ioasid *ioasid = ioasid_tryget(xa_load(table, id));
 
 	if (IS_ERR(ioasid))
 		return 0;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* What ioasid_put.cocci must not flag */
 
-u32 number_before_put(struct ioasid_set *set, u32 id)
+u32 number_before_put(struct xarray *table, u32 id)
 {
-	struct ioasid *ioasid = ioasid_find_get(set, id);
+	struct ioasid *ioasid = ioasid_tryget(xa_load(table, id));
 	u32 number;
 
 	if (IS_ERR(ioasid))
@@ -13,22 +13,22 @@ u32 number_before_put(struct ioasid_set *set, u32 id)
 	return number;
 }
 
-void next_one(struct ioasid_set *set, u32 count)
+void next_one(struct xarray *table, u32 count)
 {
 	struct ioasid *ioasid;
 	u32 id;
 
 	for (id = 1; id <= count; id++) {
-		ioasid = ioasid_find_get(set, id);
+		ioasid = ioasid_tryget(xa_load(table, id));
 		if (IS_ERR(ioasid))
 			continue;
 		ioasid_put(ioasid);
 	}
 }
 
-u32 two_references(struct ioasid_set *set, u32 id)
+u32 two_references(struct xarray *table, u32 id)
 {
-	struct ioasid *ioasid = ioasid_find_get(set, id);
+	struct ioasid *ioasid = ioasid_tryget(xa_load(table, id));
 
 	ioasid_get(ioasid);
 	ioasid_put(ioasid);

@@ -17,7 +17,7 @@ expression e, y;
 position put, use;
 @@
 
- x = ioasid_find_get(...)
+ x = ioasid_tryget(...)
  ... when != x = e
      when != y = x
      when != \(ioasid_get\|ioasid_user_get\)(x, ...)

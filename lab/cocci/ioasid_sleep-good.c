@@ -18,10 +18,10 @@ void put_never_sleeps(struct user *user)
 	ioasid_put(user->ioasid);
 }
 
-struct ioasid *get_under_rcu(struct user *user, u32 id)
+struct ioasid *get_under_rcu(struct user *user)
 {
 	guard(rcu)();
-	return ioasid_find_get(user->set, id);
+	return ioasid_tryget(rcu_dereference(user->ioasid));
 }
 
 void mutex_may_sleep(struct user *user)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /// Find calls that park, attach, detach or allocate IOASIDs, all of which
 /// sleep, under a spinlock or in an RCU read-side critical section. What may be
-/// called there is ioasid_get(), ioasid_find_get() and ioasid_put().
+/// called there is ioasid_get(), ioasid_tryget() and ioasid_put().
 ///
 // Confidence: High
 // Options: --no-includes --include-headers

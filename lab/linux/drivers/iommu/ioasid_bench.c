@@ -216,7 +216,8 @@ static void bench_ioasid_lookup(unsigned int i)
 {
 	struct ioasid *ioasid;
 
-	ioasid = ioasid_find_get(bench_set, bench_slots[i].ioasid->id);
+	ioasid = ioasid_account_find_get(&bench_set->kernel,
+					 bench_slots[i].ioasid->id);
 	if (!WARN_ON(IS_ERR(ioasid)))
 		ioasid_put(ioasid);
 }
@@ -491,7 +492,7 @@ static void parallel_lookup(unsigned int cpu)
 	unsigned int i;
 
 	for (i = 0; i < PARALLEL_OBJECTS; i++) {
-		ioasid = ioasid_find_get(parallel.set, id);
+		ioasid = ioasid_account_find_get(&parallel.set->kernel, id);
 		if (!WARN_ON(IS_ERR(ioasid)))
 			ioasid_put(ioasid);
 	}
