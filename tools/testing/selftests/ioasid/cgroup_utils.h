@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Groups of cgroup v2, and what the misc controller tells of IOASIDs in them
+ * Create cgroups (v2) and read the misc controller's values for IOASIDs
  *
  * Functions that can fail return 0 or a count, or -errno.
  */
@@ -28,7 +28,7 @@ static inline int group_write(const char *group, const char *file,
 	return pdma_write_file(path, val);
 }
 
-/* The number in the line of @file that begins with @key, or -errno */
+/* Value of the line of @file that starts with @key, or -errno */
 static inline long long group_read(const char *group, const char *file,
 				   const char *key)
 {
@@ -47,7 +47,7 @@ static inline long long group_read(const char *group, const char *file,
 	return ret;
 }
 
-/* 0, or -errno, with what is missing in @why. */
+/* On error, @why says what is missing */
 static inline int enable_controller(const char *name, const char **why)
 {
 	static char missing[96];
@@ -68,14 +68,14 @@ static inline int enable_controller(const char *name, const char **why)
 	if (!strstr(line, name))
 		return -ENODEV;
 
-	/* Left on: it shows in nothing but the files of the controller */
+	/* Stays enabled after the test, which is harmless */
 	snprintf(missing, sizeof(missing),
 		 "the %.32s controller cannot be enabled", name);
 	snprintf(line, sizeof(line), "+%.32s", name);
 	return group_write(CGROUP_ROOT, "cgroup.subtree_control", line);
 }
 
-/* The same for the misc controller, with our resource */
+/* Enable the misc controller and check that it has the IOASID resource */
 static inline int find_controller(const char **why)
 {
 	long long ret = enable_controller("misc", why);
@@ -93,7 +93,7 @@ static inline long long current_of(const char *group)
 	return group_read(group, "misc.current", "ioasid");
 }
 
-/* Recycling is deferred: what it is when it has become @count, or never does */
+/* Uncharging is deferred: wait for @count, and return the last value read */
 static inline long long wait_current(const char *group, long long count)
 {
 	long long ret;
@@ -102,7 +102,7 @@ static inline long long wait_current(const char *group, long long count)
 	return ret;
 }
 
-/* This process is in @group from now on. */
+/* Move this process to @group */
 static inline int enter(const char *group)
 {
 	return group_write(group, "cgroup.procs", "0");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The user ABI of /dev/ioasid: every error that include/uapi/linux/ioasid.h
- * promises, what remains as it was after it, and who is charged for what.
+ * The user ABI of /dev/ioasid: every error documented in
+ * include/uapi/linux/ioasid.h, that errors change nothing, and who is charged.
  *
- * The harness runs every test in a process of its own. What needs a user of an
- * IOASID is tested by ioasid_mdev and ioasid_dma.
+ * The harness runs each test in its own process. Behaviour that needs a user of
+ * an IOASID is covered by ioasid_mdev and ioasid_dma.
  */
 #include <grp.h>
 #include <poll.h>
@@ -34,7 +34,7 @@ static void __attribute__((constructor)) get_page_size(void)
 	page_size = sysconf(_SC_PAGESIZE);
 }
 
-/* @len bytes of zeroes that end where an unmapped page begins */
+/* @len zero bytes, directly followed by an unmapped page */
 static void *map_before_hole(size_t len)
 {
 	size_t mapped = (len + page_size - 1) & ~(page_size - 1);
@@ -46,7 +46,7 @@ static void *map_before_hole(size_t len)
 	return p + mapped - len;
 }
 
-/* Where the kernel lives: never memory of the user */
+/* An address in the kernel half, never valid for user space */
 static void *kernel_pointer(void)
 {
 	return (void *)-page_size;
@@ -76,9 +76,9 @@ static int become_nobody(void)
 }
 
 /*
- * What all commands have in common: the struct that grows, its flags, its
- * reserved fields, and pointers to it. One variant for each command. The file
- * holds one number, and whatever goes wrong must leave it like that.
+ * Common to all commands: the extensible struct, its flags and reserved fields,
+ * and bad pointers to it. One variant per command. The file holds one IOASID,
+ * which no error may change.
  */
 FIXTURE(cmd)
 {
@@ -94,7 +94,7 @@ FIXTURE_VARIANT(cmd)
 	unsigned int nr;
 	size_t size;
 	size_t reserved;	/* offset, 0 if there is none */
-	bool answers;		/* in the struct itself */
+	bool answers;		/* returns results in the struct itself */
 };
 
 FIXTURE_VARIANT_ADD(cmd, get_info)
@@ -155,13 +155,13 @@ FIXTURE_TEARDOWN(cmd)
 	close(self->fd);
 }
 
-/* Write the arguments of a call that succeeds to @p, @size bytes long */
+/* Write the arguments of a valid call to @p, @size bytes long */
 static void cmd_fill(FIXTURE_DATA(cmd) *self, const FIXTURE_VARIANT(cmd) *v,
 		     void *p, size_t size)
 {
 	switch (v->nr) {
 	case IOASID_GET_INFO: {
-		/* What the fields of the answer hold before is of no interest */
+		/* Output fields are ignored on input */
 		struct ioasid_info info = { .size = size, .min = 99,
 					    .parked = -1 };
 
@@ -220,13 +220,13 @@ static void _expect_nothing_changed(struct __test_metadata *_metadata,
 	EXPECT_EQ(0, query.attachments);
 }
 
-/* @p holds a call that must fail: with @_errno, and without an effect */
+/* The call in @p must fail with @_errno and change nothing */
 #define expect_cmd_err(_errno, p) do {					\
 	EXPECT_EQ(-(_errno), ioasid_ioctl(self->fd, variant->nr, p));	\
 	_expect_nothing_changed(_metadata, self);			\
 } while (0)
 
-/* @p held a call that must have succeeded: look for its effect, undo it */
+/* The call in @p succeeded: check its effect and undo it */
 static void expect_cmd_done(struct __test_metadata *_metadata,
 			    FIXTURE_DATA(cmd) *self,
 			    const FIXTURE_VARIANT(cmd) *v, void *p)
@@ -296,7 +296,7 @@ TEST_F(cmd, short_struct_is_einval)
 		expect_cmd_err(EINVAL, buf);
 	}
 
-	/* No byte after those that the size tells is looked at */
+	/* The kernel must not read past cmd->size */
 	last = map_before_hole(sizeof(*last));
 	ASSERT_TRUE(last != NULL);
 	for (*last = 0; *last <= 4; (*last)++)
@@ -360,7 +360,10 @@ TEST_F(cmd, struct_larger_than_a_page_is_e2big)
 {
 	char *p = map_before_hole(page_size + 1);
 
-	/* Whatever is in it: the kernel does not search gigabytes for zeroes */
+	/*
+	 * Fails regardless of the content: the kernel does not scan gigabytes
+	 * for zeroes
+	 */
 	ASSERT_TRUE(p != NULL);
 	cmd_fill(self, variant, p, page_size + 1);
 	expect_cmd_err(E2BIG, p);
@@ -387,7 +390,7 @@ TEST_F(cmd, reserved_fields_are_eopnotsupp)
 	char buf[64] = {};
 	__u32 value;
 
-	/* A command without one must know its struct to be without one */
+	/* These structs have no reserved fields: check that none was added */
 	if (variant->nr == IOASID_QUERY) {
 		ASSERT_EQ(sizeof(struct ioasid_query), 6 * sizeof(__u32));
 		return;
@@ -412,7 +415,7 @@ TEST_F(cmd, bad_struct_pointer_is_efault)
 	expect_cmd_err(EFAULT, NULL);
 	expect_cmd_err(EFAULT, kernel_pointer());
 
-	/* Of the struct, only the first @left bytes are there */
+	/* Only the first @left bytes of the struct are mapped */
 	for (left = 0; left < variant->size; left += 4) {
 		char buf[64];
 
@@ -423,7 +426,7 @@ TEST_F(cmd, bad_struct_pointer_is_efault)
 		expect_cmd_err(EFAULT, p);
 	}
 
-	/* Here, it is the last byte of the tail that is missing */
+	/* Only the last byte of the tail is unmapped */
 	p = map_before_hole(page_size - 1);
 	ASSERT_TRUE(p != NULL);
 	cmd_fill(self, variant, p, page_size);
@@ -444,7 +447,7 @@ TEST_F(cmd, read_only_struct_is_efault_if_it_takes_the_answer)
 		expect_cmd_done(_metadata, self, variant, p);
 }
 
-/* One file, of a process that holds nothing else */
+/* One file, in a process that holds no other IOASIDs */
 FIXTURE(ioasid)
 {
 	int fd;
@@ -468,7 +471,7 @@ FIXTURE_TEARDOWN(ioasid)
 
 #define expect_state(state, fd, id) EXPECT_EQ((int)(state), ioasid_state(fd, id))
 
-/* @count neighbours that nobody holds; they are freed again */
+/* Find @count consecutive free IDs; they are left free */
 static __u32 find_range(struct __test_metadata *_metadata, int fd, __u32 count)
 {
 	struct ioasid_info info;
@@ -513,10 +516,10 @@ TEST_F(ioasid, abi_is_as_documented)
 TEST_F(ioasid, unknown_command_is_enotty)
 {
 	const unsigned long cmds[] = {
-		/* Neighbours of the type, the nr 0 of others */
+		/* Adjacent types, and nr 0 of other types */
 		_IO(IOASID_TYPE - 1, 0), _IO(IOASID_TYPE + 1, 0),
 		_IO(';', 0), _IO(0, 0),
-		/* Nothing but type and nr may be encoded */
+		/* Only type and nr are encoded, no direction or size */
 		_IOR(IOASID_TYPE, 0, struct ioasid_info),
 		_IOWR(IOASID_TYPE, 0, struct ioasid_info),
 		_IOW(IOASID_TYPE, 1, struct ioasid_alloc),
@@ -601,13 +604,13 @@ TEST_F(ioasid, alloc_keeps_to_the_range_asked_for)
 	unsigned int seen = 0;
 	int i;
 
-	/* One single number */
+	/* A single ID */
 	test_cmd_alloc(self->fd, base + 5, base + 5, 1, ids);
 	EXPECT_EQ(base + 5, ids[0]);
 	test_err_alloc(ENOSPC, self->fd, base + 5, base + 5, 1, more);
 	test_cmd_free(self->fd, 1, ids);
 
-	/* Exactly what the range has */
+	/* The whole range */
 	test_cmd_alloc(self->fd, base, base + 15, 16, ids);
 	for (i = 0; i < 16; i++) {
 		ASSERT_LE(base, ids[i]);
@@ -616,7 +619,7 @@ TEST_F(ioasid, alloc_keeps_to_the_range_asked_for)
 	}
 	EXPECT_EQ(0xffff, seen);
 
-	/* The last number of all, and the first, if nobody else has them */
+	/* The highest and the lowest ID, unless they are in use */
 	for (i = 0; i < 2; i++) {
 		__u32 edge = i ? self->info.min : self->info.max;
 		__u32 id = 0;
@@ -644,7 +647,7 @@ TEST_F(ioasid, alloc_bad_range_or_count_is_einval)
 		{ max + 1, max + 100, 1 },
 		{ min, 0xffffffff, 1 },
 		{ 0xffffffff, 0xffffffff, 1 },
-		/* Both bounds are 0, or none */
+		/* Either both bounds are 0, or neither */
 		{ 0, 1, 1 },
 		{ 0, max, 1 },
 		{ 0, max + 1, 1 },
@@ -660,7 +663,7 @@ TEST_F(ioasid, alloc_bad_range_or_count_is_einval)
 		{ min, max, 0x80000000 },
 		{ 0, 0, 0xffffffff },
 		{ min + 9, min + 9, 0xffffffff },
-		/* 4 * count wraps to 4 */
+		/* 4 * count wraps around to 4 */
 		{ 0, 0, 0x40000001 },
 	};
 	__u32 ids[16];
@@ -682,19 +685,19 @@ TEST_F(ioasid, alloc_from_full_range_is_enospc)
 	__u32 ids[8], got[8];
 	int i;
 
-	/* All taken */
+	/* All IDs are taken */
 	memset(got, 0xa5, sizeof(got));
 	test_cmd_alloc(self->fd, base, base + 7, 8, ids);
 	test_err_alloc(ENOSPC, self->fd, base, base + 7, 1, got);
 	test_err_alloc(ENOSPC, self->fd, ids[3], ids[3], 1, got);
 	test_in_use(self->fd, 8, 0);
 
-	/* Too few left for the call: it takes none of them */
+	/* Fewer free IDs than requested: none is allocated */
 	test_cmd_free(self->fd, 3, ids);
 	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 	test_err_alloc(ENOSPC, self->fd, base, base + 7, 4, got);
 	test_in_use(self->fd, 5, 0);
-	/* Nothing but a bad pointer makes the array change */
+	/* The array is only written on success or -EFAULT */
 	for (i = 0; i < 8; i++)
 		EXPECT_EQ(0xa5a5a5a5, got[i]);
 	for (i = 0; i < 8; i++)
@@ -742,7 +745,7 @@ TEST_F(ioasid, alloc_bad_ids_pointer_is_efault_and_takes_nothing)
 		{ kernel_pointer(), 1 },
 		{ ids + 8, 1 },
 		{ ids + 7, 2 },
-		/* Only the last element cannot be written */
+		/* Only the last element is unmapped */
 		{ ids + 1, 8 },
 		{ (__u32 *)((char *)ids + 1), 8 },
 		{ ro, 1 },
@@ -762,13 +765,17 @@ TEST_F(ioasid, alloc_bad_ids_pointer_is_efault_and_takes_nothing)
 		test_in_use(self->fd, 0, 0);
 	}
 
-	/* An address that no task has, with more bits than one of 32 has */
+	/*
+	 * An address that no task can have, and that does not fit into 32 bits
+	 */
 	cmd.ids = 0x8000000000000000ull | (uintptr_t)got;
 	EXPECT_EQ(-EFAULT, ioasid_ioctl(self->fd, IOASID_ALLOC, &cmd));
 	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 	test_in_use(self->fd, 0, 0);
 
-	/* None of the numbers was left behind, and the last byte is usable */
+	/*
+	 * No ID was leaked, and an array that ends at the unmapped page works
+	 */
 	test_cmd_alloc(self->fd, base, base + 7, 8, ids);
 	test_in_use(self->fd, 8, 0);
 }
@@ -798,7 +805,7 @@ TEST_F(ioasid, alloc_writes_no_more_than_count)
 		EXPECT_EQ(0xa5a5a5a5, ids[i]);
 }
 
-/* IOASID_FREE on @count numbers of @ids fails, and frees none of @held */
+/* IOASID_FREE of @count numbers in @ids fails and frees none of @held */
 #define expect_free_err(_errno, fd, ids, count, held, nr_held) do {	\
 	int __i;							\
 									\
@@ -818,7 +825,7 @@ TEST_F(ioasid, free_is_all_or_nothing)
 	test_cmd_free(self->fd, 1, &freed);
 	ASSERT_TRUE(ioasid_wait_recycled(self->fd, freed));
 
-	/* One number that cannot be freed, at each place among four that can */
+	/* One invalid number, at each position among four valid ones */
 	const __u32 bad[] = { freed, 0, self->info.max + 1, 0x100000,
 			      0xffffffff, held[2] };
 
@@ -861,7 +868,7 @@ TEST_F(ioasid, free_same_number_twice_is_enoent)
 	ids[1] = held[0];
 	expect_free_err(ENOENT, self->fd, ids, 2, held, 3);
 
-	/* In two calls */
+	/* Freed by two calls */
 	test_cmd_free(self->fd, 1, &held[1]);
 	test_err_free(ENOENT, self->fd, 1, &held[1]);
 	test_err_free(ENOENT, self->fd, 3, held);
@@ -885,7 +892,7 @@ TEST_F(ioasid, free_bad_ids_pointer_is_efault_and_frees_nothing)
 
 	expect_free_err(EFAULT, self->fd, NULL, 1, held, 8);
 	expect_free_err(EFAULT, self->fd, kernel_pointer(), 1, held, 8);
-	/* Only the last element cannot be read */
+	/* Only the last element is unmapped */
 	memcpy(ids + 1, held, 7 * sizeof(*held));
 	expect_free_err(EFAULT, self->fd, ids + 1, 8, held, 8);
 	expect_free_err(EFAULT, self->fd, ids + 8, 1, held, 8);
@@ -897,7 +904,7 @@ TEST_F(ioasid, free_bad_ids_pointer_is_efault_and_frees_nothing)
 	EXPECT_EQ(-EFAULT, ioasid_ioctl(self->fd, IOASID_FREE, &cmd));
 	test_in_use(self->fd, 8, 0);
 
-	/* The array is only read, up to its last byte */
+	/* The array may be read-only and is not read beyond its last byte */
 	memcpy(ro, held, sizeof(held));
 	ASSERT_EQ(0, mprotect(ro + 8 - page_size / sizeof(*ro), page_size,
 			      PROT_READ));
@@ -935,7 +942,7 @@ TEST_F(ioasid, query_of_unknown_or_recycled_number_is_enoent)
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, ids[0]));
 	test_err_query(ENOENT, self->fd, ids[0]);
 	expect_state(IOASID_STATE_ACTIVE, self->fd, ids[1]);
-	/* The bits above the number are not cut off */
+	/* Bits above the width of a PASID are not truncated */
 	test_err_query(ENOENT, self->fd, ids[1] | 0x100000);
 	test_err_query(ENOENT, self->fd, ids[1] | 0x80000000);
 	test_err_free(ENOENT, self->fd, 1, &(__u32){ ids[1] | 0x100000 });
@@ -953,7 +960,9 @@ TEST_F(ioasid, list_has_all_numbers_of_the_file_in_order)
 	test_cmd_list(self->fd, 0, &count, entries);
 	EXPECT_EQ(0, count);
 
-	/* From the last one to the first one, but for some of another file */
+	/*
+	 * Allocate in descending order, every fourth one through another file
+	 */
 	ASSERT_LE(0, other);
 	for (i = 40; i--;)
 		test_cmd_alloc(i % 4 ? self->fd : other, base + i, base + i, 1,
@@ -973,7 +982,7 @@ TEST_F(ioasid, list_has_all_numbers_of_the_file_in_order)
 		EXPECT_EQ(0xa5a5a5a5, entries[got].id);
 	}
 
-	/* What was freed and is not held is not there any more */
+	/* A freed IOASID without users is gone */
 	test_cmd_free(self->fd, 1, &ids[1]);
 	count = 1;
 	test_cmd_list(self->fd, 0, &count, entries);
@@ -1007,7 +1016,7 @@ TEST_F(ioasid, list_in_pages_is_the_whole_list)
 		EXPECT_EQ(all, n);
 	}
 
-	/* Behind the last one, and where no number can be */
+	/* Beyond the last IOASID, and beyond the largest number */
 	count = 5;
 	test_cmd_list(self->fd, last + 1, &count, entries);
 	EXPECT_EQ(0, count);
@@ -1028,7 +1037,7 @@ TEST_F(ioasid, list_with_a_bad_count_or_array)
 	ASSERT_EQ(0, mprotect((char *)(ro + 20) - page_size, page_size,
 			      PROT_READ));
 	test_err_list(EINVAL, self->fd, 0, 0, entries);
-	/* With nothing to tell, the array is not looked at */
+	/* An empty result does not touch the array */
 	count = 1;
 	test_cmd_list(self->fd, 0, &count, NULL);
 	EXPECT_EQ(0, count);
@@ -1038,13 +1047,13 @@ TEST_F(ioasid, list_with_a_bad_count_or_array)
 	test_err_list(EFAULT, self->fd, 0, 1, NULL);
 	test_err_list(EFAULT, self->fd, 0, 1, kernel_pointer());
 	test_err_list(EFAULT, self->fd, 0, 1, ro);
-	/* Only the last element cannot be written, of few and of many */
+	/* Only the last element is unmapped, for small and large counts */
 	test_err_list(EFAULT, self->fd, 0, 16, entries + 5);
 	test_err_list(EFAULT, self->fd, 0, 20, entries + 1);
 	test_err_list(EFAULT, self->fd, 0, 0xffffffff, entries + 1);
 	test_in_use(self->fd, 20, 0);
 
-	/* There may be any number of elements that are not needed */
+	/* The array may be larger than needed by any amount */
 	count = 0xffffffff;
 	test_cmd_list(self->fd, 0, &count, entries);
 	EXPECT_EQ(20, count);
@@ -1094,8 +1103,8 @@ TEST_F(ioasid, freed_number_without_users_can_be_had_again_at_once)
 	int i;
 
 	/*
-	 * Recycling is deferred, but an allocation that finds the number taken
-	 * by nothing else waits for it.
+	 * Recycling is deferred, but an allocation that is blocked only by
+	 * pending recycling waits for it.
 	 */
 	for (i = 0; i < 100; i++) {
 		got = 0;
@@ -1147,7 +1156,7 @@ TEST_F(ioasid, quota_is_reached_exactly)
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, ids + 8);
 	test_in_use(self->fd, 8, 0);
 
-	/* One goes, one comes, without a wait in between */
+	/* Free and allocate at the limit, without waiting in between */
 	test_cmd_free(self->fd, 1, ids);
 	test_cmd_alloc(self->fd, 0, 0, 1, ids);
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, ids + 8);
@@ -1163,7 +1172,7 @@ TEST_F(ioasid, quota_comes_back_with_every_number)
 	test_cmd_set_quota(self->fd, 8);
 	for (i = 0; i < 20; i++) {
 		test_cmd_alloc(self->fd, base, base + 7, 8, ids);
-		/* Whatever goes wrong at the limit must not be charged */
+		/* Failed calls at the limit must not be charged */
 		test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &extra);
 		test_cmd_free(self->fd, 8, ids);
 		test_err_alloc(EFAULT, self->fd, 0, 0, 8, NULL);
@@ -1204,13 +1213,13 @@ TEST_F(ioasid, quota_is_raised_only_with_cap_sys_resource)
 	struct ioasid_info info;
 	pid_t pid;
 
-	/* With the capability */
+	/* With CAP_SYS_RESOURCE */
 	test_cmd_set_quota(self->fd, quota + 1);
 	test_cmd_get_info(self->fd, &info);
 	EXPECT_EQ(quota + 1, info.quota);
 	test_cmd_set_quota(self->fd, quota);
 
-	/* Without, through the same file */
+	/* Without the capability, through the same file */
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -1219,7 +1228,7 @@ TEST_F(ioasid, quota_is_raised_only_with_cap_sys_resource)
 		test_err_set_quota(EPERM, self->fd, 0xffffffff);
 		test_cmd_get_info(self->fd, &info);
 		EXPECT_EQ(quota, info.quota);
-		/* What does not raise it needs nothing */
+		/* Not raising the quota needs no privilege */
 		test_cmd_set_quota(self->fd, quota);
 		test_cmd_set_quota(self->fd, quota - 1);
 		test_err_set_quota(EPERM, self->fd, quota);
@@ -1229,7 +1238,7 @@ TEST_F(ioasid, quota_is_raised_only_with_cap_sys_resource)
 	test_cmd_get_info(self->fd, &info);
 	EXPECT_EQ(quota - 1, info.quota);
 
-	/* Without any, as somebody else */
+	/* Without any capability, as another user */
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -1266,7 +1275,7 @@ TEST_F(ioasid, quota_is_not_raised_by_root_of_a_user_namespace)
 }
 
 /*
- * Invariant own-file: whoever is given a file can limit that one, and no other
+ * Invariant own-file: a process that was passed a file can limit only that file
  */
 TEST_F(ioasid, quota_is_that_of_the_file)
 {
@@ -1286,7 +1295,7 @@ TEST_F(ioasid, quota_is_that_of_the_file)
 	test_cmd_alloc(self->fd, 0, 0, 4, ids + 3);
 	test_in_use(self->fd, 4, 0);
 
-	/* An unprivileged helper that was handed one of them */
+	/* An unprivileged helper that was passed one of the files */
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
@@ -1331,7 +1340,7 @@ TEST_F(ioasid, new_file_has_the_default_quota)
 
 #define USER_LIMIT "/proc/sys/user/max_ioasids"
 
-/* A user without rights who may open the device, and the limit of that user */
+/* An unprivileged user who may open the device, and this user's limit */
 FIXTURE(user)
 {
 	int fd;
@@ -1368,7 +1377,7 @@ static int set_user_limit(const char *limit)
 	return len ? -EIO : 0;
 }
 
-/* Also after a test that was ended */
+/* In the parent, so that it runs even if the test was killed */
 FIXTURE_TEARDOWN_PARENT(user)
 {
 	if (!self->mode)
@@ -1377,7 +1386,7 @@ FIXTURE_TEARDOWN_PARENT(user)
 	EXPECT_EQ(0, chmod(IOASID_DEV, self->mode));
 }
 
-/* 10 numbers of a new file */
+/* Allocate 10 IOASIDs through a new file */
 static int take_ten(void)
 {
 	__u32 ids[10];
@@ -1387,8 +1396,9 @@ static int take_ten(void)
 }
 
 /*
- * A user comes by more files in several ways, but not by more numbers. Each @how
- * is a process that has 10 of them, and tells what the next one is told.
+ * A user can get more files in several ways, but not more IOASIDs. A process
+ * allocates 10, creates another process in the way given by @how, and returns
+ * the result of that process allocating 10 more.
  */
 static int take_more(int how)
 {
@@ -1432,7 +1442,7 @@ TEST_F(user, has_no_more_by_fork_exec_or_user_namespace)
 		EXPECT_TRUE(WIFEXITED(status));
 		EXPECT_EQ(EDQUOT, WEXITSTATUS(status)) TH_LOG("how %d", how);
 	}
-	/* What they had went with them, and others have not been limited */
+	/* Their IOASIDs were freed on exit, so 20 are available again */
 	ASSERT_EQ(0, set_user_limit("20"));
 	for (how = 0; how < 2; how++) {
 		pid = fork();
@@ -1442,7 +1452,10 @@ TEST_F(user, has_no_more_by_fork_exec_or_user_namespace)
 		wait_child(pid);
 	}
 
-	/* The user who opened the file, whoever has it */
+	/*
+	 * The user who opened the file is charged, even if another user holds
+	 * the file now
+	 */
 	fd = ioasid_open();
 	ASSERT_LE(0, fd);
 	pid = fork();
@@ -1497,13 +1510,13 @@ TEST_F(ioasid, low_numbers_need_cap_sys_resource)
 	}
 	wait_child(pid);
 
-	/* With it, unless somebody has them */
+	/* With the capability, unless all of these are in use */
 	for (i = 0, k = 0; i < 1023 && !k; i++)
 		k = !ioasid_alloc(self->fd, 1 + i, 1 + i, 1, &id);
 	EXPECT_EQ(1, k);
 }
 
-/* Devices with few PASID bits cannot use others */
+/* Devices with few PASID bits can use only low numbers */
 TEST_F(ioasid, any_number_leaves_the_low_ones_to_others)
 {
 	__u32 ids[100];
@@ -1586,13 +1599,16 @@ TEST_F(ioasid, fork_child_charges_the_file)
 		test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &got);
 		test_in_use(self->fd, 4, 0);
 		test_in_use(own, 0, 0);
-		/* It holds the file: it may do all that the opener may */
+		/*
+		 * A process that holds the file can do everything the opener
+		 * can
+		 */
 		expect_state(IOASID_STATE_ACTIVE, self->fd, mine);
 		test_cmd_free(self->fd, 1, &mine);
 		_exit(0);
 	}
 	wait_child(pid);
-	/* The numbers belong to the file, not to the process that is gone */
+	/* The IOASIDs belong to the file and outlive the process */
 	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 	test_in_use(self->fd, 3, 0);
 	test_err_query(ENOENT, self->fd, mine);
@@ -1602,8 +1618,8 @@ TEST_F(ioasid, fork_child_charges_the_file)
 }
 
 /*
- * Another process opens the file, allocates @count numbers, sends the file
- * here and exits before this returns.
+ * Another process opens the file, allocates @count IOASIDs, sends the file here
+ * and exits before this returns.
  */
 static int fd_of_exited_process(struct __test_metadata *_metadata, int count,
 				__u32 *ids)
@@ -1699,7 +1715,7 @@ TEST_F(ioasid, no_process_inherits_the_set_of_a_dead_one)
 	pid_t pid;
 	int i;
 
-	/* One of these will be given the memory of the dead one's mm */
+	/* One of these probably reuses the memory of the dead process's mm */
 	for (i = 0; i < 8; i++) {
 		pid = fork();
 		ASSERT_LE(0, pid);
@@ -1719,13 +1735,13 @@ TEST_F(ioasid, no_process_inherits_the_set_of_a_dead_one)
 	close(fd);
 }
 
-/* What the program does when it is started by the test that follows */
+/* Runs in the program executed by the following test */
 static int exec_child(int argc, char **argv)
 {
 	struct ioasid_info info;
 	int fd = atoi(argv[2]), own, i;
 
-	/* The file kept its numbers and its quota ... */
+	/* The file has kept its IOASIDs and its quota ... */
 	for (i = 3; i < argc; i++)
 		if (ioasid_state(fd, strtoul(argv[i], NULL, 0)) !=
 		    IOASID_STATE_ACTIVE)
@@ -1733,7 +1749,7 @@ static int exec_child(int argc, char **argv)
 	if (ioasid_get_info(fd, &info) || info.active != argc - 3 ||
 	    info.quota != argc - 2)
 		return 2;
-	/* ... and a new one has its own */
+	/* ... and a new file gets its own */
 	own = ioasid_open();
 	if (own < 0 || ioasid_get_info(own, &info) || info.active ||
 	    info.quota != boot_quota())
@@ -1780,7 +1796,7 @@ TEST_F(ioasid, exec_closes_a_cloexec_file)
 	char byte;
 	pid_t pid;
 
-	/* The child is the only one to hold the file when it executes */
+	/* When the child calls exec, it holds the only reference to the file */
 	ASSERT_LE(0, other);
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sock));
 	pid = fork();
@@ -1789,7 +1805,7 @@ TEST_F(ioasid, exec_closes_a_cloexec_file)
 		ASSERT_EQ(1, read(sock[1], &byte, 1));
 		test_cmd_alloc(other, 0, 0, 2, ids);
 		test_set_in_use(self->fd, 2, 0);
-		/* Fails in exec_child(): there is no file -1 */
+		/* exec_child() fails, as there is no descriptor -1 */
 		execl("/proc/self/exe", "ioasid", "--exec-child", none, NULL);
 		_exit(99);
 	}
@@ -1815,7 +1831,10 @@ TEST_F(ioasid, last_close_frees_all)
 	copy = dup(other);
 	ASSERT_LE(0, copy);
 
-	/* The copies of a descriptor are one file, as long as one is open */
+	/*
+	 * Duplicates refer to the same file, which lives until the last is
+	 * closed
+	 */
 	close(other);
 	test_set_in_use(self->fd, 8, 0);
 	expect_state(IOASID_STATE_ACTIVE, copy, ids[0]);
@@ -1840,7 +1859,9 @@ TEST_F(ioasid, exit_of_the_last_holder_frees_all)
 	char byte;
 	pid_t pid;
 
-	/* The child counts in this set, and is killed with the only file */
+	/*
+	 * The child is charged here, and is killed while it holds the only file
+	 */
 	ASSERT_LE(0, other);
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
 	pid = fork();
@@ -1874,7 +1895,7 @@ TEST_F(ioasid, dup_is_the_same_file)
 	close(copy);
 }
 
-/* Everything in @ids is in the range, and nothing twice */
+/* All @ids are in range and distinct */
 static void expect_distinct(struct __test_metadata *_metadata,
 			    const struct ioasid_info *info, const __u32 *ids,
 			    __u32 count)
@@ -1892,7 +1913,7 @@ static void expect_distinct(struct __test_metadata *_metadata,
 	free(seen);
 }
 
-/* Returns how long IOASID_ALLOC took, in us */
+/* Returns the duration of IOASID_ALLOC in us */
 static uint64_t large_call(struct __test_metadata *_metadata,
 			   FIXTURE_DATA(ioasid) *self, __u32 count)
 {
@@ -1911,7 +1932,7 @@ static uint64_t large_call(struct __test_metadata *_metadata,
 	test_in_use(self->fd, count, 0);
 	expect_distinct(_metadata, &self->info, ids, count);
 
-	/* The very last number is wrong: all stay */
+	/* Only the last number is invalid: nothing is freed */
 	ids[count] = ids[0];
 	test_err_free(ENOENT, self->fd, count + 1, ids);
 	test_in_use(self->fd, count, 0);
@@ -1923,7 +1944,7 @@ static uint64_t large_call(struct __test_metadata *_metadata,
 	test_cmd_get_info(self->fd, &info);
 	EXPECT_EQ(0, info.active);
 
-	/* With the quota used up by what is being recycled */
+	/* While IOASIDs being recycled still use up the quota */
 	test_cmd_alloc(self->fd, 0, 0, 1, ids);
 	test_cmd_free(self->fd, 1, ids);
 	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
@@ -1937,7 +1958,10 @@ TEST_F(ioasid, large_calls)
 	uint64_t us = large_call(_metadata, self, DEFAULT_QUOTA);
 	uint64_t count;
 
-	/* As many as this kernel allocates in half a second */
+	/*
+	 * As many as this kernel allocates in half a second, to bound the run
+	 * time
+	 */
 	count = DEFAULT_QUOTA * 500000ull / (us + 1);
 	if (count > 100000)
 		count = 100000;
@@ -1946,9 +1970,9 @@ TEST_F(ioasid, large_calls)
 }
 
 /*
- * A child starts a call with @count numbers, and is killed: when an ALLOC has
- * charged them, in a FREE after some time. True if the call had not
- * returned before.
+ * A child is killed during a call with @count numbers: in IOASID_ALLOC once
+ * they are charged, in IOASID_FREE after @after_us. Returns whether the call
+ * was still in progress.
  */
 static bool kill_in_call(struct __test_metadata *_metadata, int fd,
 			 unsigned int nr, __u32 count, __u32 *ids,
@@ -1988,7 +2012,7 @@ static bool kill_in_call(struct __test_metadata *_metadata, int fd,
 	return in_call;
 }
 
-/* Not all there are: a debug kernel has no memory for a million */
+/* Not the full range: a debug kernel lacks the memory for a million */
 #define HUGE_COUNT 200000
 
 TEST_F(ioasid, fatal_signal_ends_a_huge_alloc_and_leaves_nothing)
@@ -1998,12 +2022,12 @@ TEST_F(ioasid, fatal_signal_ends_a_huge_alloc_and_leaves_nothing)
 	struct ioasid_info info;
 
 	ASSERT_TRUE(ids != NULL);
-	/* Pages that are there: a process that was killed gets no new ones */
+	/* Fault in the pages: a killed process does not get new ones */
 	memset(ids, 0xff, count * sizeof(*ids));
 	test_cmd_set_quota(self->fd, count);
 	EXPECT_TRUE(kill_in_call(_metadata, self->fd, IOASID_ALLOC, count, ids,
 				 0));
-	/* While it took numbers, of which it has told none */
+	/* Killed while allocating, before any number was returned */
 	EXPECT_EQ(~0u, ids[0]);
 	EXPECT_EQ(~0u, ids[count - 1]);
 	test_cmd_get_info(self->fd, &info);
@@ -2070,7 +2094,7 @@ TEST_F(ioasid, fdinfo_shows_quota_and_numbers)
 	}
 	test_cmd_alloc(other, base + 3, base + 3, 1, &other_id);
 
-	/* All of the file, but for the lines that say that they are of the set */
+	/* Counts are per file, except for the ones named "set" */
 	expect_fdinfo("7", self->fd, "ioasid-active");
 	expect_fdinfo("1", other, "ioasid-active");
 	expect_fdinfo("8", self->fd, "ioasid-set-active");
@@ -2101,7 +2125,7 @@ TEST_F(ioasid, fdinfo_of_many_numbers_is_bounded)
 	ssize_t n;
 	int i, fd;
 
-	/* Every second number is the longest list there can be */
+	/* Alternate numbers make the longest possible list */
 	ASSERT_TRUE(ids != NULL);
 	test_cmd_set_quota(self->fd, DEFAULT_QUOTA);
 	test_cmd_alloc(self->fd, 0, 0, DEFAULT_QUOTA, ids);
@@ -2138,7 +2162,7 @@ TEST_F(ioasid, node_is_for_owner_and_group_only)
 		EXPECT_EQ(-EACCES, ioasid_open());
 		EXPECT_EQ(-1, open(IOASID_DEV, O_RDONLY));
 		EXPECT_EQ(EACCES, errno);
-		/* A file that it was given is all it needs */
+		/* With a file that it was passed, it can do everything */
 		test_cmd_alloc(self->fd, 0, 0, 1, &(__u32){ 0 });
 		_exit(0);
 	}
@@ -2158,14 +2182,17 @@ TEST_F(ioasid, file_has_no_data)
 	EXPECT_TRUE(mmap(NULL, page_size, PROT_READ, MAP_SHARED, self->fd,
 			 0) == MAP_FAILED);
 	EXPECT_EQ(ENODEV, errno);
-	/* Nothing is ever waited for: as any file without poll, it is ready */
+	/*
+	 * There is nothing to poll for: like any file without ->poll, it is
+	 * ready
+	 */
 	EXPECT_EQ(1, poll(&pfd, 1, 0));
 	EXPECT_EQ(POLLIN, pfd.revents);
 }
 
 /*
- * Who holds a number, in memory that all takers share. Whoever is given a
- * number that is marked as held has found two holders of one number.
+ * @held is shared by all takers and marks the numbers held. A taker that is
+ * given a number already marked has found it allocated twice.
  */
 struct taker {
 	int fd;
@@ -2184,7 +2211,7 @@ static void *take_and_free(void *arg)
 	for (i = 0; i < t->rounds; i++) {
 		count = 1 + i % 4;
 		ret = ioasid_alloc(t->fd, t->min, t->max, count, ids);
-		/* The range is too small for all of them at once */
+		/* The range is too small for all threads at once */
 		if (ret == -ENOSPC) {
 			sched_yield();
 			continue;
@@ -2267,7 +2294,10 @@ TEST_F(ioasid, processes_never_share_a_number)
 		wait_child(pids[i]);
 }
 
-/* Two threads free the same numbers at once: for each, exactly one succeeds */
+/*
+ * Two threads free the same numbers concurrently: exactly one must succeed for
+ * each
+ */
 static void *free_all(void *arg)
 {
 	struct taker *t = arg;
@@ -2306,8 +2336,8 @@ TEST_F(ioasid, threads_never_both_free_a_number)
 }
 
 /*
- * A 32-bit program is there for the entry of the system calls. What needs time
- * to find out how the kernel behaves behind it, the other one has found out.
+ * The 32-bit program tests the compat entry points. Leave out slow tests of
+ * behaviour that does not depend on them; the 64-bit program runs these.
  */
 static int run_32(char *name)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Use the IOASID test device to attach thousands of IOASIDs to an engine, more
- * than it has channels. Functions return 0 or a descriptor, or -errno.
+ * Use the IOASID test device to attach thousands of IOASIDs to an engine, far
+ * more than it has channels. Functions return 0 or a descriptor, or -errno.
  */
 #ifndef __SELFTEST_IOASID_ATTACH_H
 #define __SELFTEST_IOASID_ATTACH_H

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Many PASIDs that are parked at once, on real DMA: what holds for one must hold
- * for each of them, around every number at which the kernel begins another batch
- * or takes another kind of invalidation.
+ * Park many PASIDs at once, with running DMA. Each of them must be blocked, for
+ * counts around every threshold at which the kernel starts another batch or
+ * uses another kind of invalidation.
  *
- * The first, the middle and the last of them stream; the others are attached and
- * have no memory. Of these, too, each is tried by the engine: a request is
- * refused and reported while it is ACTIVE, refused in silence once it is parked.
+ * The first, the middle and the last PASID stream; the others are attached
+ * without any memory mapped. The engine also tries each of the others: a
+ * request is refused and reported while the PASID is ACTIVE, and refused
+ * silently once it is parked.
  */
 #include <sched.h>
 #include <signal.h>
@@ -23,8 +24,8 @@
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
 /*
- * See pasid_park.c: descriptors for one wait, what the queue has room for, and
- * what is flushed before all is dropped
+ * See pasid_park.c: descriptors per wait, capacity of the queue, and the limit
+ * above which one global invalidation is used instead
  */
 #define BATCH 16
 #define QUEUE 254
@@ -33,18 +34,18 @@
 #define MAX_IDS 2048
 
 /*
- * Of a stream: often enough to meet a flush that comes late, and not so often
- * that the emulator has time for nothing else
+ * Period of a stream: short enough to catch a late flush, but long enough not
+ * to saturate the emulator
  */
 #define PERIOD_US 250
 
-/* Never mapped */
+/* An address that is never mapped */
 #define BAD_IOVA 0x40000000ULL
 
 FIXTURE(batch)
 {
 	pid_t pid;
-	int fd;			/* same set as the owner, for what is left */
+	int fd;			/* outlives @owner, in the same set */
 	int owner;
 	int attach;
 	int kmsg;
@@ -57,7 +58,7 @@ FIXTURE(batch)
 FIXTURE_VARIANT(batch)
 {
 	bool ats;
-	bool kill;	/* instead of a close */
+	bool kill;	/* kill the last holder instead of closing */
 	__u32 count;
 	bool takes_long;
 };
@@ -81,7 +82,7 @@ BATCH_VARIANT(ats_queue, true, QUEUE, true);
 BATCH_VARIANT(ats_queue_and_one, true, QUEUE + 1, false);
 BATCH_VARIANT(ats_global, true, SELECTIVE_MAX + 1, true);
 
-/* Position of the number of a channel */
+/* Index of the channel's IOASID in the batch */
 static __u32 place(int nr_ch, __u32 count, int ch)
 {
 	return nr_ch > 1 ? ch * (count - 1) / (nr_ch - 1) : 0;
@@ -124,7 +125,10 @@ FIXTURE_TEARDOWN_PARENT(batch)
 		channel_remove(_metadata, &self->ch[i], self->pid);
 }
 
-/* @count numbers of @owner: some stream, the rest is attached */
+/*
+ * Allocate @count IOASIDs of @owner: the channels stream with some, the rest
+ * are only attached
+ */
 static void start_batch(struct __test_metadata *_metadata, int owner,
 			__u32 count, __u32 *ids, struct channel *ch, int nr_ch,
 			int attach, const char *engine, __u32 per_domain)
@@ -151,8 +155,8 @@ static void start_batch(struct __test_metadata *_metadata, int owner,
 }
 
 /*
- * Let the last channel of the engine, which belongs to nobody, try @id. True if
- * that was refused.
+ * Make the last channel of the engine, which has no user, issue a request with
+ * @id. Returns whether it was refused.
  */
 static bool try_pasid(struct pdma_bar *bar, __u32 id)
 {
@@ -169,7 +173,7 @@ static bool try_pasid(struct pdma_bar *bar, __u32 id)
 	return refused;
 }
 
-/* Each one is refused, and not a fault is reported */
+/* All requests are refused, and no fault is reported */
 static void expect_all_silent(struct __test_metadata *_metadata,
 			      struct pdma_bar *bar, const __u32 *ids,
 			      __u32 count)
@@ -197,7 +201,7 @@ static void expect_reported(struct __test_metadata *_metadata, int kmsg,
 	kmsg_expect_faults(kmsg, false);
 }
 
-/* All of invariants no-reuse to users-keep, for what was parked by one call */
+/* Check invariants no-reuse to users-keep for IOASIDs parked by one call */
 static void expect_parked(struct __test_metadata *_metadata, int fd,
 			  struct engine *engine, int kmsg, const __u32 *ids,
 			  __u32 count, struct channel *ch, int nr_ch)
@@ -220,7 +224,7 @@ static void expect_parked(struct __test_metadata *_metadata, int fd,
 	close(other);
 }
 
-/* The users let go: all of the numbers can be had, and are plain again */
+/* Drop all users: all IDs become free, and their faults are reported again */
 static void expect_recycled(struct __test_metadata *_metadata, int fd,
 			    int attach, struct engine *engine, int kmsg,
 			    __u32 *ids, __u32 count, struct channel *ch,
@@ -248,7 +252,7 @@ static void expect_recycled(struct __test_metadata *_metadata, int fd,
 		expect_blocked(&ch[k]);
 }
 
-/* The last one who has the file closes it, or is killed */
+/* The last holder of the file closes it or is killed */
 TEST_F(batch, end_of_the_file_parks_all)
 {
 	pid_t pid = -1;
@@ -275,7 +279,7 @@ TEST_F(batch, end_of_the_file_parks_all)
 			self->nr_ch);
 }
 
-/* Many in a domain, which is flushed as one */
+/* IOASIDs that share domains, each of which is flushed as a whole */
 TEST_F(batch, free_parks_all)
 {
 	start_batch(_metadata, self->owner, variant->count, self->ids, self->ch,
@@ -288,7 +292,7 @@ TEST_F(batch, free_parks_all)
 			self->nr_ch);
 }
 
-/* Every second number of a file, in domains that they share with the others */
+/* Free alternate IOASIDs, which share domains with the ones kept */
 TEST_F(batch, free_of_some_leaves_the_others)
 {
 	__u64 faults = bar_recorded(&self->engine.bar);
@@ -300,7 +304,10 @@ TEST_F(batch, free_of_some_leaves_the_others)
 		SKIP(return, "one has no others");
 	start_batch(_metadata, self->owner, count, self->ids, self->ch, 2,
 		    self->attach, self->engine.name, 0);
-	/* All but the last, which streams: so does the first */
+	/*
+	 * Keep the last one, whose channel streams; the first is freed while it
+	 * streams
+	 */
 	for (i = 0; i < count - 1; i += 2)
 		some[i / 2] = self->ids[i];
 	test_cmd_free(self->owner, i / 2, some);
@@ -316,7 +323,7 @@ TEST_F(batch, free_of_some_leaves_the_others)
 		EXPECT_EQ(1, query.attachments);
 	}
 	expect_reported(_metadata, self->kmsg, &self->engine.bar, self->ids[1]);
-	/* What was freed is not there for a second time, and nothing else is */
+	/* The array contains IDs already freed: nothing else is freed either */
 	test_err_free(ENOENT, self->owner, count, self->ids);
 	expect_running(_metadata, kept);
 	close(self->owner);
@@ -325,18 +332,18 @@ TEST_F(batch, free_of_some_leaves_the_others)
 }
 
 /*
- * As many streams as an engine has mediated devices, half of them of somebody else,
- * which go on whatever the other half does.
+ * One stream per mediated device of the engine. Half of them belong to another
+ * owner and must be unaffected by what happens to the other half.
  */
 #define NR_STREAMS (PDMA_MAX_CHANNELS / PDMA_MDEV_CHANNELS)
-#define NR_ROUNDS 2	/* by close and by FREE */
+#define NR_ROUNDS 2	/* one with close, one with IOASID_FREE */
 
 FIXTURE(bystander)
 {
 	pid_t pid;
 	int fd;
 	struct engine engine;
-	struct channel ch[NR_STREAMS];	/* theirs, then ours */
+	struct channel ch[NR_STREAMS];	/* the bystander's, then ours */
 	int nr_ch;
 	__u32 *ids;
 };
@@ -460,7 +467,7 @@ TEST_F(bystander, goes_on_while_many_are_parked)
 		for (i = theirs; i < NR_STREAMS; i++)
 			EXPECT_EQ(0, pdma_drop_all_ioasids(&ch[i].dev));
 	}
-	/* Not one of their requests was refused, at any time */
+	/* None of their requests was ever refused */
 	for (i = 0; i < theirs; i++)
 		EXPECT_EQ(0, refused(&ch[i]));
 	EXPECT_EQ(faults, bar_recorded(&self->engine.bar));

@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * IOASIDs and the limits of cgroups: the resource "ioasid" of the misc
- * controller
+ * Accounting of IOASIDs in the misc cgroup controller
  *
- * What is charged is the group in which a process was when it allocated a
- * number, and that group is uncharged when the number is recycled: whoever
- * drops the last reference, wherever that and the allocator are by then, and
- * whether or not the group still has a directory. An earlier proposal for
- * IOASIDs got two of these wrong. Charges leaked at every exit of a process,
- * because a task that exits no longer has the mm that they were looked up by;
- * and the uncharge went to the group of the current task, which was charged
- * less than it held, and the other one more, for good.
+ * An IOASID is charged to the cgroup of the task that allocates it, and the
+ * same cgroup is uncharged when it is recycled, no matter who drops the last
+ * reference, which cgroup that task or the allocator is in by then, and whether
+ * the cgroup still has a directory. An earlier IOASID proposal got two of these
+ * wrong: charges leaked whenever a process exited, as they were looked up by an
+ * mm that an exiting task no longer has, and the uncharge went to the cgroup of
+ * the current task, so that both counters were off for good.
  *
- * Every test has a group TOP with the groups A and B in it. misc.peak proves
- * that a group was never charged, not even for a moment.
+ * All tests use a cgroup TOP with the children A and B. misc.peak shows that a
+ * cgroup was never charged, not even transiently.
  */
 #include <signal.h>
 #include <sys/socket.h>
@@ -24,22 +22,22 @@
 
 #define PAGE 4096
 
-/* The number space, without 0 */
+/* Number of valid PASIDs; 0 is reserved */
 #define CAPACITY 0xfffff
 
 enum { TOP, A, B, NR_GROUPS };
 
-/* Mediated devices that a test may use */
+/* Maximum number of mediated devices per test */
 #define NR_DEVS 3
 
-/* Files of a group */
+/* Control files of a cgroup */
 
 static long long peak_of(const char *group)
 {
 	return group_read(group, "misc.peak", "ioasid");
 }
 
-/* How often the limit of @group, or of a group below, was hit */
+/* How often the limit of @group or one of its descendants was hit */
 static long long events_of(const char *group)
 {
 	return group_read(group, "misc.events", "ioasid.max");
@@ -66,13 +64,13 @@ static int put_into(const char *group, pid_t pid)
 	return group_write(group, "cgroup.procs", val);
 }
 
-/* Nobody may be in it; what is still charged does not matter. */
+/* Fails if there are processes in it; remaining charges do not matter. */
 static int remove_group(const char *group)
 {
 	return rmdir(group) ? -errno : 0;
 }
 
-/* The group of this process, to return to */
+/* The initial cgroup of this process */
 static void find_home(char home[PDMA_PATH_LEN])
 {
 	char line[200] = "";
@@ -113,7 +111,7 @@ FIXTURE_SETUP(cgroup)
 	}
 }
 
-/* In the parent of the test, whose processes may be left if it has failed */
+/* In the parent of the test, as a failed test may leave child processes */
 FIXTURE_TEARDOWN_PARENT(cgroup)
 {
 	int i;
@@ -122,7 +120,7 @@ FIXTURE_TEARDOWN_PARENT(cgroup)
 	for (i = 0; i < NR_DEVS; i++)
 		if (self->uuid[i][0])
 			EXPECT_EQ(0, pdma_remove(self->uuid[i]));
-	/* Whatever the test did, all of it is uncharged in the end */
+	/* Everything must be uncharged in the end */
 	EXPECT_TRUE(wait_until(!current_of(self->group[TOP])));
 	for (i = NR_GROUPS; i--; )
 		EXPECT_TRUE(wait_until(!remove_group(self->group[i]) ||
@@ -164,11 +162,11 @@ static void kill_child(struct __test_metadata *_metadata, pid_t pid)
 
 	EXPECT_EQ(0, kill(pid, SIGKILL));
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	/* It has not ended by itself */
+	/* It must not have exited on its own */
 	EXPECT_TRUE(WIFSIGNALED(status));
 }
 
-/* fork() with the child in @group */
+/* fork() and move the child to @group */
 static pid_t fork_into(struct __test_metadata *_metadata, const char *group)
 {
 	pid_t pid = fork();
@@ -179,7 +177,7 @@ static pid_t fork_into(struct __test_metadata *_metadata, const char *group)
 	return pid;
 }
 
-/* A mediated device of this test that nobody else has open; false: no engine */
+/* Create and open a mediated device. Returns false if there is no engine. */
 static bool open_device(struct __test_metadata *_metadata,
 			char uuid[PDMA_UUID_LEN + 1], struct pdma_dev *dev)
 {
@@ -192,7 +190,7 @@ static bool open_device(struct __test_metadata *_metadata,
 	return true;
 }
 
-/* One byte from one process to another: whether it came */
+/* Synchronize two processes with a single byte. Return whether it worked. */
 static bool tell(int fd)
 {
 	return write(fd, "", 1) == 1;
@@ -228,7 +226,7 @@ TEST_F(cgroup, number_is_charged_to_the_cgroup_of_its_allocator)
 
 		ASSERT_LE(0, fd);
 		close(sock[0]);
-		/* Somebody puts us into the group */
+		/* The parent moves this process to the cgroup */
 		ASSERT_TRUE(hear(sock[1]));
 		test_cmd_alloc(fd, 0, 0, 3, ids);
 		ASSERT_TRUE(tell(sock[1]));
@@ -301,17 +299,17 @@ TEST_F(cgroup, limit_gives_edquot_takes_nothing_and_tells)
 	EXPECT_EQ(0, local_events_of(self->group[TOP]));
 	EXPECT_EQ(0, events_of(self->group[B]));
 
-	/* It was not this one that was too much */
+	/* A request that fits still succeeds */
 	test_cmd_alloc(self->fd, 0, 0, 1, &ids[2]);
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, more);
 	test_current(A, 3);
-	/* Who has reached a limit may still do everything else */
+	/* At the limit, everything except allocation still works */
 	test_cmd_query(self->fd, ids[2], &query);
 	EXPECT_EQ(IOASID_STATE_ACTIVE, query.state);
 	test_cmd_free(self->fd, 1, ids);
 	test_cmd_alloc(self->fd, 0, 0, 1, ids);
 
-	/* The limit is that of the group, not of the process */
+	/* The limit applies to the cgroup, not to the process */
 	test_leave();
 	test_cmd_alloc(self->fd, 0, 0, 1, more);
 	test_current(A, 3);
@@ -351,7 +349,7 @@ TEST_F(cgroup, limit_of_the_parent_counts)
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &b[2]);
 	test_enter(A);
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &b[2]);
-	/* What is free in one of them can be had in the other one */
+	/* What one cgroup gives back is available to the other */
 	test_cmd_free(self->fd, 1, &b[0]);
 	test_cmd_alloc(self->fd, 0, 0, 1, &b[2]);
 	test_current(A, 3);
@@ -360,7 +358,7 @@ TEST_F(cgroup, limit_of_the_parent_counts)
 	test_leave();
 }
 
-/* More than what is copied to user space at a time */
+/* More than is copied to user space in one batch */
 #define BULK 150
 
 TEST_F(cgroup, bulk_is_all_or_nothing)
@@ -394,7 +392,7 @@ TEST_F(cgroup, lowered_limit_lets_nothing_in_until_it_fits)
 	test_cmd_free(self->fd, 1, &ids[0]);
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &id);
 	test_cmd_free(self->fd, 1, &ids[1]);
-	/* Two of two */
+	/* Two left, with a limit of two */
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &id);
 	test_cmd_free(self->fd, 1, &ids[2]);
 	test_cmd_alloc(self->fd, 0, 0, 1, &id);
@@ -423,7 +421,9 @@ TEST_F(cgroup, parked_number_stays_charged_and_is_no_way_around_the_limit)
 		test_current(A, i + 1);
 	}
 
-	/* By nobody in the group: not by this file, a new one, a new process */
+	/*
+	 * The limit holds for this file, for a new file and for a new process
+	 */
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &id);
 	close(self->fd);
 	test_current(A, 2);
@@ -442,7 +442,7 @@ TEST_F(cgroup, parked_number_stays_charged_and_is_no_way_around_the_limit)
 	test_current(A, 2);
 	EXPECT_EQ(2, peak_of(self->group[TOP]));
 
-	/* The user lets go: as many as it had can be had again */
+	/* When a user releases a PASID, one more can be allocated */
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&dev[0]));
 	test_falls_to(A, 1);
 	test_cmd_alloc(fd, 0, 0, 1, &id);
@@ -469,7 +469,7 @@ TEST_F(cgroup, recycle_uncharges)
 	test_cmd_alloc(self->fd, 0, 0, 2, ids);
 	ASSERT_EQ(0, pdma_set_ioasid(&dev, self->fd, ids[0]));
 
-	/* Nobody holds the one, the device the other one */
+	/* ids[0] is held by the device, ids[1] has no users */
 	test_cmd_free(self->fd, 2, ids);
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, ids[1]));
 	test_current(A, 1);
@@ -494,7 +494,7 @@ TEST_F(cgroup, migration_moves_no_charge)
 	test_falls_to(A, 1);
 	test_never_charged(B);
 
-	/* What is new belongs to where the process is now */
+	/* New allocations are charged to the current cgroup */
 	test_cmd_alloc(self->fd, 0, 0, 1, &id);
 	test_current(A, 1);
 	test_current(B, 1);
@@ -509,8 +509,8 @@ TEST_F(cgroup, migration_moves_no_charge)
 }
 
 /*
- * The device is closed by a process in B, when the one that allocated the
- * number has freed it and left the group.
+ * The device is closed by a process in B, after the allocator has freed the
+ * IOASID and left its cgroup.
  */
 TEST_F(cgroup, last_put_in_another_cgroup_uncharges_that_of_the_allocator)
 {
@@ -546,7 +546,7 @@ TEST_F(cgroup, last_put_in_another_cgroup_uncharges_that_of_the_allocator)
 	test_falls_to(TOP, 0);
 }
 
-/* The same when the allocator is no more */
+/* Same, after the allocator has exited */
 TEST_F(cgroup, last_put_after_exit_uncharges_the_cgroup_of_the_allocator)
 {
 	struct pdma_dev dev;
@@ -575,7 +575,7 @@ TEST_F(cgroup, last_put_after_exit_uncharges_the_cgroup_of_the_allocator)
 	test_leave();
 }
 
-/* The quota is that of the file, the cgroup that of the caller. */
+/* The quota belongs to the file, the cgroup to the calling task. */
 TEST_F(cgroup, alloc_through_a_received_file_charges_the_cgroup_of_the_caller)
 {
 	int sock[2], fd;
@@ -598,7 +598,7 @@ TEST_F(cgroup, alloc_through_a_received_file_charges_the_cgroup_of_the_caller)
 	fd = receive_fd(sock[1]);
 	ASSERT_LE(0, fd);
 
-	/* The opener is gone, its file is not */
+	/* The file outlives the process that opened it */
 	test_err_alloc(EDQUOT, fd, 0, 0, 3, ids);
 	test_current(B, 0);
 	test_cmd_alloc(fd, 0, 0, 2, ids);
@@ -608,7 +608,7 @@ TEST_F(cgroup, alloc_through_a_received_file_charges_the_cgroup_of_the_caller)
 	test_in_use(self->fd, 0, 0);
 	test_err_alloc(EDQUOT, fd, 0, 0, 1, &ids[2]);
 
-	/* Each cgroup gets back what it was charged */
+	/* Each cgroup is uncharged by what it was charged */
 	test_cmd_free(fd, 1, ids);
 	test_falls_to(B, 1);
 	test_current(A, 1);
@@ -619,7 +619,7 @@ TEST_F(cgroup, alloc_through_a_received_file_charges_the_cgroup_of_the_caller)
 	test_leave();
 }
 
-/* Whatever of the allocator is left when its files are closed, an mm is not. */
+/* An exiting process closes its files without an mm. */
 TEST_F(cgroup, exit_of_the_allocator_uncharges)
 {
 	int i, sock[2];
@@ -656,7 +656,7 @@ TEST_F(cgroup, exit_of_the_allocator_uncharges)
 	EXPECT_EQ(20, peak_of(self->group[A]));
 }
 
-/* Removed groups in TOP that somebody still refers to */
+/* Removed cgroups below TOP that are still referenced */
 static long long dying_in(const char *group)
 {
 	return group_read(group, "cgroup.stat", "nr_dying_descendants");
@@ -677,7 +677,7 @@ TEST_F(cgroup, removed_cgroup_is_uncharged_and_then_goes)
 	test_cmd_free(self->fd, 1, &ids[0]);
 	test_enter(B);
 
-	/* With one that is PARKED and two that are ACTIVE */
+	/* With one PARKED and two ACTIVE IOASIDs */
 	ASSERT_EQ(0, remove_group(self->group[A]));
 	test_current(TOP, 3);
 	EXPECT_EQ(1, dying_in(self->group[TOP]));
@@ -694,13 +694,13 @@ TEST_F(cgroup, removed_cgroup_is_uncharged_and_then_goes)
 	test_falls_to(TOP, 0);
 	test_current(B, 0);
 
-	/* Nothing keeps what was the group */
+	/* Nothing references the removed cgroup any more */
 	EXPECT_TRUE(wait_until(!dying_in(self->group[TOP])));
 	pdma_close(&dev);
 	test_leave();
 }
 
-/* An ALLOC of which each allocation fails once */
+/* Fail each allocation of IOASID_ALLOC once */
 struct world {
 	FIXTURE_DATA(cgroup) *self;
 	__u32 ids[3];
@@ -729,10 +729,13 @@ static void expect_charged(struct __test_metadata *_metadata, struct world *w)
 	test_falls_to(A, 0);
 }
 
-/* Nothing, not even a reference to the group, is left by an ALLOC that fails */
+/* A failed ALLOC leaves no charge and no reference to the cgroup */
 TEST_F(cgroup, failed_alloc_leaves_no_charge)
 {
-	/* The second batch cannot be copied out */
+	/*
+	 * A fault in the copy to user space, in the first or in the second
+	 * batch
+	 */
 	char *page = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct world w = { .self = self };
@@ -752,7 +755,7 @@ TEST_F(cgroup, failed_alloc_leaves_no_charge)
 		       (__u32 *)(page + PAGE - 70 * sizeof(__u32)));
 	test_current(A, 0);
 
-	/* Some of the range are free, but not enough */
+	/* The range has some free IDs, but not enough */
 	test_cmd_alloc(self->fd, some, some + 9, 6, ids);
 	test_err_alloc(ENOSPC, self->fd, some, some + 9, 5, &ids[10]);
 	test_current(A, 6);
@@ -764,10 +767,13 @@ TEST_F(cgroup, failed_alloc_leaves_no_charge)
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 6, ids);
 	test_current(A, 0);
 	test_cmd_set_quota(self->fd, 100);
-	/* That was not the limit of a group */
+	/* None of these was refused by the limit of a cgroup */
 	EXPECT_EQ(0, events_of(self->group[A]));
 
-	/* The limit of a group above: those below are uncharged again */
+	/*
+	 * Refused by the limit of an ancestor: its descendants are uncharged
+	 * again
+	 */
 	test_limit(TOP, 5);
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 6, ids);
 	test_current(A, 0);
@@ -785,14 +791,17 @@ TEST_F(cgroup, failed_alloc_leaves_no_charge)
 	test_leave();
 }
 
-/* Those that nobody holds any more are no reason to refuse. */
+/* IOASIDs that are only waiting to be recycled must not cause a failure. */
 TEST_F(cgroup, numbers_that_wait_for_the_worker_do_not_fill_a_cgroup)
 {
 	static const unsigned int counts[] = { 1, 1, 1, 70 };
 	__u32 ids[70];
 	int i, c;
 
-	/* The group itself, the one above, and many at once */
+	/*
+	 * Limit of the cgroup itself, limit of its parent, and many IOASIDs at
+	 * once
+	 */
 	for (c = 0; c < ARRAY_LEN(counts); c++) {
 		int group = c == 1 ? TOP : A;
 		int rounds = counts[c] == 1 ? 300 : 20;
@@ -806,7 +815,7 @@ TEST_F(cgroup, numbers_that_wait_for_the_worker_do_not_fill_a_cgroup)
 				       counts[c]);
 			}
 			test_cmd_free(self->fd, counts[c], ids);
-			/* Also when the quota is as full as the cgroup */
+			/* The same with the quota exhausted, too */
 			if (c == 2 && !i)
 				test_cmd_set_quota(self->fd, 1);
 		}
@@ -820,8 +829,8 @@ TEST_F(cgroup, numbers_that_wait_for_the_worker_do_not_fill_a_cgroup)
 }
 
 /*
- * The group that is charged, the one that is remembered and the one that is
- * uncharged must be the same, also if the process is moved in between.
+ * Charge and uncharge must use the same cgroup, even if the process is migrated
+ * in between.
  */
 TEST_F(cgroup, race_of_alloc_and_migration_leaves_no_charge)
 {
@@ -837,7 +846,7 @@ TEST_F(cgroup, race_of_alloc_and_migration_leaves_no_charge)
 			__u32 ids[3];
 
 			ASSERT_LE(0, fd);
-			/* Until it is killed */
+			/* Runs until killed */
 			for (n = 1; ; n++) {
 				ret = ioasid_alloc(fd, 0, 0, 1 + n % 3, ids);
 				if (ret == -EDQUOT)

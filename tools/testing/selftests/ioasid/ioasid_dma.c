@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What an IOASID means for DMA: the device that uses it is an emulated engine,
- * driven through its mediated devices, and what is expected is read from the
- * memory, from the engine's counters, and from what kernel and IOMMU report.
+ * Effects of an IOASID on DMA. The device is an emulated engine, driven through
+ * mediated devices. Results are checked in memory, in the engine's counters,
+ * and in what the kernel and the IOMMU report.
  *
- * A test that says "blocked" has seen the engine try after that, and fail.
+ * A channel counts as blocked only after the engine has retried and failed.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -13,7 +13,7 @@
 
 #include "ioasid_fixture.h"
 
-/* Never mapped */
+/* An address that is never mapped */
 #define BAD_IOVA 0x40000000ULL
 
 #define expect_state(state, fd, id) EXPECT_EQ((int)(state), ioasid_state(fd, id))
@@ -25,7 +25,7 @@
 	ASSERT_EQ(0, __status);						\
 } while (0)
 
-/* One engine, and two of its channels. One variant for each kind of engine */
+/* One engine and two of its channels, one variant per kind of engine */
 DMA_TEST_SUITE(dma)
 
 TEST_F(dma, active_number_lets_dma_through)
@@ -37,7 +37,7 @@ TEST_F(dma, active_number_lets_dma_through)
 	__u32 id;
 	int i;
 
-	/* Not without a number */
+	/* Fails without an IOASID */
 	EXPECT_EQ(-ENXIO, pdma_copy(&ch->dev, IOVA, IOVA + BUF_LEN / 2, 8));
 
 	id = give_ioasid(_metadata, ch, self->fd);
@@ -69,7 +69,7 @@ TEST_F(dma, number_is_not_reused_while_referenced)
 	id = give_ioasid(_metadata, ch, self->fd);
 	test_cmd_free(self->fd, 1, &id);
 
-	/* Nobody can have it, by name or by chance */
+	/* It cannot be allocated, neither explicitly nor by chance */
 	expect_state(IOASID_STATE_PARKED, self->fd, id);
 	test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
 	test_err_alloc(ENOSPC, other, id, id, 1, &got);
@@ -82,7 +82,10 @@ TEST_F(dma, number_is_not_reused_while_referenced)
 	expect_state(IOASID_STATE_PARKED, self->fd, id);
 	EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
 
-	/* The user lets go: it can be had, even before anybody has waited */
+	/*
+	 * After the last put the number is available at once: alloc flushes the
+	 * worker
+	 */
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
 	test_cmd_alloc(other, id, id, 1, &got);
 	EXPECT_EQ(id, got);
@@ -107,7 +110,7 @@ TEST_F(dma, number_of_closed_file_is_not_reused_while_referenced)
 	test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
 	EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
 
-	/* This time, the user lets go by the close of the device */
+	/* This time, closing the device drops the last reference */
 	channel_close(ch);
 	test_cmd_alloc(self->fd, id, id, 1, &got);
 	EXPECT_EQ(id, got);
@@ -115,8 +118,8 @@ TEST_F(dma, number_of_closed_file_is_not_reused_while_referenced)
 }
 
 /*
- * Invariant synchronous, for all of @ch, which share a number in every round.
- * Returns how many times something was written when it must not have been.
+ * Invariant synchronous, for all of @ch, which share an IOASID in each round.
+ * Returns the number of writes seen after the free.
  */
 static int late_writes(struct __test_metadata *_metadata, int fd,
 		       struct channel *ch, int nr_ch, int rounds, bool by_close)
@@ -124,7 +127,10 @@ static int late_writes(struct __test_metadata *_metadata, int fd,
 	static const struct {
 		__u32 len, period, burst;
 	} streams[] = {
-		/* One page; a few; all that there is, new ones all the time */
+		/*
+		 * One page; a few pages; the whole buffer, i.e. constantly new
+		 * pages
+		 */
 		{ 4096, 50, 1 }, { 3 * 4096, 20, 4 }, { BUF_LEN, 100, 64 },
 	};
 	int round, i, owner = fd, late = 0;
@@ -172,7 +178,7 @@ TEST_F(dma, no_write_after_close_returns)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/* A batch of numbers, of which two are in use, is freed by one call */
+/* Free a batch of IOASIDs, two of which are in use, by one call */
 TEST_F(dma, no_write_after_free_of_many_returns)
 {
 	__u32 ids[256];
@@ -192,7 +198,10 @@ TEST_F(dma, no_write_after_free_of_many_returns)
 	}
 }
 
-/* A stream of the channel that no driver has checked must stay blocked */
+/*
+ * A stream started directly on the engine, without checks by the driver, must
+ * stay blocked
+ */
 static void expect_still_blocked(struct __test_metadata *_metadata,
 				 struct engine *engine, struct channel *ch,
 				 unsigned int nr, __u32 id)
@@ -203,7 +212,7 @@ static void expect_still_blocked(struct __test_metadata *_metadata,
 	bar_set_pasid(&engine->bar, nr, PDMA_PASID_VALID | id);
 	ASSERT_TRUE(bar_stream(&engine->bar, nr, IOVA, ch->len, 50));
 	expect_blocked(ch);
-	/* And silent: that is not a plain entry, or one without the page */
+	/* No fault is reported, so the entry is neither plain nor unmapped */
 	EXPECT_EQ(faults, bar_recorded(&engine->bar));
 	bar_stop(&engine->bar, nr);
 }
@@ -224,7 +233,7 @@ TEST_F(dma, parked_is_final)
 	test_cmd_free(self->fd, 1, &id);
 	expect_blocked(ch);
 
-	/* What the user may ask for */
+	/* Requests through the driver */
 	EXPECT_EQ(-ESHUTDOWN, pdma_set_ioasid(&ch->dev, self->fd, id));
 	EXPECT_EQ(-ESHUTDOWN, pdma_set_ioasid(&self->ch[1].dev, self->fd, id));
 	EXPECT_EQ(0, pdma_get_ioasid(&self->ch[1].dev));
@@ -234,7 +243,7 @@ TEST_F(dma, parked_is_final)
 	EXPECT_EQ(-ESHUTDOWN, pdma_copy(&ch->dev, IOVA, IOVA + 4096, 4096));
 	expect_still_blocked(_metadata, &self->engine, ch, nr, id);
 
-	/* A reset of the channel, and new mappings */
+	/* After a reset of the channel, and with new mappings */
 	EXPECT_EQ(0, pdma_reset(&ch->dev));
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, IOVA, 4096, 50, 1));
 	expect_still_blocked(_metadata, &self->engine, ch, nr, id);
@@ -243,7 +252,9 @@ TEST_F(dma, parked_is_final)
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, IOVA, 4096, 50, 1));
 	expect_still_blocked(_metadata, &self->engine, ch, nr, id);
 
-	/* A reset of the function, which also loses what it has cached */
+	/*
+	 * After a function level reset, which also clears the device's caches
+	 */
 	ASSERT_EQ(0, pci_reset(self->engine.name));
 	EXPECT_EQ(variant->ats, pci_ats_enabled(self->engine.name));
 	expect_still_blocked(_metadata, &self->engine, ch, nr, id);
@@ -253,10 +264,9 @@ TEST_F(dma, parked_is_final)
 }
 
 /*
- * Invariants final and users-keep: the device is given a number, and the owner
- * frees it, at the same time. A third thread keeps the channel busy, so that
- * the driver has looked the number up and waits for the channel when the
- * number is parked.
+ * Invariants final and users-keep: attach to the device races with free by the
+ * owner. A third thread keeps the channel busy, so that the attaching thread
+ * has already looked up the IOASID and waits for the channel when it is parked.
  */
 struct racer {
 	struct channel *ch;
@@ -301,7 +311,7 @@ TEST_F(dma, attach_races_with_free)
 	for (round = 0; round < 40; round++) {
 		struct racer racer = { .ch = ch, .fd = self->fd };
 
-		/* The busy thread needs one to work with, and leaves it */
+		/* The busy thread uses this one, and keeps it attached */
 		id = give_ioasid(_metadata, ch, self->fd);
 		nr = channel_nr(&self->engine.bar, ch, id);
 		ASSERT_LE(0, nr);
@@ -319,7 +329,7 @@ TEST_F(dma, attach_races_with_free)
 		ASSERT_EQ(0, pthread_join(busy, NULL));
 
 		if (racer.ret) {
-			/* Too late, or too late even to find it */
+			/* Already parked, or already gone at lookup */
 			EXPECT_TRUE(racer.ret == -ESHUTDOWN ||
 				    racer.ret == -ENOENT);
 			EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
@@ -328,7 +338,7 @@ TEST_F(dma, attach_races_with_free)
 			given++;
 			test_err_alloc(ENOSPC, self->fd, racer.id, racer.id, 1,
 				       &got);
-			/* Even if the driver has not used it before */
+			/* Even if the driver has never used it */
 			expect_still_blocked(_metadata, &self->engine, ch, nr,
 					     racer.id);
 			bar_set_pasid(&self->engine.bar, nr, 0);
@@ -368,18 +378,20 @@ TEST_F(dma, refused_requests_are_silent_and_others_are_reported)
 	EXPECT_EQ(faults, bar_recorded(bar));
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 
-	/* Meanwhile, the other one DMAs to where it has no memory */
+	/* Meanwhile, the other channel accesses an unmapped address */
 	kmsg_expect_faults(self->kmsg, true);
 	snprintf(pasid, sizeof(pasid), "PASID 0x%x]", bad_id);
 	suppressed = bar_suppressed(bar);
 	ASSERT_TRUE(bar_stream(bar, nr, BAD_IOVA, 4096, 1000));
 	EXPECT_TRUE(wait_until(bar_recorded(bar) >= faults + 5));
-	/* The log is limited to a few messages in five seconds */
+	/* The log is rate-limited to a few messages in five seconds */
 	EXPECT_TRUE(wait_until_ms(({
 		while (kmsg_next(self->kmsg, msg, sizeof(msg)) > 0) {
 			if (!strstr(msg, " PASID 0x"))
 				continue;
-			/* Of no other PASID, and never of the parked one */
+			/*
+			 * Faults of no other PASID, and never of the parked one
+			 */
 			EXPECT_TRUE(!!strstr(msg, pasid)) TH_LOG("%s", msg);
 			seen++;
 		}
@@ -389,7 +401,7 @@ TEST_F(dma, refused_requests_are_silent_and_others_are_reported)
 	bar_stop(bar, nr);
 	before = bar_refused(bar, nr);
 	EXPECT_LE(5, before);
-	/* The fault interrupt runs in a thread of its own, let it finish */
+	/* Faults are reported by a threaded interrupt handler: let it finish */
 	while (usleep(100000), kmsg_faults(self->kmsg, 0) > 0)
 		;
 	kmsg_expect_faults(self->kmsg, false);
@@ -417,7 +429,7 @@ TEST_F(dma, recycled_number_is_plain_again)
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
 	ASSERT_TRUE(ioasid_wait_recycled(self->fd, id));
 
-	/* A device that uses it now makes a mistake of its own: reported */
+	/* Faults of a device that uses the recycled PASID are reported again */
 	kmsg_expect_faults(self->kmsg, true);
 	faults = bar_recorded(bar);
 	bar_set_pasid(bar, nr, PDMA_PASID_VALID | id);
@@ -429,7 +441,7 @@ TEST_F(dma, recycled_number_is_plain_again)
 		;
 	kmsg_expect_faults(self->kmsg, false);
 
-	/* And its next owner can use it as any other, time and again */
+	/* The next owner can use it normally, repeatedly */
 	for (int i = 0; i < 5; i++) {
 		test_cmd_alloc(self->fd, id, id, 1, &got);
 		ASSERT_EQ(0, pdma_set_ioasid(&ch->dev, self->fd, id));
@@ -454,7 +466,7 @@ TEST_F(dma, parked_counts_against_quota)
 	}
 	test_set_in_use(self->fd, 0, 2);
 
-	/* Whoever holds what was freed cannot get more for it */
+	/* Parked IOASIDs use up the quota while their users hold them */
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 3, ids);
 	test_set_in_use(self->fd, 0, 2);
 	test_cmd_alloc(self->fd, 0, 0, 2, ids);
@@ -531,7 +543,7 @@ TEST_F(dma, fdinfo_lists_parked_numbers)
 	EXPECT_TRUE(!!strstr(text, "\nioasid-active-ids:\t\n"));
 }
 
-/* The stacks of the users of @id, as far as @len goes; empty if it has none */
+/* Stack traces of the users of @id, truncated to @len; empty if unsupported */
 static void read_refs(__u32 id, char *text, size_t len)
 {
 	FILE *f = fopen("/sys/kernel/debug/ioasid/refs", "r");
@@ -568,7 +580,9 @@ static void expect_holders(struct __test_metadata *_metadata, int fd, __u32 id,
 	EXPECT_TRUE(!!strstr(text, expected)) TH_LOG("%s", text);
 }
 
-/* What an operator does who wants to know why a number does not come back */
+/*
+ * The steps of an administrator who wants to find out why a PASID stays parked
+ */
 TEST_F(dma, holders_of_a_parked_number_can_be_found)
 {
 	struct ioasid_query query;
@@ -599,7 +613,7 @@ TEST_F(dma, holders_of_a_parked_number_can_be_found)
 
 	test_cmd_map_del(vm.dev, 1);
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->ch[0].dev));
-	/* KVM releases it a grace period later */
+	/* KVM drops its reference after a grace period */
 	wait_until(ioasid_query(self->fd, id, &query) || query.users == 2);
 	expect_holders(_metadata, self->fd, id, "kvm=2");
 	if (!access("/sys/kernel/debug/ioasid/refs", F_OK)) {
@@ -650,7 +664,7 @@ TEST_F(dma, kill_of_the_owner_blocks_dma)
 			pause();
 			_exit(0);
 		}
-		/* Only the child has the file now */
+		/* Now only the child holds the file */
 		close(owner);
 		start_stream(_metadata, ch, 4096, 50, 1);
 		ASSERT_EQ(0, kill(pid, SIGKILL));
@@ -686,7 +700,7 @@ TEST_F(dma, kill_of_owner_and_user_leaves_nothing)
 	}
 	ASSERT_TRUE(wait_until(*ready));
 	ASSERT_NE(0, ch->buf[1]);
-	/* All of it belongs to the child, but the memory can be seen here */
+	/* Now everything is held by the child; the memory is shared with it */
 	close(owner);
 	channel_close(ch);
 	ASSERT_EQ(0, kill(pid, SIGKILL));
@@ -702,7 +716,7 @@ TEST_F(dma, kill_of_owner_and_user_leaves_nothing)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/* The events of one IOASID, in a row */
+/* Events of one IOASID, in order */
 struct life {
 	__u32 id;
 	char events[1024];
@@ -768,7 +782,7 @@ static void add_flush(const char *event, const char *args, void *data)
 	    sscanf(args, "%31s %*s 0x%llx", type, &qw0) != 2)
 		return;
 
-	/* The drain of page requests comes last, and has a wait at its beginning */
+	/* The page request drain comes last and starts with a wait */
 	if (!strcmp(type, "inv_wait"))
 		flush->draining = true;
 	if (flush->draining)
@@ -780,7 +794,10 @@ static void add_flush(const char *event, const char *args, void *data)
 		flush->iotlb = qw0;
 	else if (!strcmp(type, "p_dev_tlb_inv"))
 		flush->dev_tlb = qw0;
-	/* With or without a PASID tag, as the translation has one or not */
+	/*
+	 * Whether the IOTLB entries are tagged with a PASID depends on the
+	 * translation
+	 */
 	snprintf(flush->steps + len, sizeof(flush->steps) - len, "%s%s",
 		 len ? " " : "", strcmp(type, "p_iotlb_inv") ? type :
 		 "iotlb_inv");
@@ -793,8 +810,8 @@ static void add_flush(const char *event, const char *args, void *data)
 #define QI_PASID(qw0)	(((qw0) >> 32) & 0xfffff)
 
 /*
- * What is left in the invalidation queue, from the last invalidation of the
- * PASID cache for @id on: types as hexadecimal digits
+ * Read the types of the descriptors in the invalidation queue, starting at the
+ * last PASID cache invalidation for @id, as hexadecimal digits
  */
 static int read_queue(__u32 id, char *types, size_t len)
 {
@@ -832,7 +849,10 @@ static int read_queue(__u32 id, char *types, size_t len)
 	return -ENOENT;
 }
 
-/* Invariant synchronous: the order that VT-d asks for, each step waited for */
+/*
+ * Invariant synchronous: flush in the order required by VT-d, and wait for each
+ * step
+ */
 TEST_F(dma, park_flushes_in_the_order_of_the_specification)
 {
 	static const char *const events[] = {
@@ -859,7 +879,10 @@ TEST_F(dma, park_flushes_in_the_order_of_the_specification)
 	if (variant->ats)
 		EXPECT_EQ(flush.id, QI_PASID(flush.dev_tlb));
 
-	/* The waits are not traced: PASID cache, wait, IOTLB, wait, ... */
+	/*
+	 * Trace events do not include the waits: PASID cache, wait, IOTLB,
+	 * wait, ...
+	 */
 	for (p = queue; *p; p++)
 		if (*p == '6')
 			*p = '2';
@@ -868,7 +891,7 @@ TEST_F(dma, park_flushes_in_the_order_of_the_specification)
 	EXPECT_STREQ(variant->ats ? "752585" : "7525", queue);
 }
 
-/* Both engines, a channel of each, one number for both */
+/* Two engines, with one channel each and a shared IOASID */
 FIXTURE(both)
 {
 	pid_t pid;
@@ -921,7 +944,9 @@ TEST_F(both, each_user_of_a_shared_number_is_counted)
 	EXPECT_EQ(2, query.users);
 	EXPECT_EQ(2, query.attachments);
 
-	/* One of them leaves while it is ACTIVE: the other one goes on */
+	/*
+	 * One device detaches while the IOASID is ACTIVE: the other continues
+	 */
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->ch[1].dev));
 	test_cmd_query(self->fd, id, &query);
 	EXPECT_EQ(1, query.users);
@@ -942,8 +967,9 @@ TEST_F(both, each_user_of_a_shared_number_is_counted)
 }
 
 /*
- * Invariant final: a user that lets go takes down its entry, but the number is
- * still taken. The entry must stay blocked and silent until it is recycled.
+ * Invariant final: a user that detaches removes its entry, but the PASID is
+ * still allocated. The entry must stay blocked and silent until the PASID is
+ * recycled.
  */
 TEST_F(both, detach_leaves_a_parked_entry_blocked)
 {
@@ -965,15 +991,15 @@ TEST_F(both, detach_leaves_a_parked_entry_blocked)
 	expect_still_blocked(_metadata, &self->engine[0], &self->ch[0], nr[0],
 			     id);
 	bar_set_pasid(&self->engine[0].bar, nr[0], 0);
-	/* Its partner has noticed nothing of that */
+	/* The other channel is unaffected */
 	expect_blocked(&self->ch[1]);
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
 /*
- * What is left of a program that has executed itself: descriptors. @argv: those
- * of the file, the device, and of the VM and its device, which belong to the
- * address space that is gone. Returns the number of the step that failed.
+ * Runs after exec, where only descriptors are left. @argv: descriptors of the
+ * file, the device, and the VM and its device, which belong to the old address
+ * space. Returns the number of the step that failed.
  */
 static int rebuild(char **argv)
 {
@@ -1003,7 +1029,7 @@ static int rebuild(char **argv)
 		has[k] = true;
 	}
 
-	/* The old VM keeps what it has, and takes nothing */
+	/* The old VM keeps its mappings and rejects new ones */
 	if (kvm_ioasid_add(old_dev, fd, own[0].id, 9) != -EIO)
 		return 4;
 	if (vm_open(&vm))
@@ -1019,7 +1045,10 @@ static int rebuild(char **argv)
 	close(old_dev);
 	close(old_vm);
 
-	/* The device, if it holds it, and the new VM, if it is ACTIVE */
+	/*
+	 * Users are the device, if attached, and the new VM, if the IOASID is
+	 * ACTIVE
+	 */
 	n = ARRAY_LEN(own);
 	if (ioasid_list(fd, 0, &n, own) || n != 3)
 		return 8;
@@ -1072,7 +1101,7 @@ TEST_F(dma, executed_program_rebuilds_its_tables)
 	if (WIFEXITED(i) && WEXITSTATUS(i) == KSFT_SKIP)
 		SKIP(return, "no KVM");
 	ASSERT_EQ(0, i) TH_LOG("step %d", WEXITSTATUS(i));
-	/* It has let go of all but what the device holds */
+	/* Only the device's references are left */
 	EXPECT_EQ(ids[0], pdma_get_ioasid(&ch->dev));
 	EXPECT_TRUE(wait_until(ioasid_state(self->fd, ids[1]) ==
 			       IOASID_STATE_ACTIVE));

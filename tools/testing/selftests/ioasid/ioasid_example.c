@@ -2,18 +2,18 @@
 /*
  * How a virtual machine monitor (VMM) uses /dev/ioasid
  *
- * It allocates a PASID, lets a device DMA with it, tells KVM what the guest
- * calls it, and frees it while both still hold it. The number is parked then:
- * its DMA is blocked, and nobody gets it. The device and KVM let go one after
- * the other; after the last one the number is recycled.
+ * It allocates a PASID, lets a device use it for DMA, maps it to a guest PASID
+ * in KVM, and frees it while both still hold it. The PASID is parked then: its
+ * DMA is blocked and the number is not reused. The device and KVM then release
+ * it, and the last release recycles the number.
  *
  *	ioasid_example [DEVICE]
  *
- * DEVICE is a VFIO device that takes a PASID, such as /dev/vfio/devices/vfio0.
- * Without it, a part of a PASID DMA engine is taken (samples/vfio-mdev/pdma.c) if
- * the machine has one. The program goes on without a device, and without
- * KVM, and says so. It prints a line for each step, in the format of the
- * selftests (TAP), and ends with status 1 when something is not as documented.
+ * DEVICE is a VFIO device with PASID support, such as /dev/vfio/devices/vfio0.
+ * By default, the program creates a mediated device on a PASID DMA engine
+ * (samples/vfio-mdev/pdma.c) if the machine has one. Without a device or KVM,
+ * it skips these steps and says so. It prints one line per step in TAP format,
+ * and exits with status 1 if anything is not as documented.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -31,7 +31,7 @@
 #include <linux/kvm.h>
 #include <linux/vfio.h>
 
-/* What the guest calls the PASID; any number of 20 bits */
+/* The guest's name for the PASID; any 20-bit number */
 #define GUEST_PASID 7
 
 static unsigned int steps;
@@ -44,7 +44,7 @@ static void fail(const char *what, const char *why)
 	exit(1);
 }
 
-/* For what must work. @ret: -1, or else what is returned */
+/* Check a call that must succeed. @ret is -1 on failure. */
 static int must(int ret, const char *what)
 {
 	if (ret < 0)
@@ -52,7 +52,7 @@ static int must(int ret, const char *what)
 	return ret;
 }
 
-/* For what the kernel must refuse, with @error */
+/* Check a call that the kernel must reject with @error */
 static void must_fail(int ret, int error, const char *what)
 {
 	if (ret >= 0)
@@ -69,7 +69,10 @@ static void must_be(bool ok, const char *what)
 
 /* /dev/ioasid */
 
-/* Any number that is free, or @wanted if that is not 0; -1: errno says why */
+/*
+ * Allocate PASID @wanted, or any if it is 0. Returns -1 with errno set on
+ * failure.
+ */
 static int ioasid_alloc(int owner, __u32 wanted, __u32 *id)
 {
 	struct ioasid_alloc alloc = {
@@ -114,8 +117,8 @@ static void must_be_held(int owner, __u32 id, __u32 state, __u32 users)
 }
 
 /*
- * The last reference is gone, but it may have been dropped where the kernel
- * could not sleep, so a worker of it recycles the number, soon.
+ * The last put may have been in atomic context, so recycling is deferred to a
+ * worker. Wait for it.
  */
 static void must_be_recycled(int owner, __u32 id)
 {
@@ -130,7 +133,7 @@ static void must_be_recycled(int owner, __u32 id)
 
 /* VFIO */
 
-/* Bind a VFIO device to an iommufd, and give it an address space of its own */
+/* Bind a VFIO device to a new iommufd, and attach it to a new address space */
 static int device_open(const char *path)
 {
 	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
@@ -145,16 +148,19 @@ static int device_open(const char *path)
 	bind.iommufd = iommufd;
 	must(ioctl(device, VFIO_DEVICE_BIND_IOMMUFD, &bind), "bind to iommufd");
 	must(ioctl(iommufd, IOMMU_IOAS_ALLOC, &ioas), "IOMMU_IOAS_ALLOC");
-	/* Here a VMM maps the memory of its guest: IOMMU_IOAS_MAP */
+	/* A VMM maps guest memory here: IOMMU_IOAS_MAP */
 	attach.pt_id = ioas.out_ioas_id;
 	must(ioctl(device, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach), "attach");
 
-	/* The device holds the iommufd, too */
+	/* The device keeps the iommufd alive */
 	close(iommufd);
 	return device;
 }
 
-/* The device can DMA with PASID @id from now on, and holds it */
+/*
+ * Allow the device to DMA with PASID @id. The device holds a reference from now
+ * on.
+ */
 static int device_add_ioasid(int device, int owner, __u32 id)
 {
 	struct {
@@ -186,7 +192,9 @@ static int vm_create_ioasid_device(int vm)
 	return create.fd;
 }
 
-/* The guest calls it @guest_pasid, and the virtual machine holds it */
+/*
+ * Map @guest_pasid to @id. The virtual machine holds a reference from now on.
+ */
 static int vm_map(int vm_ioasids, int owner, __u32 id, __u32 guest_pasid)
 {
 	struct kvm_ioasid_map map = {
@@ -214,7 +222,7 @@ static int vm_unmap(int vm_ioasids, __u32 guest_pasid)
 	return ioctl(vm_ioasids, KVM_SET_DEVICE_ATTR, &attr);
 }
 
-/* What an administrator does for a VMM: a mediated device, removed at exit */
+/* Create a mediated device, as an administrator would; removed at exit */
 
 static const char uuid[] = "a7f4c3de-9d5c-4b0f-8a53-6f1f6a0b9e11";
 static int device = -1;
@@ -235,7 +243,7 @@ static void mdev_remove(void)
 {
 	char path[128];
 
-	/* Who removes a device waits until it is closed */
+	/* Removal blocks until the device is closed */
 	if (device >= 0)
 		close(device);
 	snprintf(path, sizeof(path), "/sys/bus/mdev/devices/%s/remove", uuid);
@@ -290,8 +298,9 @@ int main(int argc, char **argv)
 	printf("TAP version 13\n");
 
 	/*
-	 * This process is an owner from here on, and the quota of the file counts.
-	 * Without O_CLOEXEC, a program that it executes would be one, too.
+	 * From here on this process owns a file with a quota of its own.
+	 * Without O_CLOEXEC, a program that it executes would own the file,
+	 * too.
 	 */
 	owner = must(open("/dev/ioasid", O_RDWR | O_CLOEXEC), "/dev/ioasid");
 	must(ioctl(owner, IOASID_GET_INFO, &info), "IOASID_GET_INFO");
@@ -301,7 +310,7 @@ int main(int argc, char **argv)
 	must(ioasid_alloc(owner, 0, &id), "IOASID_ALLOC");
 	step("PASID %u is allocated", id);
 
-	/* Show the file together with the number to those who are to use it. */
+	/* To give the PASID to a user, pass the file along with the number. */
 	if (argc < 2 && mdev_create()) {
 		mdev_path(mdev, sizeof(mdev));
 		path = mdev;
@@ -330,10 +339,10 @@ int main(int argc, char **argv)
 	must_be_held(owner, id, IOASID_STATE_ACTIVE, users);
 
 	/*
-	 * The VMM lets go first, the device has not been stopped. When this
-	 * returns, no DMA with the PASID reaches memory any more: the memory that
-	 * was mapped for it can have another use at once. To close the file does
-	 * the same for all its numbers.
+	 * The VMM frees the PASID first, with the device still running. When
+	 * this returns, no DMA with the PASID reaches memory any more, so the
+	 * memory mapped for it can be reused at once. Closing the file does the
+	 * same for all its PASIDs.
 	 */
 	must(ioasid_free(owner, id), "IOASID_FREE");
 	step("PASID %u is freed", id);
@@ -345,14 +354,17 @@ int main(int argc, char **argv)
 		step("PASID %u is not handed out", id);
 	}
 
-	/* Nobody was told. A user that is asked for something new finds out. */
+	/* Users are not notified; they see -ESHUTDOWN on the next request. */
 	if (vm_ioasids >= 0) {
 		must_fail(vm_map(vm_ioasids, owner, id, GUEST_PASID + 1),
 			  ESHUTDOWN, "a parked PASID takes no new users");
 		step("PASID %u takes no new users", id);
 	}
 
-	/* They let go when it suits them. A closed device holds nothing. */
+	/*
+	 * Users release the PASID in their own time; closing the device does
+	 * so.
+	 */
 	if (device >= 0) {
 		must(close(device), "close the device");
 		device = -1;
@@ -367,7 +379,7 @@ int main(int argc, char **argv)
 	}
 	must_be_recycled(owner, id);
 
-	/* Whoever asks for it gets it now. */
+	/* The number can be allocated again. */
 	must(ioasid_alloc(owner, id, &again), "IOASID_ALLOC");
 	must_be(again == id, "the number that was asked for");
 	step("PASID %u is allocated again", again);

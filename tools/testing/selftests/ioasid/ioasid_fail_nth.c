@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Every allocation of every operation fails once: the errno is one that is
- * documented, everything is as before, and the next try works. What must not
- * fail is also done with all allocations failing.
+ * Fail each allocation of each operation once: the error is a documented one,
+ * nothing has changed, and the next try succeeds. Operations that must not fail
+ * are also run with all allocations failing.
  *
- * An operation is an entry of a table. prepare() makes the state before call(),
- * during which allocations fail, and undo() leads back from the state after a
- * call that has succeeded to the one before prepare(). What is compared is all
- * that user space is told of IOASIDs: see snapshot().
+ * Operations are listed in a table. prepare() sets up the state before call(),
+ * which runs with failing allocations, and undo() takes the state after a
+ * successful call() back to before prepare(). The state compared is everything
+ * that user space can see of IOASIDs, see snapshot().
  *
- * What needs another driver of the engine is in ioasid_sva.c and
- * ioasid_vfio_pci.c.
+ * Operations that need the engine bound to another driver are tested by
+ * ioasid_sva.c and ioasid_vfio_pci.c.
  */
 #include <sys/stat.h>
 
@@ -18,11 +18,11 @@
 #include "ioasid_failures.h"
 #include "ioasid_fixture.h"
 
-/* Some batches of the allocation, whose objects fail one by one */
+/* A few allocation batches, whose objects are made to fail one by one */
 #define SOME 40
-/* More than are flushed at once */
+/* More than one flush handles */
 #define MANY 600
-/* More than these need memory to be freed, as the documentation says */
+/* Documented limit: IOASID_FREE of more needs to allocate memory */
 #define FREE_WITHOUT_MEMORY 16
 
 #define PERIOD_US 250
@@ -31,9 +31,9 @@ struct op;
 
 struct world {
 	const struct op *op;
-	int fd;			/* of the set that is looked at, or -1 */
+	int fd;			/* file whose set is checked, or -1 */
 	int owner;		/* another file of the same set */
-	__u32 ids[MANY];	/* of fd, or of owner where there is one */
+	__u32 ids[MANY];	/* of @owner if it is open, else of @fd */
 	__u32 other;
 	__u32 round;
 	struct engine engine;
@@ -41,20 +41,20 @@ struct world {
 	char node[PDMA_PATH_LEN];
 	int attach;
 	struct kvm_vm vm;
-	const char *group;	/* the cgroup that is charged, or NULL */
-	bool dma;		/* a stream goes on when the call begins */
-	bool mediated;		/* there is a device in ch */
+	const char *group;	/* cgroup that is charged, or NULL */
+	bool dma;		/* a stream is running when call() begins */
+	bool mediated;		/* @ch has a device */
 };
 
 struct op {
-	const char *missing;	/* why it is skipped when setup() is positive */
+	const char *missing;	/* skip reason if setup() returns > 0 */
 	int (*setup)(struct world *w);
 	int (*prepare)(struct world *w);
 	int (*call)(struct world *w);
 	int (*undo)(struct world *w);
 	bool cannot_fail;
-	bool blocks_dma;	/* no write after it has returned */
-	bool by_worker;		/* not only the allocations of this thread */
+	bool blocks_dma;	/* no DMA after it returns */
+	bool by_worker;		/* includes allocations by the worker */
 	bool takes_long;
 };
 
@@ -72,7 +72,7 @@ static int drop(int *fd)
 	return ret;
 }
 
-/* The commands of /dev/ioasid */
+/* /dev/ioasid ioctls */
 
 static int setup_file(struct world *w)
 {
@@ -116,7 +116,7 @@ static int call_free_many(struct world *w)
 	return ioasid_free(w->fd, MANY, w->ids);
 }
 
-/* Far from all other numbers: there is nothing yet that could hold them */
+/* Far from all other IDs, so that new xarray nodes are needed */
 static int call_alloc_far(struct world *w)
 {
 	const __u32 min = 0x80000 + ((w->round & 0x3f) << 13);
@@ -180,7 +180,7 @@ static const struct op set_quota = {
 	.cannot_fail = true,
 };
 
-/* The file */
+/* /dev/ioasid files */
 
 static int setup_nothing(struct world *w)
 {
@@ -197,7 +197,7 @@ static int undo_open(struct world *w)
 	return drop(&w->owner);
 }
 
-/* Numbers that nobody else holds, more than fit into one batch */
+/* IOASIDs without users, more than fit into one batch */
 static int prepare_owner(struct world *w)
 {
 	int ret = call_open(w);
@@ -205,7 +205,7 @@ static int prepare_owner(struct world *w)
 	return ret ? ret : ioasid_alloc(w->owner, 0, 0, MANY, w->ids);
 }
 
-/* The file of /proc is made before: that is not ours */
+/* Open the proc file before, as failures of procfs are of no interest */
 static int prepare_fdinfo(struct world *w)
 {
 	char path[64];
@@ -240,7 +240,7 @@ static const struct op fdinfo = {
 	.undo = undo_open,
 };
 
-/* A mediated device */
+/* Mediated devices */
 
 static int setup_device(struct world *w, bool ats)
 {
@@ -319,7 +319,7 @@ static int call_drop(struct world *w)
 	return pdma_drop_all_ioasids(&w->ch.dev);
 }
 
-/* Of a number that is parked already: the last reference goes */
+/* Drop the last reference to an IOASID that is parked already */
 static int prepare_last_put(struct world *w)
 {
 	int ret = ioasid_alloc(w->fd, 0, 0, 1, w->ids);
@@ -334,7 +334,7 @@ static int call_last_put(struct world *w)
 	return pdma_drop_all_ioasids(&w->ch.dev);
 }
 
-/* The worker has done its part */
+/* Returns after the worker has recycled it */
 static int call_recycle(struct world *w)
 {
 	int ret = call_last_put(w);
@@ -344,7 +344,7 @@ static int call_recycle(struct world *w)
 	return ioasid_wait_recycled(w->fd, w->ids[0]) ? 0 : -ETIMEDOUT;
 }
 
-/* The number of an owner that has nothing else */
+/* The only IOASID in use of its owner */
 static int prepare_park(struct world *w)
 {
 	int ret = prepare_owner(w);
@@ -361,7 +361,7 @@ static int prepare_park_one(struct world *w)
 	return ret ? ret : prepare_stream(w);
 }
 
-/* Opened by hand: the search for its name is not what is to fail */
+/* Look up the device node here, so that this is not part of call() */
 static int setup_node(struct world *w)
 {
 	char path[PDMA_PATH_LEN];
@@ -443,7 +443,7 @@ static const struct op recycle = {
 	.call = call_recycle, .cannot_fail = true, .by_worker = true,
 };
 
-/* More attachments than are flushed one by one */
+/* More attachments than are flushed individually */
 
 static int prepare_attachments(struct world *w)
 {
@@ -512,7 +512,7 @@ static int setup_map(struct world *w)
 	return ret ? ret : call_create(w);
 }
 
-/* Far from each other: what has to be allocated is not there yet */
+/* Far apart, so that each needs new xarray nodes */
 static __u32 guest_pasid(struct world *w)
 {
 	return (w->round & 0x7f) << 13;
@@ -716,7 +716,9 @@ FIXTURE_TEARDOWN_PARENT(fail_nth)
 	set_failures("Y");
 	if (self->uuid[0])
 		EXPECT_EQ(0, pdma_remove(self->uuid));
-	/* Uncharged in the end, and left by the test */
+	/*
+	 * Everything is uncharged in the end, and the test has left the cgroup
+	 */
 	if (self->group[0]) {
 		EXPECT_EQ(0, wait_current(self->group, 0));
 		EXPECT_TRUE(wait_until(!rmdir(self->group)));

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Failing allocations, of objects and of pages: one of those that a call makes,
+ * Fault injection for slab and page allocations: fail one allocation of a call,
  * or all of them. See Documentation/fault-injection/fault-injection.rst.
  *
- * struct failures lets them fail, struct sweep does that to an operation until
- * each of its allocations has failed once.
+ * struct failures controls fault injection. struct sweep repeats an operation
+ * until each of its allocations has failed once.
  *
  * Functions that can fail return 0 or -errno.
  */
@@ -17,7 +17,7 @@
 #include "ioasid_utils.h"
 #include "pdma_utils.h"
 
-/* Far more than any call has allocations */
+/* Far more allocations than any call makes */
 #define MAX_NTH 5000
 
 static const char *const fail_attrs[] = {
@@ -25,9 +25,9 @@ static const char *const fail_attrs[] = {
 };
 
 /*
- * What may fail, in all tasks ("N") or in those that ask for it ("Y"); nothing
- * does yet. Memory of user space is left alone: that it is short is not our
- * matter.
+ * Configure fault injection for all tasks ("N") or only for tasks that opt in
+ * ("Y"). Nothing fails until failures_begin(). Allocations for user pages never
+ * fail, as they are not under test.
  */
 static inline int set_failures(const char *task_filter)
 {
@@ -53,15 +53,15 @@ static inline int set_failures(const char *task_filter)
 	return ret;
 }
 
-/* Of the thread that has opened it */
+/* Fault injection for the thread that opened it */
 struct failures {
 	int nth;		/* fail-nth */
 	int filter;		/* make-it-fail */
 	int probability[2];	/* of fail_attrs */
-	bool all;		/* those that fail now */
+	bool all;		/* all allocations fail now */
 };
 
-/* -ENOENT: the kernel has no fault injection */
+/* Returns -ENOENT if the kernel has no fault injection */
 static inline int failures_open(struct failures *f, const char *task_filter)
 {
 	char path[96];
@@ -83,7 +83,7 @@ static inline int failures_open(struct failures *f, const char *task_filter)
 	return f->filter < 0 ? -errno : 0;
 }
 
-/* The @nth one fails, 0: all of them */
+/* Fail the @nth allocation, or all of them if @nth is 0 */
 static inline int failures_begin(struct failures *f, unsigned int nth)
 {
 	char buf[16];
@@ -102,7 +102,10 @@ static inline int failures_begin(struct failures *f, unsigned int nth)
 	return 0;
 }
 
-/* Whether one failed. Of all nobody knows, they would have. */
+/*
+ * Returns whether an allocation failed. If all were made to fail, assume that
+ * one did.
+ */
 static inline bool failures_end(struct failures *f)
 {
 	char buf[16] = {};
@@ -111,7 +114,7 @@ static inline bool failures_end(struct failures *f)
 
 	if (!f->all) {
 		n = pread(f->nth, buf, sizeof(buf) - 1, 0);
-		/* This write may be the allocation that fails */
+		/* This write may itself hit the injected failure */
 		while (pwrite(f->nth, "0", 1, 0) != 1)
 			;
 		return n > 0 && !atoi(buf);
@@ -124,41 +127,44 @@ static inline bool failures_end(struct failures *f)
 	return true;
 }
 
-/* What an operation works on. Each program defines its own. */
+/* State of the operation; defined by each program */
 struct world;
 
 #define SNAPSHOT_LEN 512
 
 /*
- * An operation that is done in rounds. When call() fails, everything is as
- * before, and the next try works.
+ * An operation that is run repeatedly. A failing call() must leave everything
+ * unchanged, and the next try must succeed.
  */
 struct sweep {
 	struct failures failures;
 	struct world *w;
 
-	/* Make the state before call(). May be NULL */
+	/* Set up the state before call(). May be NULL. */
 	void (*prepare)(struct __test_metadata *_metadata, struct world *w);
-	/* Allocations fail during this */
+	/* Called with failing allocations */
 	int (*call)(struct world *w);
-	/* All that user space is told. May be NULL */
+	/* Collect all state visible to user space. May be NULL. */
 	void (*snapshot)(struct world *w, char text[SNAPSHOT_LEN]);
-	/* call() has failed: what a snapshot does not show. May be NULL */
+	/*
+	 * Check state that snapshot() does not cover after call() failed. May
+	 * be NULL.
+	 */
 	void (*expect_unchanged)(struct __test_metadata *_metadata,
 				 struct world *w);
-	/* call() has succeeded: go back to the state before prepare() */
+	/* call() succeeded: check, and restore the state before prepare() */
 	void (*expect_success)(struct __test_metadata *_metadata,
 			       struct world *w);
 
-	int also[2];		/* errors that it may have besides -ENOMEM */
+	int also[2];		/* allowed errors besides -ENOMEM */
 	bool cannot_fail;
-	bool settles;		/* after a failure, it takes a moment */
+	bool settles;		/* needs time to settle after a failure */
 
 	unsigned int errors;	/* rounds in which call() failed */
-	bool failed;		/* whether an allocation did, in the last one */
+	bool failed;		/* an allocation failed in the last round */
 };
 
-/* Why nothing can be made to fail, or NULL */
+/* Returns NULL, or why fault injection is not possible */
 static inline const char *sweep_open(struct __test_metadata *_metadata,
 				     struct sweep *s, const char *task_filter)
 {
@@ -188,14 +194,14 @@ static inline void sweep_expect(struct __test_metadata *_metadata,
 	ASSERT_STREQ(before, now);
 }
 
-/* @nth: which allocation fails, 0: all of them */
+/* @nth: number of the failing allocation, 0: all fail */
 static inline void sweep_round(struct __test_metadata *_metadata,
 			       struct sweep *s, unsigned int nth)
 {
 	char start[SNAPSHOT_LEN], before[SNAPSHOT_LEN];
 	int ret;
 
-	/* Nothing is to be faulted in while allocations fail */
+	/* Avoid page faults while allocations fail */
 	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
 	sweep_snapshot(s, start);
 	if (s->prepare)
@@ -214,7 +220,7 @@ static inline void sweep_round(struct __test_metadata *_metadata,
 		sweep_expect(_metadata, s, before, s->settles);
 		if (s->expect_unchanged)
 			s->expect_unchanged(_metadata, s->w);
-		/* The next try works */
+		/* The next try must succeed */
 		ASSERT_EQ(0, s->call(s->w));
 	}
 	/* Some allocations can fail without making the call fail */
@@ -226,7 +232,7 @@ static inline void sweep_round(struct __test_metadata *_metadata,
 typedef void sweep_round_fn(struct __test_metadata *_metadata, struct sweep *s,
 			    unsigned int nth);
 
-/* Each allocation fails once. @round: sweep_round(), or what calls it */
+/* Fail each allocation once. @round is sweep_round() or a wrapper of it. */
 static inline void sweep_each(struct __test_metadata *_metadata,
 			      struct sweep *s, sweep_round_fn *round)
 {
@@ -242,7 +248,7 @@ static inline void sweep_each(struct __test_metadata *_metadata,
 	TH_LOG("%u rounds, %u errors", nth, s->errors);
 }
 
-/* All allocations fail, from the first one on, as long as the call takes */
+/* Fail all allocations for the whole duration of the call */
 static inline void sweep_all(struct __test_metadata *_metadata,
 			     struct sweep *s, sweep_round_fn *round)
 {

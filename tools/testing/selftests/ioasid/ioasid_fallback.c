@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * An IOMMU driver without park operations: the IOMMU core blocks a PASID with the
- * operations that every driver with PASID support has. DMA is blocked just as
- * well, and stays blocked, but its faults are reported.
+ * An IOMMU driver without park operations: the IOMMU core blocks a PASID with
+ * the operations that every driver with PASID support has. DMA is blocked, and
+ * stays blocked, but faults are reported.
  *
- * The driver is the real one, with real translation and real DMA: the IOASID test
- * device hides its park operations from the IOMMU core.
+ * The driver is the real one, with real translation and real DMA: the IOASID
+ * test device hides its park operations from the IOMMU core.
  */
 #include "../kselftest_harness.h"
 #include "ioasid_attach.h"
@@ -64,7 +64,7 @@ FIXTURE_SETUP(fallback)
 		channel_open(_metadata, &self->ch[i], self->engine.name);
 }
 
-/* Nothing is attached any more: the park operations can come back */
+/* Restore the park operations now that nothing is attached */
 FIXTURE_TEARDOWN_PARENT(fallback)
 {
 	int i;
@@ -78,7 +78,7 @@ FIXTURE_TEARDOWN_PARENT(fallback)
 		kmsg_expect_faults(self->kmsg, false);
 }
 
-/* The engine goes on, and is refused: by an entry that is not present */
+/* The engine keeps trying and is refused by a non-present entry */
 static void expect_reported(struct __test_metadata *_metadata,
 			    struct channel *ch, struct engine *engine)
 {
@@ -88,7 +88,7 @@ static void expect_reported(struct __test_metadata *_metadata,
 	EXPECT_TRUE(wait_until(bar_recorded(&engine->bar) > faults));
 }
 
-/* Invariant synchronous, and what makes this driver a plain one */
+/* Invariant synchronous; faults are reported, unlike with park operations */
 TEST_F(fallback, no_write_after_park_returns)
 {
 	struct channel *ch = self->ch;
@@ -129,7 +129,10 @@ TEST_F(fallback, parked_is_final)
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch[0].dev, IOVA, BUF_LEN, 100, 1));
 	expect_blocked(&ch[0]);
 
-	/* The reset ends the stream; the engine is given the same PASID again */
+	/*
+	 * The reset stops the stream; restart it on the engine with the same
+	 * PASID
+	 */
 	EXPECT_EQ(0, pci_reset(self->engine.name));
 	EXPECT_EQ(0, refused(&ch[0]));
 	poison(&ch[0]);
@@ -142,7 +145,7 @@ TEST_F(fallback, parked_is_final)
 	close(attach);
 }
 
-/* Invariants no-reuse and charged, and the number is as good as new */
+/* Invariants no-reuse and charged, and the recycled PASID is fully usable */
 TEST_F(fallback, number_is_recycled_with_its_last_user)
 {
 	struct channel *ch = self->ch;
@@ -155,7 +158,7 @@ TEST_F(fallback, number_is_recycled_with_its_last_user)
 	test_err_alloc(ENOSPC, self->fd, id, id, 1, &got);
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&ch[0].dev));
 
-	/* By the other channel, too: nothing of it is left with the device */
+	/* Also through the other channel: the device keeps no stale entry */
 	test_cmd_alloc(self->fd, id, id, 1, &got);
 	ASSERT_EQ(id, got);
 	test_set_in_use(self->fd, 1, 0);
@@ -163,7 +166,7 @@ TEST_F(fallback, number_is_recycled_with_its_last_user)
 	start_stream(_metadata, &ch[1], BUF_LEN, 100, 1);
 }
 
-/* Detach of one that is parked, beside one that goes on */
+/* Detach a parked IOASID while another is in use */
 TEST_F(fallback, others_of_the_device_go_on)
 {
 	struct channel *ch = self->ch;
@@ -183,7 +186,7 @@ TEST_F(fallback, others_of_the_device_go_on)
 	EXPECT_EQ(0, refused(&ch[1]));
 }
 
-/* Only the park operations can unpark what they have parked */
+/* An entry parked by the park operations must be unparked by them */
 TEST_F(fallback, hooks_are_hidden_only_while_nothing_is_attached)
 {
 	struct channel *ch = self->ch;
@@ -191,7 +194,10 @@ TEST_F(fallback, hooks_are_hidden_only_while_nothing_is_attached)
 
 	EXPECT_EQ(-EBUSY, pdma_write_file(NO_PARK_FILE, self->engine.name));
 
-	/* The domain of a channel is that of the operations it was opened with */
+	/*
+	 * The domain of a channel uses the operations in place when it was
+	 * opened
+	 */
 	channel_remove(_metadata, &ch[0], self->pid);
 	ASSERT_EQ(0, pdma_write_file(NO_PARK_FILE, "none"));
 	channel_open(_metadata, &ch[0], self->engine.name);

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What a test of DMA begins with and looks at: set-up, with the reason to skip
- * the test; an engine, and channels of it that stream to memory; whether a
- * channel is running or blocked; suspend of the machine
+ * Common setup and checks of the DMA tests: skipping tests that the machine
+ * cannot run, an engine with channels that stream to memory, checking whether a
+ * channel is running or blocked, and suspend
  *
- * A test needs no other header. For most, DMA_TEST_SUITE() is all the set-up, see
- * ioasid_template.c. What is missing on a machine is told by functions named
- * setup_x(), which return the reason or NULL, for skip_for().
+ * Tests include only this header. Most need no setup other than
+ * DMA_TEST_SUITE(), see ioasid_template.c. Functions named setup_x() return
+ * NULL, or the reason why the machine cannot run the test, for use with
+ * skip_for().
  */
 #ifndef __SELFTEST_IOASID_FIXTURE_H
 #define __SELFTEST_IOASID_FIXTURE_H
@@ -27,7 +28,7 @@
 
 /* Set-up */
 
-/* In FIXTURE_SETUP(): skip the test for @_why, NULL: do not */
+/* In FIXTURE_SETUP(): skip the test if @_why is not NULL */
 #define skip_for(_why) do {						\
 	const char *__why = (_why);					\
 									\
@@ -51,7 +52,7 @@ static inline void setup_kmsg(struct __test_metadata *_metadata, int *fd)
 	ASSERT_LE(0, *fd);
 }
 
-/* A machine that can hold IOASIDs */
+/* Set up a machine that can hold IOASIDs */
 static inline const char *setup_vm(struct __test_metadata *_metadata,
 				   struct kvm_vm *vm)
 {
@@ -67,19 +68,19 @@ static inline const char *setup_vm(struct __test_metadata *_metadata,
 	return NULL;
 }
 
-/* For tests of which any engine will do */
+/* For tests that work with any engine */
 static inline const char *setup_parent(char parent[NAME_MAX + 1])
 {
 	return pdma_find_parent(0, parent) ? "no PASID DMA engine" : NULL;
 }
 
-/* An engine with ATS, which a test gives to another driver for a while */
+/* An engine with ATS that is temporarily bound to another driver */
 struct lent {
 	char name[NAME_MAX + 1];
-	bool ours;		/* it has that driver now */
+	bool ours;		/* bound to that driver now */
 };
 
-/* @unfit: why the engine will not do for the test, or NULL */
+/* @unfit: returns NULL, or why the test cannot use the engine */
 static inline const char *setup_lent(struct __test_metadata *_metadata,
 				     struct lent *engine, const char *driver,
 				     const char *(*unfit)(const char *name))
@@ -102,7 +103,7 @@ static inline const char *setup_lent(struct __test_metadata *_metadata,
 	return NULL;
 }
 
-/* In the parent of the test, where nothing of it is open any more */
+/* Called in the parent of the test, after all files of the test are closed */
 static inline void give_back(struct __test_metadata *_metadata,
 			     struct lent *engine)
 {
@@ -110,7 +111,7 @@ static inline void give_back(struct __test_metadata *_metadata,
 		EXPECT_EQ(0, pci_set_driver(engine->name, ""));
 }
 
-/* For setup_lent() */
+/* An @unfit callback of setup_lent() */
 static inline const char *unfit_for_sva(const char *name)
 {
 	if (!has_first_stage(name))
@@ -135,10 +136,10 @@ static inline bool buf_is_poison(const volatile void *buf, size_t len)
 	       !memcmp((const void *)byte, (const void *)(byte + 1), len - 1);
 }
 
-/* Long compared with the period of a stream, short compared with a timeout */
+/* Long compared with the period of a stream, short compared with any timeout */
 #define A_WHILE_MS 50
 
-/* Nothing is written to the buffer any more */
+/* Nothing writes to the buffer */
 static inline bool is_still(const volatile void *buf, size_t len)
 {
 	char *before = malloc(len);
@@ -151,20 +152,20 @@ static inline bool is_still(const volatile void *buf, size_t len)
 	return ret;
 }
 
-/* Engine and channels */
+/* Engines and channels */
 
 struct engine {
 	char name[NAME_MAX + 1];
 	struct pdma_bar bar;
 };
 
-/* A mediated device, opened, with memory at IOVA */
+/* An open mediated device, with memory mapped at IOVA */
 struct channel {
 	char uuid[PDMA_UUID_LEN + 1];
 	struct pdma_dev dev;
 	const void *regs;
 	volatile __u64 *buf;
-	__u32 len;		/* of the stream */
+	__u32 len;		/* length of the stream */
 };
 
 static inline int find_engine(struct engine *engine, bool ats)
@@ -184,7 +185,7 @@ static inline const char *setup_engine(struct engine *engine, bool ats)
 	return ats ? "no engine with ATS" : "no engine without ATS";
 }
 
-/* A device that nobody has open, and the memory for it */
+/* Create a device and its memory, without opening it */
 static inline void channel_create(struct __test_metadata *_metadata,
 				  struct channel *ch, const char *parent)
 {
@@ -216,7 +217,7 @@ static inline void channel_open(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, channel_connect(ch));
 }
 
-/* Nothing of the device is left in this process */
+/* Release all of the device's resources in this process */
 static inline void channel_close(struct channel *ch)
 {
 	if (ch->regs)
@@ -226,8 +227,8 @@ static inline void channel_close(struct channel *ch)
 }
 
 /*
- * In the parent of the test, where nothing is open any more; or in the test
- * itself, when an assertion has failed.
+ * Called in the parent of the test, where the device is not open, or in the
+ * test itself after a failed assertion
  */
 static inline void channel_remove(struct __test_metadata *_metadata,
 				  struct channel *ch, pid_t opener)
@@ -269,7 +270,7 @@ static inline bool is_poison(struct channel *ch)
 	return buf_is_poison(ch->buf, ch->len);
 }
 
-/* A new number for the channel */
+/* Replace the channel's IOASID by a new one */
 static inline __u32 give_ioasid(struct __test_metadata *_metadata,
 				struct channel *ch, int fd)
 {
@@ -281,8 +282,9 @@ static inline __u32 give_ioasid(struct __test_metadata *_metadata,
 }
 
 /*
- * Number of the channel in the engine, or -errno. The driver writes a PASID to the
- * engine with the first command, so that there must be one with @id.
+ * Number of the channel in the engine, or -errno. The driver writes a PASID to
+ * the engine only with the first command, so a command with @id must have been
+ * submitted.
  */
 static inline int channel_nr(struct pdma_bar *bar, struct channel *ch, __u32 id)
 {
@@ -291,7 +293,7 @@ static inline int channel_nr(struct pdma_bar *bar, struct channel *ch, __u32 id)
 	return ret ? ret : bar_find_channel(bar, id);
 }
 
-/* Values arrive, and memory holds what the engine says that it wrote */
+/* Values arrive in memory, and match what the engine reports */
 static inline void expect_running(struct __test_metadata *_metadata,
 				  struct channel *ch)
 {
@@ -316,15 +318,15 @@ static inline void start_stream(struct __test_metadata *_metadata,
 }
 
 /*
- * The call that has just returned must have been the end of all DMA: whether
- * anything was written after it, while the engine went on trying.
+ * To be called right after a call that must have ended all DMA. Returns whether
+ * anything was written since, while the engine kept trying.
  */
 static inline bool late_write(struct __test_metadata *_metadata,
 			      struct channel *ch)
 {
 	__u64 arrived, tried;
 
-	/* First: reading a register of the engine flushes its writes */
+	/* Poison first: reading a register of the engine flushes its writes */
 	poison(ch);
 	arrived = done(ch);
 	tried = refused(ch);
@@ -336,9 +338,9 @@ static inline bool late_write(struct __test_metadata *_metadata,
 #define expect_blocked(ch) EXPECT_FALSE(late_write(_metadata, ch))
 
 /*
- * A fixture with a /dev/ioasid file, the kernel log and two channels, which are
- * open and have no IOASID yet. Its tests run for an engine without ATS and for
- * one with it.
+ * Define a fixture with a /dev/ioasid file, the kernel log and two open
+ * channels that have no IOASID yet. The tests run once on an engine without ATS
+ * and once on an engine with ATS.
  */
 #define DMA_TEST_SUITE(_name)						\
 FIXTURE(_name)								\
@@ -378,14 +380,14 @@ FIXTURE_TEARDOWN_PARENT(_name)						\
 		channel_remove(_metadata, &self->ch[i], self->pid);	\
 }
 
-/* Suspend of the machine */
+/* Suspend */
 
 #define STATE "/sys/power/state"
 #define MEM_SLEEP "/sys/power/mem_sleep"
 #define PM_TEST "/sys/power/pm_test"
 #define ALARM "/sys/class/rtc/rtc0/wakealarm"
 
-/* In seconds: longer than it takes to suspend */
+/* In seconds; must be longer than it takes to suspend */
 #define ALARM_DELAY "+20"
 
 static inline bool file_has(const char *path, const char *word)
@@ -395,7 +397,7 @@ static inline bool file_has(const char *path, const char *word)
 	return !pdma_read_file(path, text, sizeof(text)) && strstr(text, word);
 }
 
-/* Why the machine cannot be suspended, or NULL */
+/* Returns NULL, or why the machine cannot be suspended */
 static inline const char *cannot_suspend(const char *pm_test)
 {
 	if (!file_has(STATE, "mem") || !file_has(MEM_SLEEP, "deep"))
@@ -410,8 +412,9 @@ static inline const char *cannot_suspend(const char *pm_test)
 }
 
 /*
- * @pm_test: "none" is the real thing, in which devices lose their registers;
- * "core" turns the IOMMU off and on again, and lets devices have their power.
+ * @pm_test: with "none", the machine really suspends and devices lose their
+ * register contents; with "core", the IOMMU is disabled and enabled again but
+ * devices keep power.
  */
 static inline int suspend_machine(const char *pm_test)
 {
@@ -421,7 +424,7 @@ static inline int suspend_machine(const char *pm_test)
 	ret = pdma_write_file(MEM_SLEEP, "deep");
 	if (!ret && pdma_exists(PM_TEST))
 		ret = pdma_write_file(PM_TEST, pm_test);
-	/* The time that the test of the core takes */
+	/* How long the suspend test waits before it resumes */
 	if (!ret && strcmp(pm_test, "none"))
 		ret = pdma_write_file("/sys/module/suspend/parameters/pm_test_delay",
 				      "1");

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Two devices of one IOMMU group: a PASID of one is a PASID of the other, and
- * park must block it on both.
+ * Two devices in one IOMMU group: a PASID attached to one is attached to both,
+ * and park must block it on both.
  *
- * It needs two engines that ACS does not isolate from each other, although it
- * lets them have PASIDs: on the path of both, requests are redirected (RR) and
- * forwarded upstream (UF), but there is no source validation (SV), for example.
+ * Needs two engines that ACS does not isolate from each other but that may use
+ * PASIDs. For example, all ports upstream of them have request redirection (RR)
+ * and upstream forwarding (UF) enabled, but not source validation (SV).
  */
 #include "ioasid_fixture.h"
 
-/* One channel of the first engine; the second has no user */
+/* One channel of the first engine; no channel of the second is in use */
 FIXTURE(group)
 {
 	pid_t pid;

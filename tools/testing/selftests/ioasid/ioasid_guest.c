@@ -2,14 +2,14 @@
 /*
  * A mediated device as a VMM and its guest access it
  *
- * The tests play VMM and guest. Those of "guest": the device belongs to a VM,
- * whose guest programs PASIDs of its own; the map of the VM is that of KVM, and
- * what a guest writes to the registers of the device is written here. The VM
- * executes nothing. Each test runs for a device that was opened through its group
- * and for one that was opened through its character device.
+ * The tests play both roles. In "guest" tests, the device belongs to a VM whose
+ * guest uses PASIDs of its own. KVM holds the mapping, and the test writes to
+ * the device registers what the guest would write; the VM executes no code.
+ * Each test runs for a device opened through its group and for a device opened
+ * through its character device.
  *
- * Those of "pci": configuration space and BAR 0 of a device that belongs to no VM.
- * All accesses are defined ones: none of them may fail, whatever a guest does.
+ * "pci" tests cover configuration space and BAR 0 of a device without a VM. The
+ * behaviour of all accesses is defined: none may fail, whatever a guest does.
  */
 #include <sys/resource.h>
 #include <sys/types.h>
@@ -22,16 +22,16 @@
 #define MEM_LEN		(PDMA_MDEV_CHANNELS * PAGE)
 #define CONFIG_LEN	0x1000
 
-/* What the guests call their PASIDs */
+/* PASIDs used by the guests */
 #define GUEST_PASID	5
 #define GUEST_OTHER	6
 
 struct machine {
 	struct kvm_vm vm;
-	int vfio;		/* the KVM device for files of VFIO */
+	int vfio;		/* KVM device for VFIO files */
 };
 
-/* A device of a machine, and memory that only this device can reach */
+/* A device assigned to a machine, and memory mapped for this device only */
 struct guest_dev {
 	char uuid[PDMA_UUID_LEN + 1];
 	struct machine *machine;
@@ -48,8 +48,8 @@ FIXTURE(guest)
 	struct machine machine[2];
 	struct guest_dev dev[NR_DEVS];
 	int ioasid;
-	__u32 id;		/* the first machine's GUEST_PASID */
-	__u32 other;		/* nobody's */
+	__u32 id;		/* GUEST_PASID of machine[0] */
+	__u32 other;		/* not mapped */
 };
 
 FIXTURE_VARIANT(guest)
@@ -83,7 +83,7 @@ static int machine_open(struct machine *machine)
 	return machine->vfio < 0 ? machine->vfio : 0;
 }
 
-/* Only devices can keep it alive now */
+/* After this, only a device can keep the VM alive */
 static void machine_close(struct machine *machine)
 {
 	if (machine->vfio >= 0)
@@ -92,7 +92,7 @@ static void machine_close(struct machine *machine)
 	vm_close(&machine->vm);
 }
 
-/* A new device on @parent, which belongs to @machine */
+/* Create a device on @parent and assign it to @machine */
 static int dev_open(struct guest_dev *dev, const char *parent,
 		    struct machine *machine, bool cdev)
 {
@@ -123,7 +123,7 @@ static int dev_open(struct guest_dev *dev, const char *parent,
 	return pdma_map(&dev->ch[0], dev->buf, IOVA, MEM_LEN);
 }
 
-/* As a VMM does it: KVM has what was opened, too */
+/* Like a VMM: KVM must drop its reference to the file, too */
 static void dev_close(struct guest_dev *dev)
 {
 	struct pdma_dev *ch = &dev->ch[0];
@@ -165,7 +165,7 @@ FIXTURE_SETUP(guest)
 			 GUEST_PASID);
 }
 
-/* In the parent of the test, or in the test itself if an assertion failed */
+/* In the parent of the test, or in the test itself after a failed assertion */
 FIXTURE_TEARDOWN_PARENT(guest)
 {
 	int i;
@@ -179,7 +179,7 @@ FIXTURE_TEARDOWN_PARENT(guest)
 	}
 }
 
-/* Who holds a number, as debugfs tells it: "mdev=1,kvm=1", "-" */
+/* Compare with the holders in debugfs: "mdev=1,kvm=1", or "-" if none */
 static bool holders_are(__u32 id, const char *state, const char *holders)
 {
 	struct ioasid_row row = {};
@@ -188,7 +188,7 @@ static bool holders_are(__u32 id, const char *state, const char *holders)
 	       !strcmp(holders, row.holders);
 }
 
-/* KVM lets go a grace period after it was told to */
+/* KVM drops its references after a grace period */
 #define expect_holders(_id, _state, _holders) do {			\
 	struct ioasid_row __row = {};					\
 									\
@@ -209,7 +209,7 @@ static bool holders_are(__u32 id, const char *state, const char *holders)
 	EXPECT_TRUE(wait_until(debugfs_ioasid(_id, &(struct ioasid_row){}) == \
 			       -ENOENT))
 
-/* Each channel streams into a page of its own */
+/* Each channel streams to a page of its own */
 static __u32 start(struct guest_dev *dev, int nr)
 {
 	return pdma_execute_stream(&dev->ch[nr], IOVA + nr * PAGE, PAGE);
@@ -224,7 +224,7 @@ static __u32 start(struct guest_dev *dev, int nr)
 	ASSERT_EQ(0, pdma_wait_counter(&(_dev)->ch[_nr], 20));		\
 } while (0)
 
-/* The channel goes on and nothing arrives */
+/* The channel is running and its requests are refused */
 #define expect_refused(_dev, _nr) do {					\
 	EXPECT_TRUE(is_still((_dev)->buf, MEM_LEN));				\
 	EXPECT_EQ(0, pdma_wait_refused(&(_dev)->ch[_nr], 20));		\
@@ -288,20 +288,20 @@ TEST_F(guest, unknown_number_has_a_result)
 	EXPECT_EQ(0, pdma_refused(&dev->ch[0]));
 	expect_holders(self->id, "active", "kvm=1");
 
-	/* Nor does the host's number become known when the device holds it */
+	/* The host's number stays unknown even when the device holds it */
 	EXPECT_EQ(PDMA_RESULT_OK, pdma_bind(&dev->ch[1], GUEST_PASID));
 	EXPECT_EQ(PDMA_RESULT_NO_PASID, pdma_bind(&dev->ch[0], self->id));
 }
 
 TEST_F(guest, machine_without_a_map_knows_no_number)
 {
-	/* The second machine's device for IOASIDs is there, but has nothing */
+	/* The second VM has a KVM device for IOASIDs, but no mappings */
 	open_dev(1, self->parent, &self->machine[1]);
 	EXPECT_EQ(PDMA_RESULT_NO_PASID,
 		  pdma_bind(&self->dev[1].ch[0], GUEST_PASID));
 	dev_close(&self->dev[1]);
 
-	/* And this one is not there */
+	/* Now the VM does not have this device */
 	machine_close(&self->machine[1]);
 	ASSERT_EQ(0, vm_open(&self->machine[1].vm));
 	self->machine[1].vfio = kvm_vfio_create(self->machine[1].vm.vm);
@@ -356,7 +356,7 @@ TEST_F(guest, vmm_cannot_give_or_take_ioasids)
 	expect_holders(self->id, "active", "mdev=1,kvm=1");
 }
 
-/* The VM belongs to the mm that created it */
+/* A VM belongs to the mm that created it */
 TEST_F(guest, other_process_does_not_reach_the_map)
 {
 	struct guest_dev *dev = &self->dev[0];
@@ -387,7 +387,7 @@ TEST_F(guest, device_without_a_machine_is_given_ioasids_again)
 	EXPECT_EQ(PDMA_RESULT_OK, pdma_bind(&dev->ch[0], self->other));
 }
 
-/* Several channels, devices and machines */
+/* Multiple channels, devices and machines */
 
 TEST_F(guest, channels_share_what_the_device_holds)
 {
@@ -437,7 +437,7 @@ TEST_F(guest, channels_have_different_numbers)
 	expect_streams(dev, 1);
 	EXPECT_EQ(0, pdma_wait_refused(&dev->ch[0], 20));
 
-	/* One takes the number of the other */
+	/* Channel 0 switches to the PASID of channel 1 */
 	EXPECT_EQ(PDMA_RESULT_OK, pdma_bind(&dev->ch[0], 0));
 	expect_holders(self->id, "parked", "kvm=1");
 	start_guest(dev, 0, GUEST_OTHER);
@@ -467,7 +467,7 @@ TEST_F(guest, device_of_another_engine_takes_the_same_number)
 	expect_holders(self->id, "parked", "mdev=2,kvm=1");
 }
 
-/* The engine has one PASID table, and a device one domain */
+/* All devices of an engine share a PASID table, but each has its own domain */
 TEST_F(guest, device_of_the_same_engine_does_not)
 {
 	struct guest_dev *dev = self->dev;
@@ -522,7 +522,7 @@ TEST_F(guest, machines_with_the_same_number_do_not_meet)
 	EXPECT_TRUE(is_still(dev[1].buf, MEM_LEN));
 }
 
-/* Letting go */
+/* Releasing a PASID */
 
 TEST_F(guest, pasid_0_lets_go_and_the_number_is_recycled)
 {
@@ -631,7 +631,7 @@ TEST_F(guest, unmap_stops_and_keeps_the_number)
 	expect_streams(dev, 0);
 }
 
-/* How many messages there were with @text since kmsg_open() */
+/* Number of messages since kmsg_open() that contain @text */
 static int kmsg_count(int fd, const char *text)
 {
 	char msg[8192];
@@ -643,8 +643,8 @@ static int kmsg_count(int fd, const char *text)
 }
 
 /*
- * The guest can cause as many failures as it likes, but not as many messages. Up to
- * ten of them are printed in five seconds, by type1 only.
+ * The guest can cause any number of failures, but not as many messages: type1
+ * prints up to ten per five seconds, iommufd none.
  */
 TEST_F(guest, failures_to_pin_do_not_flood_the_log)
 {
@@ -653,7 +653,7 @@ TEST_F(guest, failures_to_pin_do_not_flood_the_log)
 	__u64 start_ms;
 	int i, kmsg, count, most;
 
-	/* Whether the limit applies is decided when the memory is mapped */
+	/* The limit is enforced depending on the capability at map time */
 	ASSERT_EQ(0, pdma_unmap(&dev->ch[0], IOVA, MEM_LEN));
 	kmsg = kmsg_open();
 	ASSERT_LE(0, kmsg);
@@ -671,7 +671,7 @@ TEST_F(guest, failures_to_pin_do_not_flood_the_log)
 	close(kmsg);
 }
 
-/* Who is first: the other two hold it, and the last one recycles it */
+/* Release order: whoever is last recycles the IOASID */
 
 TEST_F(guest, map_is_deleted_first)
 {
@@ -683,7 +683,9 @@ TEST_F(guest, map_is_deleted_first)
 	expect_streams(dev, 0);
 	EXPECT_EQ(PDMA_RESULT_NO_PASID, pdma_bind(&dev->ch[1], GUEST_PASID));
 
-	/* What the number stands for now is nothing to the first channel */
+	/*
+	 * A new mapping of the same guest PASID does not affect a bound channel
+	 */
 	test_cmd_map_add(self->machine[0].vm.dev, self->ioasid, self->other,
 			 GUEST_PASID);
 	start_guest(dev, 1, GUEST_PASID);
@@ -693,7 +695,7 @@ TEST_F(guest, map_is_deleted_first)
 	expect_streams(dev, 1);
 	expect_holders(self->id, "parked", "mdev=1");
 
-	/* Written again, it is looked up again */
+	/* Writing the PASID again repeats the lookup */
 	EXPECT_EQ(PDMA_RESULT_OK, pdma_execute(&dev->ch[0], PDMA_CMD_STOP));
 	EXPECT_EQ(PDMA_RESULT_OK, pdma_bind(&dev->ch[0], GUEST_PASID));
 	expect_recycled(self->id);
@@ -735,7 +737,7 @@ TEST_F(guest, file_is_closed_first)
 	EXPECT_TRUE(is_still(dev->buf, MEM_LEN));
 }
 
-/* As long as the device is open, the VM and its map are there */
+/* An open device keeps the VM and its mappings alive */
 TEST_F(guest, machine_is_destroyed_first)
 {
 	struct guest_dev *dev = &self->dev[0];
@@ -755,14 +757,14 @@ TEST_F(guest, machine_is_destroyed_first)
 	expect_recycled(self->id);
 }
 
-/* The PCI face of the device */
+/* PCI configuration space and BAR 0 */
 
 FIXTURE(pci)
 {
 	pid_t pid;
 	char uuid[PDMA_UUID_LEN + 1];
 	int ioasid;
-	__u32 id;		/* given to the device */
+	__u32 id;		/* added to the device */
 	struct pdma_dev dev;
 	struct pdma_dev second;	/* another channel of it */
 	char *buf;		/* mapped at IOVA */
@@ -787,7 +789,7 @@ FIXTURE_SETUP(pci)
 	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->id));
 }
 
-/* In the parent of the test, or in the test itself if an assertion failed */
+/* In the parent of the test, or in the test itself after a failed assertion */
 FIXTURE_TEARDOWN_PARENT(pci)
 {
 	if (getpid() == self->pid)
@@ -813,7 +815,7 @@ static __u32 config(struct pdma_dev *dev, unsigned int offset, size_t len)
 #define expect_config(_val, _offset, _len) \
 	EXPECT_EQ(_val, config(&self->dev, _offset, _len))
 
-/* Offset of a capability, 0: none. The list must end. */
+/* Offset of a capability, or 0. Fails if the list does not end. */
 static unsigned int find_cap(struct pdma_dev *dev, __u8 id)
 {
 	unsigned int at = config(dev, PCI_CAPABILITY_LIST, 1), n;
@@ -840,7 +842,7 @@ static unsigned int find_ext_cap(struct pdma_dev *dev, __u16 id)
 	return 0;
 }
 
-/* Both channels stream with the PASID that they are given */
+/* Stream on both channels with the device's PASID */
 #define start_streams() do {						\
 	ASSERT_EQ(PDMA_RESULT_OK, pdma_bind(&self->dev, self->id));	\
 	ASSERT_EQ(PDMA_RESULT_OK, pdma_bind(&self->second, self->id));	\
@@ -885,7 +887,7 @@ TEST_F(pci, express_capability_offers_a_reset_and_a_prefix)
 		     PCI_EXP_DEVCAP_FLR);
 	cap2 = config(&self->dev, exp + PCI_EXP_DEVCAP2, 4);
 	EXPECT_NE(0, cap2 & PCI_EXP_DEVCAP2_EE_PREFIX);
-	/* One prefix is what a PASID needs */
+	/* A PASID needs one prefix */
 	EXPECT_EQ(1, cap2 >> 22 & 3);
 	EXPECT_EQ(0, find_cap(&self->dev, PCI_CAP_ID_MSI));
 	EXPECT_EQ(0, find_cap(&self->dev, PCI_CAP_ID_MSIX));
@@ -920,7 +922,9 @@ TEST_F(pci, bar_tells_its_size)
 	expect_config(0, PCI_ROM_ADDRESS, 4);
 }
 
-/* Bits of the 32-bit word at @offset that can be written, without side effects */
+/*
+ * Writable bits of the 32-bit word at @offset, except those with side effects
+ */
 static __u32 writable(unsigned int offset, unsigned int exp)
 {
 	if (offset == PCI_COMMAND)
@@ -971,7 +975,10 @@ TEST_F(pci, config_is_accessed_in_any_size)
 			 -1, 0);
 	unsigned int i;
 
-	/* Bytes of two words that can be written, one of which is read-only */
+	/*
+	 * An unaligned write that spans two words, the second of which is
+	 * read-only
+	 */
 	ASSERT_EQ(0, pdma_config_write(&self->dev, PCI_BASE_ADDRESS_0 + 2,
 				       bytes, 8));
 	expect_config(0x12340000, PCI_BASE_ADDRESS_0, 4);
@@ -986,7 +993,7 @@ TEST_F(pci, config_is_accessed_in_any_size)
 		if (i % 2 == 0)
 			expect_config(all[i] | all[i + 1] << 8, i, 2);
 	}
-	/* It ends, and nothing is behind it */
+	/* Accesses across the end are truncated, accesses beyond it fail */
 	EXPECT_EQ(2, pread(self->dev.device, bytes, 4,
 			   self->dev.config_offset + CONFIG_LEN - 2));
 	EXPECT_EQ(2, pwrite(self->dev.device, bytes, 4,
@@ -1003,7 +1010,7 @@ TEST_F(pci, bus_master_off_stops_dma)
 
 	for (i = 0; i < 2; i++) {
 		start_streams();
-		/* By one byte, and together with what stands next to it */
+		/* First as a single byte, then as a whole word */
 		if (i)
 			set_config(PCI_COMMAND, 4, 0);
 		else
@@ -1017,7 +1024,10 @@ TEST_F(pci, bus_master_off_stops_dma)
 			  pdma_execute(&self->dev, PDMA_CMD_STOP));
 		expect_both_stopped();
 
-		/* Nothing starts by itself, and the channel has its PASID */
+		/*
+		 * Nothing restarts on its own, and the channel has kept its
+		 * PASID
+		 */
 		ASSERT_EQ(0, pdma_set_master(&self->dev, true));
 		expect_both_stopped();
 		EXPECT_EQ(PDMA_RESULT_OK,
@@ -1037,7 +1047,7 @@ TEST_F(pci, stream_goes_on_while_others_bits_are_written)
 	EXPECT_EQ(0, pdma_wait_counter(&self->second, 20));
 }
 
-/* Both kinds of reset of a device whose channels stream */
+/* Reset a device with streaming channels, by FLR or through VFIO */
 static void test_reset(struct __test_metadata *_metadata,
 		       FIXTURE_DATA(pci) *self, unsigned int flr)
 {
@@ -1069,7 +1079,7 @@ static void test_reset(struct __test_metadata *_metadata,
 		  pdma_execute_stream(&self->dev, IOVA, PAGE));
 	expect_both_stopped();
 
-	/* What VFIO gave to it, it has */
+	/* IOASIDs added through VFIO are kept */
 	test_cmd_query(self->ioasid, self->id, &query);
 	EXPECT_EQ(1, query.users);
 	EXPECT_EQ(1, query.attachments);
@@ -1084,7 +1094,7 @@ TEST_F(pci, function_level_reset_stops_dma)
 	test_reset(_metadata, self, flr);
 	/* The bit reads as 0 */
 	expect_config(PCI_EXP_DEVCTL_READRQ_512B, flr, 2);
-	/* As the upper byte alone */
+	/* Also when only the upper byte is written */
 	set_config(flr + 1, 1, PCI_EXP_DEVCTL_BCR_FLR >> 8);
 	expect_both_stopped();
 	expect_config(0, PCI_COMMAND, 2);
@@ -1107,7 +1117,7 @@ TEST_F(pci, device_is_opened_as_after_a_reset)
 	EXPECT_EQ(0, pdma_get(&self->dev, PDMA_SUBMIT_PASID, 4));
 }
 
-/* What a VMM asks for */
+/* Region information for the VMM */
 
 TEST_F(pci, bar_says_what_of_it_can_be_mapped)
 {
@@ -1148,7 +1158,7 @@ TEST_F(pci, bar_says_what_of_it_can_be_mapped)
 				   bar.info.offset + bar.area.offset));
 }
 
-/* Whoever could start a command here could DMA to pages that are not pinned */
+/* A command started here could DMA to pages that are not pinned */
 TEST_F(pci, mapped_registers_control_nothing)
 {
 	volatile __u32 *regs;
@@ -1211,12 +1221,12 @@ TEST_F(pci, copy_is_programmed_register_by_register)
 	memset(self->buf, 0x77, PAGE);
 	EXPECT_EQ(PDMA_RESULT_OK, pdma_bind(dev, self->id));
 	EXPECT_EQ(self->id, pdma_get(dev, PDMA_SUBMIT_PASID, 4));
-	/* In halves, and whole */
+	/* As two halves, and as a whole */
 	EXPECT_EQ(0, pdma_set32(dev, PDMA_SUBMIT_SRC, (__u32)IOVA));
 	EXPECT_EQ(0, pdma_set32(dev, PDMA_SUBMIT_SRC + 4, IOVA >> 32));
 	EXPECT_EQ(0, pdma_set64(dev, PDMA_SUBMIT_DST, IOVA + PAGE));
 	EXPECT_EQ(0, pdma_set32(dev, PDMA_SUBMIT_LEN, PAGE));
-	/* Of no use for a copy, and so ignored */
+	/* Not used by a copy, hence ignored */
 	EXPECT_EQ(0, pdma_set32(dev, PDMA_SUBMIT_PERIOD, 1));
 	EXPECT_EQ(0, pdma_set32(dev, PDMA_SUBMIT_BURST, ~0U));
 	EXPECT_EQ(PDMA_RESULT_OK, pdma_execute(dev, PDMA_CMD_COPY));
@@ -1231,7 +1241,9 @@ TEST_F(pci, copy_is_programmed_register_by_register)
 	EXPECT_EQ(~0U, pdma_get(dev, PDMA_SUBMIT_BURST, 4));
 }
 
-/* The lower half is the length, the upper half executes */
+/*
+ * The lower half is the length, and writing the upper half starts the command
+ */
 TEST_F(pci, two_registers_are_written_in_their_order)
 {
 	struct pdma_dev *dev = &self->dev;
@@ -1243,7 +1255,7 @@ TEST_F(pci, two_registers_are_written_in_their_order)
 	EXPECT_EQ(PDMA_RESULT_OK, pdma_get(dev, PDMA_SUBMIT_RESULT, 4));
 	EXPECT_EQ(0, pdma_wait_counter(dev, 20));
 	EXPECT_EQ(64, pdma_read32(dev, PDMA_LEN));
-	/* The PASID, and the result, which nobody can write */
+	/* The upper half is the result, which is read-only */
 	EXPECT_EQ(0, pdma_set64(dev, PDMA_SUBMIT_PASID, 99ULL << 32));
 	EXPECT_EQ(0, pdma_get(dev, PDMA_SUBMIT_PASID, 8));
 	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
@@ -1262,7 +1274,7 @@ TEST_F(pci, one_write_sets_all_registers)
 	for (i = 0; i < sizeof(cmd); i += 8)
 		*(__u64 *)((char *)&found + i) = pdma_get(&self->dev, i, 8);
 	EXPECT_EQ(0, memcmp(&cmd, &found, sizeof(cmd)));
-	/* Its error is a result, too. STOP leaves the PASID alone. */
+	/* A failed command sets the result, too. STOP keeps the PASID. */
 	EXPECT_EQ(-EBUSY, pdma_submit(&self->dev, &cmd));
 	EXPECT_EQ(PDMA_RESULT_BUSY, pdma_get(&self->dev, PDMA_SUBMIT_RESULT, 4));
 	EXPECT_EQ(0, pdma_stop(&self->dev));
@@ -1318,7 +1330,7 @@ TEST_F(pci, pasid_of_a_busy_channel_can_only_be_taken_away)
 	EXPECT_EQ(0, pdma_get(dev, PDMA_SUBMIT_PASID, 4));
 	EXPECT_EQ(0, pdma_status(dev) & PDMA_STATUS_BUSY);
 	EXPECT_EQ(PDMA_RESULT_NO_PASID, pdma_execute_stream(dev, IOVA, PAGE));
-	/* The other channel goes on, and the device holds the IOASID */
+	/* The other channel keeps running, and the device keeps the IOASID */
 	EXPECT_EQ(0, pdma_wait_counter(&self->second, 20));
 	EXPECT_EQ(self->id, pdma_get_ioasid(dev));
 }
@@ -1336,7 +1348,7 @@ TEST_F(pci, channel_has_no_pasid_after_a_failed_lookup)
 		EXPECT_EQ(PDMA_RESULT_NO_PASID,
 			  pdma_execute_stream(dev, IOVA, PAGE));
 	}
-	/* The upper bits are not cut off */
+	/* The upper bits are not truncated */
 	EXPECT_EQ(PDMA_RESULT_NO_PASID, pdma_bind(dev, self->id | 1U << 31));
 	EXPECT_EQ(0, pdma_done(dev));
 }
@@ -1352,7 +1364,7 @@ TEST_F(pci, odd_accesses_have_no_effect_and_no_error)
 	EXPECT_EQ(0, pdma_set64(dev, PDMA_SUBMIT_DST, IOVA));
 	EXPECT_EQ(0, pdma_set32(dev, PDMA_SUBMIT_LEN, PAGE));
 
-	/* Bytes, halves, and what is not aligned, all over the page */
+	/* Byte, halfword and unaligned accesses anywhere in the page */
 	for (reg = 0; reg < 0x40; reg++) {
 		for (len = 1; len <= 8; len *= 2) {
 			if (len >= 4 && reg % len == 0)
@@ -1369,7 +1381,7 @@ TEST_F(pci, odd_accesses_have_no_effect_and_no_error)
 	EXPECT_EQ(PAGE, pdma_get(dev, PDMA_SUBMIT_LEN, 8));
 	EXPECT_EQ(self->id, pdma_get(dev, PDMA_SUBMIT_PASID, 8));
 
-	/* The rest of the page, and the result */
+	/* The result, and the rest of the page */
 	for (reg = PDMA_SUBMIT_SIZE; reg < PAGE; reg += 8) {
 		EXPECT_EQ(0, pdma_set64(dev, reg, ones));
 		EXPECT_EQ(0, pdma_get(dev, reg, 8));
@@ -1377,7 +1389,7 @@ TEST_F(pci, odd_accesses_have_no_effect_and_no_error)
 	EXPECT_EQ(0, pdma_set32(dev, PDMA_SUBMIT_RESULT, 5));
 	EXPECT_EQ(0, pdma_get(dev, PDMA_SUBMIT_RESULT, 4));
 
-	/* The status page, by the trap */
+	/* The status page, through the trapping path */
 	for (reg = 0; reg < PAGE; reg += 8)
 		EXPECT_EQ(0, pdma_set64(dev, PDMA_MDEV_STATUS(0) + reg, ones));
 	EXPECT_EQ(0, pdma_set32(dev, PDMA_MDEV_STATUS(0) + PDMA_CMD,

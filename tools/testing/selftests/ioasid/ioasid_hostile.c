@@ -1,31 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a process without privileges does with /dev/ioasid when it was given the
- * file, and means harm. Where each is shown:
+ * Attacks by an unprivileged process that was passed a /dev/ioasid file, and
+ * the tests that cover them ("here": this file)
  *
  * It cannot hang the kernel
  *	a huge ALLOC or FREE ends with a fatal signal: ioasid
- *	endless calls of many threads, which then are killed: here
- *	adds and deletes of a VM, submissions to a device: ioasid_kvm, ioasid_mdev
- *	memory that does not answer, in a call of its own: here
+ *	endless calls from many threads that are then killed: here
+ *	adding and deleting mappings of a VM, submissions to a device:
+ *	ioasid_kvm, ioasid_mdev
+ *	system calls that block on their user memory: here
  * It cannot exhaust memory
- *	what numbers, mappings of a VM, attachments and calls take is charged to
- *	its memory cgroup, as long as they take it, and so are the PASID tables
- *	of a device that it makes grow: here
+ *	memory used for IOASIDs, mappings of a VM, attachments and calls is
+ *	charged to its memory cgroup while it is in use, and so are PASID
+ *	tables of a device that grow on its behalf: here
  * It cannot starve other sets
- *	the quota, who may raise it, fork, exec, new files: ioasid
- *	parked numbers count: ioasid_dma, ioasid_cgroup
- *	many processes have what their cgroup has: here
- * It does not learn the numbers of others
- *	their numbers are as those that do not exist, here with FREE, QUERY and
- *	KVM; with VFIO: ioasid_mdev
- *	fdinfo and debugfs cannot be read: here
- *	ALLOC of a range tells that numbers of it are taken (ENOSPC), as its
- *	description says. It does not tell by whom.
- * It cannot keep a number beyond its references
+ *	the quota and raising it, fork, exec, new files: ioasid
+ *	parked IOASIDs count: ioasid_dma, ioasid_cgroup
+ *	many processes share the limit of their cgroup: here
+ * It does not learn the IDs of others
+ *	IDs of others look like unused IDs, with FREE, QUERY
+ *	and KVM: here, with VFIO: ioasid_mdev
+ *	fdinfo and debugfs are not readable: here
+ *	ALLOC with a range fails with ENOSPC if the IDs are taken, as
+ *	documented, but does not tell who holds them.
+ * It cannot keep an ID beyond its references
  *	dup, fork, exec, exit: ioasid; kill at any point: ioasid_teardown
- *	descriptors in flight, also in a cycle; zombies; a process that is
- *	traced; vfork; a call that goes on when the file is closed: here
+ *	descriptors in flight, also in a cycle; zombies; a traced process;
+ *	vfork; a call in progress when the file is closed: here
  */
 #include <grp.h>
 #include <pthread.h>
@@ -41,7 +42,7 @@
 
 #define NOBODY 65534
 
-/* How long a test looks on */
+/* Duration of the attack, in milliseconds */
 #define WATCH_MS 1500
 
 #define load(ptr) __atomic_load_n(ptr, __ATOMIC_SEQ_CST)
@@ -56,9 +57,9 @@ struct shared {
 
 FIXTURE(hostile)
 {
-	int fd;			/* of the victim, which looks on */
+	int fd;			/* file of the victim */
 	struct shared *shared;
-	__u32 mine;		/* of the victim */
+	__u32 mine;		/* IOASID of the victim */
 };
 
 FIXTURE_SETUP(hostile)
@@ -82,7 +83,7 @@ static int become_nobody(void)
 	return 0;
 }
 
-/* A file in a set of its own, whose holder has no privileges any more */
+/* Open a file in a new set, then drop all privileges */
 static int hostile_open(void)
 {
 	int fd = ioasid_open();
@@ -92,7 +93,7 @@ static int hostile_open(void)
 	return fd;
 }
 
-/* The same, and a number that others look at */
+/* Same; also allocate an IOASID and publish its ID */
 static int hostile_hold(struct shared *shared)
 {
 	int fd = hostile_open();
@@ -114,13 +115,13 @@ static int hostile_hold(struct shared *shared)
 	EXPECT_TRUE(wait_until(waitpid(__pid, NULL, WNOHANG) == __pid)); \
 } while (0)
 
-/* Whatever it does, and that never ends by itself */
+/* The process can be killed, whatever it is doing */
 #define expect_dies(_pid) do {						\
 	ASSERT_EQ(0, kill(_pid, SIGKILL));				\
 	expect_reaped(_pid);						\
 } while (0)
 
-/* Nobody has it any more, whatever else goes on */
+/* The ID becomes free, whatever else is going on */
 #define expect_gone(_id) do {						\
 	__u32 __id = (_id), __new = 0;					\
 									\
@@ -130,7 +131,7 @@ static int hostile_hold(struct shared *shared)
 	EXPECT_EQ(0, ioasid_free(self->fd, 1, &__id));			\
 } while (0)
 
-/* What the victim does is done, whatever others do to prevent it */
+/* The victim is served despite all attacks */
 static void expect_service(struct __test_metadata *_metadata, int fd, int ms)
 {
 	uint64_t end = now_us() + ms * 1000ull;
@@ -168,13 +169,13 @@ static void *flood_fn(void *arg)
 				ioasid_free(flood->fd, 1000, ids);
 			break;
 		case 1:
-			/* Never all of them */
+			/* Always fails, after scanning the whole array */
 			memset(ids, 0, sizeof(ids));
 			ioasid_free(flood->fd, 2000, ids);
 			ioasid_alloc(flood->fd, 0, 0, 0xfffff, ids);
 			break;
 		case 2:
-			/* The answer cannot be delivered */
+			/* The result cannot be copied out */
 			ioasid_alloc(flood->fd, 0, 0, 4000, (void *)-4096ul);
 			break;
 		default:
@@ -185,7 +186,7 @@ static void *flood_fn(void *arg)
 	return NULL;
 }
 
-/* @kind: of all threads, -1: each another */
+/* @kind: of all threads, or -1 for a different one in each thread */
 static void flood(struct shared *shared, int kind)
 {
 	struct flood floods[4];
@@ -232,7 +233,7 @@ TEST_F(hostile, endless_calls_hang_nobody_and_can_be_killed)
 
 /* It cannot starve others */
 
-/* More than the quota allows: not even for a moment does it count elsewhere */
+/* Requests over quota do not transiently reduce what is available to others */
 TEST_F(hostile, refused_requests_take_nothing_from_others)
 {
 	expect_service_in_flood(_metadata, self, 1);
@@ -262,7 +263,7 @@ TEST_F(hostile, many_processes_have_what_their_cgroup_has)
 			if (enter(group))
 				_exit(1);
 			fd = hostile_open();
-			/* As long as it gets one, each time by a new file */
+			/* Allocate until the limit is reached */
 			while (!(ret = ioasid_alloc(fd, 0, 0, 1, &id)))
 				__atomic_fetch_add(&shared->calls, 1,
 						   __ATOMIC_SEQ_CST);
@@ -286,18 +287,18 @@ TEST_F(hostile, many_processes_have_what_their_cgroup_has)
 
 /* It cannot exhaust memory */
 
-/* Numbers that have nothing in common, not even a node of a table */
+/* Widely spaced IDs that do not share an xarray node */
 #define FIRST	0x10000
 #define STRIDE	64
 #define NUMBERS	2000
 
 /*
- * What may be charged and not shown yet, or shown and not charged any more: the
- * kernel adds up the bytes of objects by the page, on each CPU
+ * Error of the statistics: the kernel adds up slab bytes per page and per CPU,
+ * so that a few are not shown yet, or still shown after they were uncharged
  */
 #define CHARGE_SLACK 0x4000
 
-/* Of a mapping of a VM: no cache has its name */
+/* Size of a mapping of a VM, which has no slab cache of its own */
 #define MAPPING_SIZE 32
 
 struct taker {
@@ -313,7 +314,7 @@ struct charge {
 	bool device;
 	int (*take)(struct taker *taker, int i);
 	int (*give_back)(struct taker *taker);
-	/* How many of each are taken, for each of @count */
+	/* Objects allocated per iteration */
 	int ioasids, nodes, mappings, attachments;
 };
 
@@ -334,14 +335,14 @@ static const struct charge charge_numbers = {
 	.ioasids = 1, .nodes = 1,
 };
 
-/* One number for as many PASIDs of the guest as it likes: no quota counts them */
+/* Map one IOASID to many guest PASIDs, which no quota limits */
 static int take_mapping(struct taker *taker, int i)
 {
 	return kvm_ioasid_add(taker->vm.dev, taker->fd, taker->ids[0],
 			      i * STRIDE);
 }
 
-/* Without the VM, which charges more than the mappings */
+/* Closes the VM, which was charged before */
 static int give_mappings_back(struct taker *taker)
 {
 	vm_close(&taker->vm);
@@ -354,7 +355,7 @@ static const struct charge charge_mappings = {
 	.nodes = 1, .mappings = 1,
 };
 
-/* The VM holds what the device has been attached to, one after the other */
+/* The VM keeps each IOASID parked after the device has moved on to the next */
 static int take_parked_attachment(struct taker *taker, int i)
 {
 	int ret = take_number(taker, i);
@@ -409,7 +410,7 @@ FIXTURE_VARIANT_ADD(charge, attachments)
 	.what = &charge_attachments,
 };
 
-/* What an object takes, with a pointer to who is charged for it, or -errno */
+/* Size of a slab object and its memcg pointer, or -errno */
 static long long object_size(const char *cache)
 {
 	char path[PDMA_PATH_LEN], val[32];
@@ -425,13 +426,13 @@ static long long slab_of(const char *group)
 	return group_read(group, "memory.stat", "slab");
 }
 
-/* Memory of the kernel that is taken by the page */
+/* Kernel memory allocated as pages */
 static long long pages_of(const char *group)
 {
 	return group_read(group, "memory.stat", "kernel") - slab_of(group);
 }
 
-/* Its PASID table is as on the first day */
+/* Replug the device, so that it starts with an empty PASID table */
 static int renew_device(const char *name)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX];
@@ -482,7 +483,7 @@ FIXTURE_TEARDOWN_PARENT(charge)
 	EXPECT_TRUE(wait_until(!rmdir(self->group)));
 }
 
-/* Nothing but what is to be charged happens in the group */
+/* Run in the cgroup only what must be charged */
 static void take_in_group(FIXTURE_DATA(charge) *self,
 			  const struct charge *what)
 {
@@ -498,7 +499,9 @@ static void take_in_group(FIXTURE_DATA(charge) *self,
 	if (what->device && pdma_open_cdev(&taker->dev, self->uuid, NULL))
 		_exit(2);
 	taker->fd = ioasid_open();
-	/* Before the group is entered: this one is not looked at */
+	/*
+	 * Allocate this one before entering the cgroup, as it is not under test
+	 */
 	if (!what->ioasids && ioasid_alloc(taker->fd, 0, 0, 1, taker->ids))
 		_exit(3);
 	if (enter(self->group) || become_nobody())
@@ -525,7 +528,7 @@ TEST_F(charge, memory_counts_in_the_cgroup_of_who_asked)
 	long long floor, slab = 0, pages;
 	pid_t pid;
 
-	/* And the tables of a table: one for each 64 */
+	/* Plus the upper level of each xarray, one node per 64 nodes */
 	floor = what->ioasids * object_size("ioasid") +
 		what->nodes * object_size("radix_tree_node") +
 		what->mappings * MAPPING_SIZE +
@@ -542,29 +545,32 @@ TEST_F(charge, memory_counts_in_the_cgroup_of_who_asked)
 	pages = pages_of(self->group);
 	store(&self->shared->calls, 1);
 	expect_step(2);
-	/* Until all is added up, and what was freed is not there any more */
+	/*
+	 * Wait until the statistics are up to date and pending frees are
+	 * complete
+	 */
 	sleep(3);
 	slab = slab_of(self->group);
 	EXPECT_LE(floor, slab + CHARGE_SLACK);
 	TH_LOG("%lld bytes charged, at least %lld expected", slab, floor);
 	if (what->device) {
-		/* A table of 64 PASIDs is a page, which the device keeps */
+		/* The device keeps a page per table of 64 PASIDs */
 		pages = pages_of(self->group) - pages;
 		EXPECT_LE(what->count * 4096, pages);
 		TH_LOG("%lld bytes in PASID tables", pages);
 	}
 	store(&self->shared->calls, 2);
 	expect_step(3);
-	/* All but what the process itself has needed to run */
+	/* All is uncharged except for what the process needs to run */
 	EXPECT_TRUE(wait_until((slab = slab_of(self->group)) <= floor / 16));
 	TH_LOG("%lld bytes after all is given back", slab);
 	expect_dies(pid);
 }
 
-/* Memory that does not answer */
+/* System calls that block on user memory */
 
 #define STALL_COUNT 3000
-/* So many of their numbers are in the page that does not answer */
+/* Number of IDs in the part of the array that is not faulted in */
 #define STALL_LAST 500
 #define STALL_FIRST 0x20000
 #define PAGE 4096
@@ -579,7 +585,7 @@ FIXTURE(stall)
 FIXTURE_VARIANT(stall)
 {
 	unsigned long cmd;
-	bool in_array;		/* near the end of it; else in the struct */
+	bool in_array;		/* stall in the array, not in the struct */
 };
 
 FIXTURE_VARIANT_ADD(stall, alloc_struct)
@@ -626,17 +632,17 @@ struct stalled {
 	unsigned long cmd;
 	bool in_array;
 	int uffd;
-	char *page;		/* that does not answer */
-	char answer[PAGE];	/* what it holds when it does */
-	__u32 *array;		/* ends in it */
-	__u32 ids[STALL_COUNT];	/* what is to be freed */
+	char *page;		/* the stalling page */
+	char answer[PAGE];	/* its content, once delivered */
+	__u32 *array;		/* ends in that page */
+	__u32 ids[STALL_COUNT];	/* IDs to free */
 	union {
 		struct ioasid_alloc alloc;
 		struct ioasid_free free;
 		struct ioasid_query query;
 		struct ioasid_list list;
 	};
-	struct ioasid_list_entry entries[STALL_COUNT];	/* if that answers */
+	struct ioasid_list_entry entries[STALL_COUNT];	/* if not stalled */
 	int ret;
 };
 
@@ -663,12 +669,12 @@ FIXTURE_TEARDOWN_PARENT(stall)
 	if (!self->group[0])
 		return;
 	group_write(self->group, "cgroup.kill", "1");
-	/* Whatever it was in the middle of, nothing is left */
+	/* Everything is released, whatever the call was in the middle of */
 	EXPECT_EQ(0, wait_current(self->group, 0));
 	EXPECT_TRUE(wait_until(!rmdir(self->group)));
 }
 
-/* Pages, of which the last does not answer until stall_answer() */
+/* Map pages, the last of which stalls until stall_answer() */
 static int stall_prepare(struct stalled *st)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -676,7 +682,7 @@ static int stall_prepare(struct stalled *st)
 	char *mem = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
-	/* Root: in faults of the kernel, too */
+	/* As root, to catch faults in the kernel, too */
 	st->uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
 	if (mem == MAP_FAILED || st->uffd < 0 ||
 	    ioctl(st->uffd, UFFDIO_API, &api))
@@ -701,7 +707,10 @@ static int stall_answer(struct stalled *st)
 	return ioctl(st->uffd, UFFDIO_COPY, &copy) ? -errno : 0;
 }
 
-/* The argument of the call; in the page itself, when that is to stall it */
+/*
+ * The argument of the call; in the stalling page itself if the struct must
+ * stall
+ */
 static void *stall_arg(struct stalled *st)
 {
 	__u32 *ids = st->in_array ? st->array : st->ids;
@@ -763,7 +772,7 @@ static void *stall_fn(void *arg)
 	return NULL;
 }
 
-/* What another thread of the process does with a file of it */
+/* Use the file from another thread of the process */
 static int use_file(int fd)
 {
 	struct ioasid_query query;
@@ -779,12 +788,12 @@ static int use_file(int fd)
 	return ret ? ret : ioasid_get_info(fd, &info);
 }
 
-/* Nothing has happened before the answer, all of it after that */
+/* The call takes effect only after the page was delivered */
 static int stall_check(struct stalled *st, bool answered)
 {
 	bool alloc = st->cmd == IOASID_ALLOC, free = st->cmd == IOASID_FREE;
 	bool active = answered ? !free : !alloc;
-	/* What the call has written already */
+	/* A number that the call has already written to user space */
 	__u32 id = alloc && st->in_array ? st->array[0] : STALL_FIRST;
 	int i;
 
@@ -796,7 +805,7 @@ static int stall_check(struct stalled *st, bool answered)
 		if (state != (active ? IOASID_STATE_ACTIVE : -ENOENT))
 			return -EBADMSG;
 	}
-	/* It cannot free what was not given to it yet */
+	/* An ID that has not been returned yet cannot be freed */
 	if (!active && ioasid_free(st->fd, 1, &id) != -ENOENT)
 		return -EPROTO;
 	return 0;
@@ -816,7 +825,7 @@ static void stall(FIXTURE_DATA(stall) *self,
 	st.in_array = variant->in_array;
 	if (enter(self->group) || stall_prepare(&st))
 		_exit(1);
-	/* Another file of the process */
+	/* Another file of the same process */
 	other = ioasid_open();
 	st.fd = hostile_open();
 	if (st.cmd != IOASID_ALLOC &&
@@ -828,7 +837,7 @@ static void stall(FIXTURE_DATA(stall) *self,
 	while (load(&shared->calls) < 1)
 		;
 	usleep(300000);
-	/* It takes all numbers before it tells the first one */
+	/* IDs are allocated before the first one is copied out */
 	if (st.cmd == IOASID_ALLOC && st.in_array)
 		wait_until(*(volatile __u32 *)st.array);
 	ret = use_file(st.fd);
@@ -836,7 +845,7 @@ static void stall(FIXTURE_DATA(stall) *self,
 		ret = use_file(other);
 	if (!ret)
 		ret = stall_check(&st, false);
-	/* With numbers left, which it has to park */
+	/* Leave an IOASID in the file, which close must park */
 	if (!ret)
 		ret = ioasid_alloc(other, 0, 0, 1, &id);
 	close(other);
@@ -855,7 +864,7 @@ static void stall(FIXTURE_DATA(stall) *self,
 	_exit(99);
 }
 
-/* The process whose call is in the kernel; everybody else is served */
+/* Start a process whose call is stalled in the kernel; others are served */
 static pid_t expect_stalled(struct __test_metadata *_metadata,
 			    FIXTURE_DATA(stall) *self,
 			    const FIXTURE_VARIANT(stall) *variant, bool answer)
@@ -871,7 +880,7 @@ static pid_t expect_stalled(struct __test_metadata *_metadata,
 	EXPECT_EQ(0, load(&shared->error));
 	expect_service(_metadata, self->fd, 100);
 	EXPECT_EQ(1, load(&shared->calls));
-	/* Taken, and counted */
+	/* The IDs are taken and charged */
 	if (variant->in_array || variant->cmd != IOASID_ALLOC) {
 		expect_taken(self->fd, STALL_FIRST);
 		EXPECT_EQ(STALL_COUNT, wait_current(self->group, STALL_COUNT));
@@ -884,7 +893,7 @@ TEST_F(stall, memory_that_never_answers_holds_up_nobody_else)
 	pid_t pid = expect_stalled(_metadata, self, variant, false);
 
 	expect_dies(pid);
-	/* Nothing of the half call is left */
+	/* The interrupted call is undone completely */
 	EXPECT_EQ(0, wait_current(self->group, 0));
 	expect_gone(STALL_FIRST);
 	expect_gone(STALL_FIRST + STALL_COUNT - 1);
@@ -903,7 +912,7 @@ TEST_F(stall, memory_that_answers_late_completes_the_call)
 	expect_gone(STALL_FIRST);
 }
 
-/* As many numbers as there are, to be read from a page that does not answer */
+/* A call with the largest possible count, whose array is in a stalled page */
 FIXTURE(hold)
 {
 	char group[64];
@@ -949,7 +958,7 @@ TEST_F(hold, what_a_call_holds_counts_in_the_cgroup_of_who_makes_it)
 		ioasid_free(st.fd, 0xfffff, (__u32 *)st.page);
 		_exit(99);
 	}
-	/* All of the memory of the kernel, of whatever kind */
+	/* Kernel memory of all kinds */
 	EXPECT_TRUE(wait_until((kernel = group_read(self->group, "memory.stat",
 						    "kernel")) >= size));
 	TH_LOG("%lld bytes charged, at least %lld expected", kernel, size);
@@ -980,7 +989,7 @@ static void probe(struct __test_metadata *_metadata, __u32 taken, __u32 parked,
 		vm.dev = kvm_ioasid_create(vm.vm);
 	fd = hostile_open();
 	test_cmd_alloc(fd, 0, 0, 1, &pair[0]);
-	/* Even the bytes of the answer are the same */
+	/* The output buffers are identical, too */
 	for (i = 0; i < ARRAY_LEN(ids); i++) {
 		pair[1] = ids[i];
 		memset(&query, 0x5a, sizeof(query));
@@ -1012,7 +1021,7 @@ TEST_F(hostile, numbers_of_others_look_as_those_that_do_not_exist)
 	__u32 id;
 	pid_t pid;
 
-	/* Parked, as long as a machine holds it */
+	/* Kept parked by a VM */
 	test_cmd_alloc(self->fd, 0, 0, 1, &id);
 	if (!vm_open(&vm)) {
 		vm.dev = kvm_ioasid_create(vm.vm);
@@ -1034,7 +1043,7 @@ TEST_F(hostile, numbers_of_others_look_as_those_that_do_not_exist)
 
 /* It cannot keep a number beyond its references */
 
-/* Who receives nothing: it goes with the sockets */
+/* A descriptor that is never received goes away with its socket */
 TEST_F(hostile, number_in_flight_goes_with_the_socket)
 {
 	struct shared *shared = self->shared;
@@ -1050,7 +1059,7 @@ TEST_F(hostile, number_in_flight_goes_with_the_socket)
 		_exit(0);
 	}
 	expect_reaped(pid);
-	/* In flight: nobody has it open, and it counts */
+	/* In flight: the file is open in no process but keeps its IOASID */
 	ASSERT_NE(0, shared->id);
 	expect_taken(self->fd, shared->id);
 	close(sock[0]);
@@ -1059,7 +1068,7 @@ TEST_F(hostile, number_in_flight_goes_with_the_socket)
 	expect_gone(shared->id);
 }
 
-/* Sockets in flight in each other: nobody can receive them any more */
+/* Sockets in flight in each other, which can never be received */
 TEST_F(hostile, number_in_a_cycle_of_sockets_is_collected)
 {
 	struct shared *shared = self->shared;
@@ -1079,7 +1088,7 @@ TEST_F(hostile, number_in_a_cycle_of_sockets_is_collected)
 	}
 	expect_reaped(pid);
 	ASSERT_NE(0, shared->id);
-	/* The collector runs when a socket is closed */
+	/* Closing a socket triggers garbage collection */
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
 	close(sock[0]);
 	close(sock[1]);
@@ -1133,7 +1142,7 @@ struct closer {
 	int fd;
 };
 
-/* Until the descriptor is gone, with 100 numbers more each time */
+/* Allocate 100 IOASIDs per call until the descriptor is closed */
 static void *call_while_closed(void *arg)
 {
 	struct closer *closer = arg;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A virtual machine holds IOASIDs: every error that the KVM device promises,
- * what remains as it was after it, and for how long a reference is held.
+ * A virtual machine holds IOASIDs: every documented error of the KVM device,
+ * that errors change nothing, and how long references are held.
  *
- * No device is needed: what the references mean for DMA, and in which order
- * everybody may let go, is tested by ioasid_teardown.
+ * No device is needed: effects on DMA and the order of teardown are tested by
+ * ioasid_teardown.
  */
 #include <sched.h>
 #include <signal.h>
@@ -16,7 +16,7 @@
 #define MAX_PASID 0xfffffU
 #define NR_IDS 4
 
-/* One machine, with the device, and some numbers that nobody holds yet */
+/* One VM with the device, and some IOASIDs without users */
 FIXTURE(kvm)
 {
 	int fd;
@@ -50,7 +50,7 @@ static int map_users(int fd, __u32 id)
 
 #define expect_users(users, fd, id) EXPECT_EQ(users, map_users(fd, id))
 
-/* A reference is released a grace period after its mapping was removed */
+/* A reference is dropped a grace period after the mapping is removed */
 #define wait_users(_users, _fd, _id) do {				\
 	int __users = _users;						\
 									\
@@ -58,7 +58,7 @@ static int map_users(int fd, __u32 id)
 	expect_users(__users, _fd, _id);				\
 } while (0)
 
-/* The same for the last reference to an IOASID that was freed */
+/* Same, for the last reference to an IOASID that was freed */
 #define wait_free(_fd, _id) do {					\
 	EXPECT_TRUE(ioasid_wait_recycled(_fd, _id));			\
 	expect_free(_fd, _id);						\
@@ -66,7 +66,7 @@ static int map_users(int fd, __u32 id)
 
 #define expect_state(state, fd, id) EXPECT_EQ((int)(state), ioasid_state(fd, id))
 
-/* What debugfs tells about a number that only machines hold */
+/* Check the debugfs row of an IOASID that is held only by VMs */
 #define expect_row(_id, _state, _users) do {				\
 	struct ioasid_row __row = {};					\
 	char __holders[32];						\
@@ -79,7 +79,7 @@ static int map_users(int fd, __u32 id)
 	EXPECT_STREQ((_users) ? __holders : "-", __row.holders);	\
 } while (0)
 
-/* A mapping, as GET tells it */
+/* A mapping as returned by GET */
 #define ENTRY(_guest_pasid, _id, _state)				\
 	((struct kvm_ioasid_entry){					\
 		.guest_pasid = _guest_pasid,				\
@@ -89,7 +89,7 @@ static int map_users(int fd, __u32 id)
 
 #define MAX_ENTRIES 256
 
-/* The device has these mappings and no others */
+/* The device has exactly these mappings */
 static void expect_entries(struct __test_metadata *_metadata, int dev,
 			   const struct kvm_ioasid_entry *entries, __u32 wanted)
 {
@@ -115,7 +115,7 @@ static void expect_entries(struct __test_metadata *_metadata, int dev,
 
 #define expect_empty_map(dev) expect_entries(_metadata, dev, NULL, 0)
 
-/* The device */
+/* Creating the device */
 
 TEST_F(kvm, abi_is_as_documented)
 {
@@ -154,7 +154,7 @@ TEST_F(kvm, device_type_can_be_tested)
 	int i, dev;
 
 	ASSERT_EQ(0, vm_open(&vm));
-	/* As often as one likes: it makes none */
+	/* May be repeated: no device is created */
 	for (i = 0; i < 3; i++)
 		EXPECT_EQ(0, kvm_ioasid_create_flags(vm.vm,
 						     KVM_CREATE_DEVICE_TEST));
@@ -178,14 +178,14 @@ TEST_F(kvm, machine_has_one_device)
 	EXPECT_LE(0, other.dev);
 	vm_close(&other);
 
-	/* It stays that of the machine without a descriptor, too */
+	/* The device stays with the VM even after its descriptor is closed */
 	vm_close_dev(&self->vm);
 	EXPECT_EQ(-EBUSY, kvm_ioasid_create(self->vm.vm));
 }
 
 /*
- * KVM creates the device first and looks for a free descriptor afterwards: with
- * a limit at the lowest free one, it finds none.
+ * KVM creates the device before it allocates a descriptor for it. Set the limit
+ * to the lowest free descriptor so that the latter fails.
  */
 TEST_F(kvm, device_without_a_descriptor_leaves_nothing)
 {
@@ -205,7 +205,7 @@ TEST_F(kvm, device_without_a_descriptor_leaves_nothing)
 	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &limit));
 	EXPECT_EQ(-EMFILE, ret);
 
-	/* The VM is as if nothing had been tried */
+	/* The VM is unchanged */
 	vm.dev = kvm_ioasid_create(vm.vm);
 	ASSERT_LE(0, vm.dev);
 	EXPECT_EQ(-EBUSY, kvm_ioasid_create(vm.vm));
@@ -224,7 +224,7 @@ TEST_F(kvm, unknown_attributes_are_enxio)
 		{ KVM_DEV_IOASID_MAP, 0 },
 		{ KVM_DEV_IOASID_MAP, KVM_DEV_IOASID_MAP_GET + 1 },
 		{ KVM_DEV_IOASID_MAP, -1ULL },
-		/* Not the same as ADD and GET */
+		/* ADD and GET with a bit set above the lower 32 bits */
 		{ KVM_DEV_IOASID_MAP, KVM_DEV_IOASID_MAP_ADD | 1ULL << 32 },
 		{ KVM_DEV_IOASID_MAP, KVM_DEV_IOASID_MAP_GET | 1ULL << 32 },
 		{ KVM_DEV_IOASID_MAP - 1, KVM_DEV_IOASID_MAP_ADD },
@@ -309,7 +309,7 @@ TEST_F(kvm, mapping_holds_one_reference)
 	expect_state(IOASID_STATE_ACTIVE, self->fd, id);
 	expect_row(id, "active", 0);
 
-	/* Time and again */
+	/* It can be mapped again */
 	test_cmd_map_add(self->dev, self->fd, id, 7);
 	test_cmd_map_del(self->dev, 7);
 	test_err_map_del(ENOENT, self->dev, 7);
@@ -318,7 +318,7 @@ TEST_F(kvm, mapping_holds_one_reference)
 
 TEST_F(kvm, number_may_be_mapped_at_several_guest_pasids)
 {
-	/* 0 is a PASID like any other for a guest */
+	/* A guest PASID of 0 is valid */
 	const __u32 pasids[] = { 0, 1, 2, 4096, MAX_PASID - 1, MAX_PASID };
 	const __u32 id = self->ids[0];
 	int i;
@@ -349,7 +349,7 @@ TEST_F(kvm, machines_do_not_share_guest_pasids)
 	test_cmd_map_add(other.dev, self->fd, self->ids[1], 6);
 	test_err_map_del(ENOENT, self->dev, 6);
 
-	/* Nor does one of them end for the other */
+	/* The mappings of one VM do not depend on the other VM */
 	vm_close(&other);
 	expect_users(1, self->fd, self->ids[0]);
 	expect_users(0, self->fd, self->ids[1]);
@@ -357,13 +357,13 @@ TEST_F(kvm, machines_do_not_share_guest_pasids)
 	wait_users(0, self->fd, self->ids[0]);
 }
 
-/* Errors: none of them changes what is mapped */
+/* Errors: none changes the mappings */
 static void expect_one_mapping(struct __test_metadata *_metadata,
 			       FIXTURE_DATA(kvm) *self)
 {
 	int i;
 
-	/* ids[0] at 1 */
+	/* Only ids[0] is mapped, at 1 */
 	for (i = 0; i < NR_IDS; i++) {
 		expect_state(IOASID_STATE_ACTIVE, self->fd, self->ids[i]);
 		expect_users(!i, self->fd, self->ids[i]);
@@ -394,7 +394,7 @@ TEST_F(kvm, add_of_what_is_not_ours_is_refused_and_changes_nothing)
 	test_cmd_free(self->fd, 1, &gone);
 	ASSERT_TRUE(ioasid_wait_recycled(self->fd, gone));
 
-	/* The descriptor */
+	/* Bad file descriptors */
 	expect_add_err(EBADF, -1, self->ids[1], 2);
 	expect_add_err(EBADF, -2, self->ids[1], 2);
 	expect_add_err(EBADF, 1000, self->ids[1], 2);
@@ -403,7 +403,7 @@ TEST_F(kvm, add_of_what_is_not_ours_is_refused_and_changes_nothing)
 	expect_add_err(EBADF, self->dev, self->ids[1], 2);
 	expect_add_err(EBADF, self->vm.vm, self->ids[1], 2);
 
-	/* The number */
+	/* Bad IOASIDs */
 	expect_add_err(ENOENT, other, self->ids[1], 2);
 	expect_add_err(ENOENT, self->fd, gone, 2);
 	expect_add_err(ENOENT, self->fd, 0, 2);
@@ -434,7 +434,7 @@ TEST_F(kvm, guest_pasid_is_mapped_once)
 TEST_F(kvm, guest_pasid_out_of_range_is_einval)
 {
 	const __u32 pasids[] = { MAX_PASID + 1, MAX_PASID + 2, 1U << 31,
-				 /* The lower 20 bits of these are free */
+				 /* Their lower 20 bits are not mapped */
 				 2 | 1 << 20, -1U };
 	int i;
 
@@ -443,7 +443,7 @@ TEST_F(kvm, guest_pasid_out_of_range_is_einval)
 		expect_add_err(EINVAL, self->fd, self->ids[1], pasids[i]);
 		test_err_map_del(ENOENT, self->dev, pasids[i]);
 	}
-	/* Not truncated on the way to DEL, either */
+	/* DEL does not truncate it either */
 	test_err_map_del(ENOENT, self->dev, 1 | 1 << 20);
 	expect_one_mapping(_metadata, self);
 }
@@ -480,7 +480,7 @@ TEST_F(kvm, unknown_flags_are_eopnotsupp)
 	}
 }
 
-/* @len bytes of zeroes that end where an unmapped page begins */
+/* @len zero bytes, directly followed by an unmapped page */
 static char *map_before_hole(size_t len)
 {
 	const size_t page = sysconf(_SC_PAGESIZE);
@@ -510,7 +510,7 @@ TEST_F(kvm, bad_pointer_is_efault_and_changes_nothing)
 	EXPECT_EQ(-EFAULT, kvm_ioasid_del_raw(self->dev, (void *)-4096));
 	expect_one_mapping(_metadata, self);
 
-	/* Only the first @left bytes are there */
+	/* Only the first @left bytes are mapped */
 	for (left = 0; left < sizeof(map); left++) {
 		p = map_before_hole(left);
 		ASSERT_TRUE(p != NULL);
@@ -526,7 +526,7 @@ TEST_F(kvm, bad_pointer_is_efault_and_changes_nothing)
 		expect_one_mapping(_metadata, self);
 	}
 
-	/* And no byte more is looked at */
+	/* No byte beyond the struct is read */
 	p = map_before_hole(sizeof(map));
 	ASSERT_TRUE(p != NULL);
 	memcpy(p, &map, sizeof(map));
@@ -549,7 +549,7 @@ TEST_F(kvm, parked_number_gives_out_no_new_mapping)
 	expect_users(1, self->fd, id);
 	test_err_map_add(ESHUTDOWN, self->dev, self->fd, id, 2);
 	test_err_map_replace(ESHUTDOWN, self->dev, self->fd, id, 2);
-	/* Not even where it is mapped already */
+	/* Not even for the guest PASID that it is already mapped at */
 	test_err_map_replace(ESHUTDOWN, self->dev, self->fd, id, 1);
 	expect_users(1, self->fd, id);
 	expect_map(self->dev, ENTRY(1, id, PARKED));
@@ -599,7 +599,7 @@ TEST_F(kvm, replace_swaps_the_reference)
 	expect_users(1, self->fd, ids[1]);
 	expect_users(1, self->fd, ids[2]);
 
-	/* By itself */
+	/* Replace it with itself */
 	test_cmd_map_replace(self->dev, self->fd, ids[1], 1);
 	wait_users(1, self->fd, ids[1]);
 	expect_map(self->dev, ENTRY(1, ids[1], ACTIVE),
@@ -676,7 +676,7 @@ TEST_F(kvm, clear_deletes_all_mappings_of_the_machine)
 	ASSERT_LE(0, other.dev);
 	test_cmd_map_add(other.dev, self->fd, self->ids[0], 5);
 
-	/* Of nothing */
+	/* Without any mapping */
 	test_cmd_map_clear(self->dev);
 	for (i = 0; i < 100; i++)
 		test_cmd_map_add(self->dev, self->fd, self->ids[i % 3],
@@ -690,7 +690,7 @@ TEST_F(kvm, clear_deletes_all_mappings_of_the_machine)
 	wait_free(self->fd, self->ids[2]);
 	expect_map(other.dev, ENTRY(5, self->ids[0], ACTIVE));
 
-	/* The device works as before */
+	/* The device still works */
 	test_err_map_del(ENOENT, self->dev, MAX_PASID);
 	test_cmd_map_add(self->dev, self->fd, self->ids[0], 5);
 	test_cmd_map_add(self->dev, self->fd, self->ids[1], MAX_PASID);
@@ -713,7 +713,7 @@ TEST_F(kvm, clear_with_an_address_is_einval_and_changes_nothing)
 
 /* Get */
 
-/* More than the kernel copies at a time, all over the range */
+/* More than the kernel copies in one batch, spread over the whole range */
 #define NR_MAPPED 70
 
 static __u32 mapped_pasid(__u32 i)
@@ -726,7 +726,7 @@ static void map_many(struct __test_metadata *_metadata, FIXTURE_DATA(kvm) *self,
 {
 	__u32 i;
 
-	/* In another order than they are listed */
+	/* Add them in an order other than the listed one */
 	for (i = NR_MAPPED; i--;) {
 		entries[i] = ENTRY(mapped_pasid(i), self->ids[i % 2], ACTIVE);
 		test_cmd_map_add(self->dev, self->fd, entries[i].id,
@@ -748,7 +748,7 @@ TEST_F(kvm, get_lists_all_mappings_in_order)
 		entries[i].state = IOASID_STATE_PARKED;
 	expect_entries(_metadata, self->dev, entries, NR_MAPPED);
 
-	/* Reading took no references */
+	/* Listing took no references */
 	expect_users(NR_MAPPED / 2, self->fd, self->ids[0]);
 	expect_users(NR_MAPPED / 2, self->fd, self->ids[1]);
 }
@@ -774,7 +774,7 @@ TEST_F(kvm, get_lists_in_pages)
 			ASSERT_LE(seen + count, NR_MAPPED);
 			EXPECT_EQ(0, memcmp(page, entries + seen,
 					    count * sizeof(*page)));
-			/* Nothing behind them was written to */
+			/* Nothing was written beyond them */
 			for (k = count; k < ARRAY_LEN(page); k++)
 				EXPECT_EQ(-1U, page[k].guest_pasid);
 			seen += count;
@@ -805,7 +805,7 @@ TEST_F(kvm, get_starts_where_it_is_told)
 		EXPECT_EQ(0, memcmp(page, entries + i + 1,
 				    count * sizeof(*page)));
 	}
-	/* Above all guest PASIDs */
+	/* Above the largest guest PASID */
 	count = 1;
 	test_cmd_map_get(self->dev, -1U, &count, page);
 	EXPECT_EQ(0, count);
@@ -836,7 +836,7 @@ TEST_F(kvm, get_takes_any_count_but_zero)
 	__u32 count;
 	char *p;
 
-	/* Room for all mappings, not for @count elements */
+	/* Room for all mappings, but not for @count elements */
 	p = map_before_hole(sizeof(entries));
 	ASSERT_TRUE(p != NULL);
 	map_many(_metadata, self, entries);
@@ -847,7 +847,7 @@ TEST_F(kvm, get_takes_any_count_but_zero)
 
 	list.entries = (uintptr_t)entries;
 	test_err_map_get(EINVAL, self->dev, &list);
-	/* Without a mapping from there on, too */
+	/* Even if there is nothing left to list */
 	list.start = -1U;
 	test_err_map_get(EINVAL, self->dev, &list);
 	expect_entries(_metadata, self->dev, entries, NR_MAPPED);
@@ -886,7 +886,7 @@ TEST_F(kvm, get_to_a_bad_pointer_is_efault_and_changes_nothing)
 	test_err_map_get(EFAULT, self->dev, NULL);
 	test_err_map_get(EFAULT, self->dev, (void *)-4096);
 
-	/* Only the first @left bytes of the struct are there */
+	/* Only the first @left bytes of the struct are mapped */
 	for (left = 0; left < sizeof(list); left++) {
 		p = map_before_hole(left);
 		ASSERT_TRUE(p != NULL);
@@ -898,14 +898,17 @@ TEST_F(kvm, get_to_a_bad_pointer_is_efault_and_changes_nothing)
 	memcpy(p, &list, sizeof(list));
 	EXPECT_EQ(0, kvm_ioasid_get_raw(self->dev, p));
 
-	/* It can be read, but not written to */
+	/* Readable, but not writable */
 	p = map_before_hole(page);
 	ASSERT_TRUE(p != NULL);
 	memcpy(p, &list, sizeof(list));
 	ASSERT_EQ(0, mprotect(p, page, PROT_READ));
 	test_err_map_get(EFAULT, self->dev, p);
 
-	/* The array: all of it, all but a byte, and only its last element */
+	/*
+	 * The array: completely mapped, one byte unmapped, last element
+	 * unmapped
+	 */
 	list.entries = 0;
 	test_err_map_get(EFAULT, self->dev, &list);
 	list.entries = -4096ULL;
@@ -918,9 +921,9 @@ TEST_F(kvm, get_to_a_bad_pointer_is_efault_and_changes_nothing)
 	test_err_map_get(EFAULT, self->dev, &list);
 	list.entries = (uintptr_t)p + sizeof(entries[0]);
 	test_err_map_get(EFAULT, self->dev, &list);
-	/* The count is that of the caller still */
+	/* The caller's count is unchanged */
 	EXPECT_EQ(NR_MAPPED, list.count);
-	/* Without the mapping that did not fit, it fits */
+	/* The array holds one element less */
 	list.count = NR_MAPPED - 1;
 	EXPECT_EQ(0, kvm_ioasid_get_raw(self->dev, &list));
 
@@ -928,7 +931,7 @@ TEST_F(kvm, get_to_a_bad_pointer_is_efault_and_changes_nothing)
 	expect_users(NR_MAPPED / 2, self->fd, self->ids[0]);
 }
 
-/* For how long a reference is held */
+/* Lifetime of references */
 
 TEST_F(kvm, mapping_outlives_the_free_of_its_number)
 {
@@ -1006,7 +1009,7 @@ TEST_F(kvm, close_of_the_device_changes_nothing)
 	expect_free(self->fd, id);
 }
 
-/* Descriptors that keep a machine. Each order of closing them is tried */
+/* The descriptors that keep a VM alive, closed in every order */
 enum vm_fd { VM_FD, VCPU_FD, DEV_FD, NR_VM_FDS };
 
 static void close_vm_fd(struct kvm_vm *vm, enum vm_fd which)
@@ -1039,7 +1042,7 @@ TEST_F(kvm, machine_lives_until_its_last_descriptor)
 		ASSERT_EQ(0, vm_open(vm));
 		vm->dev = kvm_ioasid_create(vm->vm);
 		ASSERT_LE(0, vm->dev);
-		/* One that is parked, one that is not */
+		/* One parked, one active */
 		test_cmd_alloc(self->fd, 0, 0, 2, id);
 		for (k = 0; k < 2; k++)
 			test_cmd_map_add(vm->dev, self->fd, id[k], k);
@@ -1065,7 +1068,7 @@ TEST_F(kvm, machine_lives_until_its_last_descriptor)
 	test_set_in_use(self->fd, NR_IDS, 0);
 }
 
-/* Nobody has a descriptor any more, but a mapping is as good as one */
+/* All descriptors are closed, but the mapping of the vCPU still counts */
 TEST_F(kvm, mapped_cpu_keeps_the_machine)
 {
 	struct kvm_vm *vm = &self->vm;
@@ -1096,7 +1099,7 @@ TEST_F(kvm, guest_runs_before_while_and_after_its_number_is_parked)
 	EXPECT_TRUE(vm_counts(&self->vm));
 	expect_users(1, self->fd, id);
 
-	/* All at once, by a close */
+	/* Park many at once by closing the file */
 	test_cmd_alloc(owner, 0, 0, ARRAY_LEN(others), others);
 	for (i = 0; i < ARRAY_LEN(others); i++)
 		test_cmd_map_add(self->dev, owner, others[i], 100 + i);
@@ -1111,13 +1114,13 @@ TEST_F(kvm, guest_runs_before_while_and_after_its_number_is_parked)
 	EXPECT_TRUE(ioasid_wait_set_unparked(self->fd));
 	EXPECT_TRUE(vm_counts(&self->vm));
 
-	/* It was alive all the time: it does what it is told */
+	/* The guest kept running: it still reacts */
 	__atomic_store_n(&vm_data(&self->vm)->stop, 1, __ATOMIC_RELAXED);
 	EXPECT_EQ(0, vm_join(&self->vm));
 	EXPECT_EQ(KVM_EXIT_HLT, self->vm.run->exit_reason);
 }
 
-/* A CPU that never leaves the guest by itself does not keep anybody waiting */
+/* Park must not depend on a vCPU that never exits on its own */
 TEST_F(kvm, park_does_not_wait_for_the_guest)
 {
 	const __u32 id = self->ids[0];
@@ -1136,7 +1139,10 @@ TEST_F(kvm, park_does_not_wait_for_the_guest)
 	EXPECT_NE(KVM_EXIT_IO, self->vm.run->exit_reason);
 }
 
-/* What a process does that is killed later: @shared[0] 1: ready, else -errno */
+/*
+ * Runs in a process that is killed later. @shared[0] becomes 1 when it is
+ * ready, or -errno.
+ */
 static void own_all(volatile __u32 *shared)
 {
 	int fd = ioasid_open(), ret, i;
@@ -1154,7 +1160,7 @@ static void own_all(volatile __u32 *shared)
 		shared[1 + i] = ids[i];
 		ret = kvm_ioasid_add(vm.dev, fd, ids[i], i);
 	}
-	/* One is PARKED already */
+	/* One is already PARKED */
 	if (!ret)
 		ret = ioasid_free(fd, 1, ids);
 	if (!ret)
@@ -1227,7 +1233,7 @@ TEST_F(kvm, many_mappings_end_with_the_machine)
 	ASSERT_TRUE(ids != NULL);
 	ASSERT_LE(0, owner);
 	test_cmd_alloc(owner, 0, 0, count, ids);
-	/* Neighbours, and guest PASIDs from all over the range */
+	/* Adjacent and widely spaced guest PASIDs */
 	for (i = 0; i < count; i++)
 		test_cmd_map_add(self->dev, owner, ids[i],
 				 i % 2 ? i : MAX_PASID - i * 200);
@@ -1235,7 +1241,7 @@ TEST_F(kvm, many_mappings_end_with_the_machine)
 	close(owner);
 	test_set_in_use(self->fd, NR_IDS, count);
 
-	/* One of them goes before the others */
+	/* Unmap one before the VM is destroyed */
 	test_cmd_map_del(self->dev, 1);
 	EXPECT_TRUE(wait_until(!ioasid_alloc(self->fd, ids[1], ids[1], 1,
 					     &got)));
@@ -1289,7 +1295,7 @@ TEST_F(kvm, add_races_with_free)
 		test_cmd_alloc(self->fd, 0, 0, 1, &r.id);
 		go = 0;
 		ASSERT_EQ(0, pthread_create(&thread, NULL, add_once, &r));
-		/* Either side has a head start at times */
+		/* Vary which side gets a head start */
 		__atomic_store_n(&go, 1, __ATOMIC_RELEASE);
 		for (spin = 0; spin < round % 20 * 300; spin++)
 			;
@@ -1388,7 +1394,7 @@ TEST_F(kvm, add_races_with_del)
 		ASSERT_EQ(0, pthread_join(threads[i], NULL));
 		EXPECT_EQ(0, racers[i].bad);
 	}
-	/* Each took away what was there after its own ADD, or found it gone */
+	/* Each successful ADD was matched by exactly one successful DEL */
 	EXPECT_EQ(racers[0].added + racers[1].added,
 		  racers[0].deleted + racers[1].deleted);
 	EXPECT_LT(0, racers[0].added);
@@ -1411,7 +1417,7 @@ static void *replace_often(void *arg)
 	return NULL;
 }
 
-/* Not even for a moment there is none, or one more */
+/* At no time is there no mapping, or more than one */
 TEST_F(kvm, replace_is_atomic)
 {
 	struct kvm_ioasid_entry entries[2];
@@ -1444,7 +1450,7 @@ TEST_F(kvm, replace_is_atomic)
 		EXPECT_EQ(0, racers[i].bad);
 	}
 
-	/* Who was last is mapped, all other references are gone */
+	/* The last replacement is mapped, all other references were dropped */
 	count = 2;
 	test_cmd_map_get(self->dev, 0, &count, entries);
 	for (i = 0; i < 2; i++)

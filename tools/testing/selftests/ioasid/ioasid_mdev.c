@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The life of a mediated device that DMAs with an IOASID
+ * The life cycle of a mediated device that uses IOASIDs for DMA
  *
- * Each test runs for the three ways to open a device: its group in a container,
- * its group in an iommufd that acts as one, and its character device.
+ * Each test runs for the three ways to open a device: through its group and a
+ * container, through its group and an iommufd in container mode, and through
+ * its character device.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -19,7 +20,7 @@
 #define MEM_LEN		0x40000
 #define PAGE		0x1000
 
-/* A race takes at least this long, and this many rounds on either side */
+/* Minimum duration of a race, and minimum number of rounds of each side */
 #define RACE_MS		1000
 #define RACE_ROUNDS	10
 
@@ -29,8 +30,8 @@ FIXTURE(mdev)
 	char uuid[2][PDMA_UUID_LEN + 1];
 	int available;
 	int ioasid;
-	__u32 id;		/* given to dev */
-	__u32 other;		/* not given to anybody */
+	__u32 id;		/* added to dev */
+	__u32 other;		/* not added to a device */
 	struct pdma_dev dev;
 	char *buf;		/* mapped at IOVA */
 };
@@ -40,7 +41,7 @@ FIXTURE_VARIANT(mdev)
 	int (*open)(struct pdma_dev *dev, const char *uuid,
 		    const struct pdma_dev *share);
 	bool cdev;
-	bool pinning_waits;	/* for a page that user space has to deliver */
+	bool pinning_waits;	/* for pages that user space delivers late */
 	bool takes_long;
 };
 
@@ -82,7 +83,7 @@ FIXTURE_SETUP(mdev)
 	self->id = ids[0];
 	self->other = ids[1];
 
-	/* Shared: so that who is left can watch what is written to it */
+	/* Shared, so that another process can watch the writes */
 	self->buf = mmap(NULL, MEM_LEN, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(MAP_FAILED, self->buf);
@@ -91,8 +92,8 @@ FIXTURE_SETUP(mdev)
 }
 
 /*
- * The test's own process must be gone: as long as it has a device open, or its
- * status page mapped, the removal blocks.
+ * Run in the parent, after the process of the test has exited: removal blocks
+ * while a device is open or its status page is mapped.
  */
 FIXTURE_TEARDOWN_PARENT(mdev)
 {
@@ -102,17 +103,19 @@ FIXTURE_TEARDOWN_PARENT(mdev)
 		if (self->uuid[i][0] && pdma_mdev_exists(self->uuid[i]))
 			EXPECT_EQ(0, pdma_remove(self->uuid[i]));
 	}
-	/* Nothing that a test did costs a channel for good */
+	/* No test may leak a channel */
 	EXPECT_EQ(self->available, pdma_available(self->parent));
 }
 
-/* A second device on the same parent, with the memory of the first one */
+/*
+ * Open a second device on the same parent that shares the memory of the first
+ */
 #define open_second(_dev, _share) ({					\
 	ASSERT_EQ(0, pdma_create(self->parent, self->uuid[1]));		\
 	ASSERT_EQ(0, variant->open(_dev, self->uuid[1], _share));	\
 })
 
-/* How many hold @_id besides its owner, and how many attachments it has */
+/* Check the number of users of @_id and of its attachments */
 #define test_users(_id, _users, _attachments) ({			\
 	struct ioasid_query __query;					\
 	test_cmd_query(self->ioasid, _id, &__query);			\
@@ -120,14 +123,14 @@ FIXTURE_TEARDOWN_PARENT(mdev)
 	EXPECT_EQ(_attachments, __query.attachments);			\
 })
 
-/* The stream of @_dev into the first page goes on */
+/* The stream of @_dev into the first page is running */
 #define test_streams(_dev) ({						\
 	EXPECT_EQ(0, pdma_wait_counter(_dev, 20));			\
 	EXPECT_EQ(PDMA_STATUS_BUSY,					\
 		  pdma_status(_dev) & PDMA_STATUS_BUSY);		\
 })
 
-/* It does not, and nothing is written any more */
+/* The stream has stopped, and nothing is written */
 #define test_stopped(_dev) ({						\
 	EXPECT_TRUE(is_still(self->buf, MEM_LEN));			\
 	EXPECT_EQ(0, pdma_status(_dev) & PDMA_STATUS_BUSY);		\
@@ -145,7 +148,7 @@ FIXTURE_TEARDOWN_PARENT(mdev)
 	EXPECT_EQ(0, memcmp(self->buf, self->buf + PAGE, PAGE));	\
 })
 
-/* Run @fn in a process that has nothing of ours open */
+/* Run @fn in a process that has none of our files open */
 static pid_t run_alone(int (*fn)(const char *arg), const char *arg)
 {
 	pid_t pid = fork();
@@ -253,7 +256,7 @@ TEST_F(mdev, feature_can_be_probed)
 					       &feature));
 	EXPECT_EQ(-EINVAL, pdma_feature_ioasid(&self->dev, 0, &feature));
 
-	/* Probing needs no data, the rest does */
+	/* Only PROBE works without data */
 	header.flags = VFIO_DEVICE_FEATURE_IOASID | probe | get | set;
 	EXPECT_EQ(0, ioctl(self->dev.device, VFIO_DEVICE_FEATURE, &header));
 	header.flags = VFIO_DEVICE_FEATURE_IOASID | get;
@@ -266,7 +269,7 @@ TEST_F(mdev, feature_can_be_probed)
 	EXPECT_EQ(-1, ioctl(self->dev.device, VFIO_DEVICE_FEATURE, &header));
 	EXPECT_EQ(ENOTTY, errno);
 
-	/* Nothing of this was a SET */
+	/* None of these acted as a SET */
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
 	test_users(self->id, 1, 1);
 }
@@ -292,13 +295,13 @@ TEST_F(mdev, set_of_what_is_not_ours_is_refused_and_changes_nothing)
 	ASSERT_EQ(0, pipe(pipefd));
 	start_page_stream(&self->dev);
 
-	/* The descriptor */
+	/* Bad file descriptors */
 	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, 1000, self->other));
 	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, -2, self->other));
 	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, pipefd[0], self->other));
 	EXPECT_EQ(-EBADF, pdma_set_ioasid(&self->dev, self->dev.device,
 					  self->other));
-	/* The number */
+	/* Bad IOASIDs */
 	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->ioasid, foreign));
 	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, file, self->other));
 	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->ioasid, gone));
@@ -306,7 +309,7 @@ TEST_F(mdev, set_of_what_is_not_ours_is_refused_and_changes_nothing)
 	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->ioasid, 0x100000));
 	EXPECT_EQ(-ENOENT, pdma_set_ioasid(&self->dev, self->ioasid,
 					   self->other | 0x80000000));
-	/* PARKED, because the second device holds it */
+	/* A parked IOASID, kept by the second device */
 	open_second(&second, NULL);
 	ASSERT_EQ(0, pdma_set_ioasid(&second, file, foreign));
 	test_cmd_free(file, 1, &foreign);
@@ -323,7 +326,7 @@ TEST_F(mdev, set_of_what_is_not_ours_is_refused_and_changes_nothing)
 
 TEST_F(mdev, bad_pointer_is_refused_and_changes_nothing)
 {
-	/* The header ends where the mapped memory ends */
+	/* The header is directly followed by an unmapped page */
 	char *page = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct vfio_device_feature *header;
@@ -357,7 +360,10 @@ TEST_F(mdev, one_pasid_has_one_user_on_a_parent)
 	EXPECT_EQ(0, pdma_get_ioasid(&second));
 	test_users(self->id, 1, 1);
 
-	/* Nor does it lose the one that it has, or the stream it is used for */
+	/*
+	 * The second device also keeps its own IOASID and the stream that uses
+	 * it
+	 */
 	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
 	ASSERT_EQ(0, pdma_map(&second, self->buf, IOVA, MEM_LEN));
 	start_page_stream(&second);
@@ -368,7 +374,10 @@ TEST_F(mdev, one_pasid_has_one_user_on_a_parent)
 	test_streams(&second);
 	EXPECT_EQ(0, pdma_stop(&second));
 
-	/* The first one has not noticed, and can let the second one have it */
+	/*
+	 * The first device is unaffected, and can drop the IOASID for the
+	 * second
+	 */
 	test_copies(&self->dev);
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->id));
@@ -410,7 +419,7 @@ TEST_F(mdev, replaced_pasid_is_free_and_the_new_one_works)
 	test_users(self->id, 0, 0);
 	test_users(self->other, 1, 1);
 
-	/* The stream was that of the old one */
+	/* Replacing the IOASID stopped its stream */
 	test_stopped(&self->dev);
 	test_copies(&self->dev);
 
@@ -442,14 +451,14 @@ TEST_F(mdev, dropped_pasid_is_free_and_dma_has_ended)
 	test_copies(&self->dev);
 }
 
-/* Several IOASIDs */
+/* Several IOASIDs per device */
 
-/* Of the emulated engine */
+/* PASID width of the emulated engine */
 #define PASID_BITS	20
 
 #define NR_CH		PDMA_MDEV_CHANNELS
 
-/* The device holds these, in ascending order, and all are attached */
+/* The device holds exactly these, in ascending order, and all are attached */
 #define test_holds(_dev, ...) ({					\
 	const __u32 __ids[] = { __VA_ARGS__ };				\
 	struct vfio_device_ioasid __held[ARRAY_SIZE(__ids) + 1];	\
@@ -465,7 +474,10 @@ TEST_F(mdev, dropped_pasid_is_free_and_dma_has_ended)
 	}								\
 })
 
-/* All channels of the device; channel @_nr streams to page @_nr with @_pasid */
+/*
+ * Get all channels of the device; channel @_nr streams to page @_nr with
+ * @_pasid
+ */
 #define get_channels(_ch) ({						\
 	for (int __i = 0; __i < NR_CH; __i++)				\
 		(_ch)[__i] = pdma_channel(&self->dev, __i);		\
@@ -477,14 +489,14 @@ TEST_F(mdev, dropped_pasid_is_free_and_dma_has_ended)
 	ASSERT_EQ(0, pdma_wait_counter(&(_ch)[_nr], 20));		\
 })
 
-/* The hardware refuses what the channel goes on to send */
+/* The channel keeps sending requests, and the IOMMU refuses them */
 #define test_blocked(_ch, _nr) ({					\
 	EXPECT_TRUE(is_still(self->buf + (_nr) * PAGE, PAGE));		\
 	EXPECT_EQ(0, pdma_wait_refused(&(_ch)[_nr], 20));		\
 	EXPECT_TRUE(is_still(self->buf + (_nr) * PAGE, PAGE));		\
 })
 
-/* The driver has stopped it, and not a request was refused */
+/* The driver has stopped the channel, before any request was refused */
 #define test_channel_stopped(_ch, _nr) ({				\
 	EXPECT_TRUE(is_still(self->buf + (_nr) * PAGE, PAGE));		\
 	EXPECT_EQ(0, pdma_status(&(_ch)[_nr]) & PDMA_STATUS_BUSY);	\
@@ -517,7 +529,7 @@ TEST_F(mdev, several_ioasids_dma_and_are_blocked_independently)
 			EXPECT_EQ(0, pdma_refused(&ch[k]));
 		}
 	}
-	/* All are held until the device drops them, in any order */
+	/* The device holds all of them until it drops them, in any order */
 	test_set_in_use(self->ioasid, 2, NR_CH);
 	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, ids[2]));
 	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, ids[2]));
@@ -536,7 +548,7 @@ TEST_F(mdev, one_ioasid_works_on_two_channels)
 	test_streams(&ch[0]);
 	test_users(self->id, 1, 1);
 
-	/* Each on its own */
+	/* They can be stopped individually */
 	EXPECT_EQ(0, pdma_stop(&ch[0]));
 	test_streams(&ch[2]);
 	start_channel(ch, 0, self->id);
@@ -556,7 +568,7 @@ TEST_F(mdev, channel_changes_its_pasid_with_a_command)
 	start_channel(ch, 1, self->id);
 	EXPECT_EQ(0, pdma_stop(&ch[1]));
 	start_channel(ch, 1, self->other);
-	/* It has nothing to do with the first one any more */
+	/* It no longer depends on the first IOASID */
 	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, self->id));
 	test_streams(&ch[1]);
 	EXPECT_EQ(0, pdma_refused(&ch[1]));
@@ -573,13 +585,13 @@ TEST_F(mdev, channels_share_pages_whatever_they_do_with_them)
 	ASSERT_NE(NULL, mem);
 	ASSERT_EQ(0, pdma_map_prot(&self->dev, mem, ro, PAGE, PDMA_MAP_READ));
 	get_channels(ch);
-	/* Read first and written then; written first and read then */
+	/* Pages read first and written later, and vice versa */
 	EXPECT_EQ(0, pdma_copy_wait(&ch[0], IOVA + PAGE, IOVA, PAGE));
 	ASSERT_EQ(0, pdma_stream(&ch[1], IOVA, PAGE, 0, 0));
 	ASSERT_EQ(0, pdma_wait_counter(&ch[1], 20));
 	EXPECT_EQ(0, pdma_copy_wait(&ch[2], IOVA + 2 * PAGE, IOVA, PAGE));
 	EXPECT_EQ(0, pdma_copy_wait(&ch[2], IOVA + 2 * PAGE, ro, PAGE));
-	/* The users of a page come and go */
+	/* Users of a page come and go */
 	EXPECT_EQ(0, pdma_stop(&ch[0]));
 	EXPECT_EQ(0, pdma_stop(&ch[2]));
 	test_streams(&ch[1]);
@@ -603,9 +615,9 @@ TEST_F(mdev, unmap_stops_only_the_channels_that_use_the_memory)
 	get_channels(ch);
 	start_channel(ch, 0, self->id);
 	ASSERT_EQ(0, pdma_stream(&ch[1], iova, PAGE, 0, 0));
-	/* The second one of the two, and another one */
+	/* Uses the second page, too */
 	ASSERT_EQ(0, pdma_stream(&ch[2], iova, 2 * PAGE, 0, 0));
-	/* It only reads it */
+	/* Only reads the second page */
 	EXPECT_EQ(0, pdma_copy_wait(&ch[3], IOVA + 3 * PAGE, iova + PAGE,
 				    PAGE));
 
@@ -646,7 +658,7 @@ TEST_F(mdev, dropped_ioasid_stops_only_its_channels)
 	EXPECT_EQ(-ENXIO, pdma_copy_with(&ch[0], self->id, IOVA, IOVA, 8));
 	EXPECT_EQ(-ENOENT, pdma_drop_ioasid(&self->dev, self->id));
 
-	/* Nor does a replace stop others */
+	/* A replace does not stop other channels either */
 	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->id));
 	start_channel(ch, 0, self->id);
 	EXPECT_EQ(0, pdma_replace_ioasid(&self->dev, self->ioasid, third,
@@ -679,7 +691,7 @@ TEST_F(mdev, all_ioasids_are_dropped_at_once)
 	test_users(self->id, 0, 0);
 	test_users(self->other, 0, 0);
 	EXPECT_TRUE(ioasid_wait_recycled(self->ioasid, third));
-	/* There is nothing to drop any more, which is not an error */
+	/* Dropping nothing is not an error */
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 }
 
@@ -709,7 +721,7 @@ TEST_F(mdev, failed_replace_leaves_the_old_ioasid_working)
 	BAD_REPLACE(EEXIST, self->ioasid, self->other, self->id);
 	BAD_REPLACE(ENOENT, self->ioasid, 0x100000, self->id);
 	BAD_REPLACE(EBADF, -1, self->other, self->id);
-	/* What is to be replaced is not held */
+	/* The IOASID to be replaced is not held */
 	BAD_REPLACE(ENOENT, self->ioasid, self->other, third);
 	BAD_REPLACE(ENOENT, self->ioasid, self->other, 0);
 	BAD_REPLACE(ENOENT, self->ioasid, third, third);
@@ -730,7 +742,7 @@ TEST_F(mdev, parked_ioasid_can_be_replaced_and_dropped)
 	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->other));
 	test_cmd_free(self->ioasid, 1, &self->id);
 	test_cmd_free(self->ioasid, 1, &self->other);
-	/* Nor is it given to the device once more */
+	/* A parked IOASID cannot be added or replaced by itself */
 	EXPECT_EQ(-ESHUTDOWN, pdma_add_ioasid(&self->dev, self->ioasid,
 					      self->id));
 	EXPECT_EQ(-ESHUTDOWN, pdma_replace_ioasid(&self->dev, self->ioasid,
@@ -795,7 +807,7 @@ TEST_F(mdev, bad_request_is_refused_and_changes_nothing)
 	BAD(drop, __reserved, 1ULL << 32, EOPNOTSUPP);
 	BAD(drop_all, __reserved, 1, EOPNOTSUPP);
 
-	/* None, and all pairs of two */
+	/* No operation, and combinations of operations */
 	BAD(add, flags, 0, EINVAL);
 	BAD(drop_all, flags, 0, EINVAL);
 	BAD(add, flags, add.flags | replace.flags, EINVAL);
@@ -817,7 +829,7 @@ TEST_F(mdev, bad_request_is_refused_and_changes_nothing)
 	BAD(drop_all, id, id, EINVAL);
 	BAD(drop_all, old_id, id, EINVAL);
 
-	/* Those that it uses */
+	/* Fields that the operation uses */
 	BAD(add, fd, -1, EBADF);
 	BAD(add, fd, self->dev.device, EBADF);
 	BAD(add, id, 0, ENOENT);
@@ -830,7 +842,7 @@ TEST_F(mdev, bad_request_is_refused_and_changes_nothing)
 	test_streams(&self->dev);
 	test_users(id, 1, 1);
 	test_users(other, 0, 0);
-	/* The same without the mistakes */
+	/* The unmodified arguments work */
 	feature.ioasid = add;
 	EXPECT_EQ(0, pdma_feature_ioasid(&self->dev, VFIO_DEVICE_FEATURE_SET,
 					 &feature));
@@ -841,7 +853,7 @@ TEST_F(mdev, bad_request_is_refused_and_changes_nothing)
 	test_holds(&self->dev, other);
 }
 
-/* More than the kernel copies at a time, and not a multiple of that */
+/* More than the kernel copies in one batch, and not a multiple of it */
 #define MANY_IDS 40
 
 static int add_many(struct pdma_dev *dev, int fd, __u32 ids[MANY_IDS])
@@ -888,7 +900,7 @@ TEST_F(mdev, ioasids_are_listed_in_pages_with_their_state)
 		}
 	}
 
-	/* From any number on */
+	/* Start anywhere in the list */
 	EXPECT_EQ(MANY_IDS - 7, pdma_list_ioasids(&self->dev, ids[7], MANY_IDS,
 						  entries));
 	EXPECT_EQ(ids[7], entries[0].id);
@@ -906,7 +918,7 @@ TEST_F(mdev, list_takes_any_count_and_tells_the_width)
 	struct pdma_feature feature = {};
 	__u32 ids[MANY_IDS], bit;
 
-	/* Nothing is listed: the array is not looked at */
+	/* An empty result does not touch the array */
 	EXPECT_EQ(PASID_BITS, pdma_pasid_bits(&self->dev));
 	EXPECT_EQ(0, pdma_list_ioasids(&self->dev, 0, 0, NULL));
 	EXPECT_EQ(0, pdma_list_ioasids(&self->dev, 0, 0, bad));
@@ -947,7 +959,7 @@ TEST_F(mdev, list_to_bad_memory_is_efault_and_changes_nothing)
 	ASSERT_EQ(0, mprotect(page + PAGE, PAGE, PROT_NONE));
 	end = (void *)(page + PAGE);
 
-	/* There is room for all but the last n, of each batch in turn */
+	/* The last n elements do not fit, which covers each batch */
 	for (n = 1; n < MANY_IDS; n++) {
 		feature.list = (struct vfio_device_feature_ioasid_list){
 			.count = MANY_IDS,
@@ -963,7 +975,7 @@ TEST_F(mdev, list_to_bad_memory_is_efault_and_changes_nothing)
 	EXPECT_EQ(MANY_IDS, pdma_list_ioasids(&self->dev, 0, MANY_IDS,
 					      end - MANY_IDS));
 
-	/* The struct itself cannot be written */
+	/* The struct itself is read-only */
 	rdonly = (void *)page;
 	*rdonly = (struct pdma_feature){
 		.header.argsz = sizeof(*rdonly),
@@ -994,7 +1006,7 @@ TEST_F(mdev, close_drops_all_ioasids)
 	test_users(self->id, 0, 0);
 	test_users(self->other, 0, 0);
 
-	/* The next user gets nothing of this one, on any channel */
+	/* The next user inherits nothing, on any channel */
 	ASSERT_EQ(0, variant->open(&self->dev, self->uuid[0], NULL));
 	get_channels(ch);
 	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
@@ -1022,7 +1034,7 @@ TEST_F(mdev, resets_stop_all_channels_and_keep_all_ioasids)
 		test_channel_stopped(ch, 2);
 		test_holds(&self->dev, self->id, self->other);
 	}
-	/* In the middle of both, one is parked */
+	/* Park an IOASID between two resets */
 	start_channel(ch, 0, self->id);
 	start_channel(ch, 2, self->other);
 	test_cmd_free(self->ioasid, 1, &self->id);
@@ -1032,7 +1044,7 @@ TEST_F(mdev, resets_stop_all_channels_and_keep_all_ioasids)
 	start_channel(ch, 2, self->other);
 }
 
-/* A submission of which each allocation fails once */
+/* Fail each allocation of a submission once */
 struct world {
 	FIXTURE_DATA(mdev) *self;
 };
@@ -1093,7 +1105,7 @@ TEST_F(mdev, copy_arrives)
 		{ 3, PAGE + 5, 7 },
 		{ PAGE - 1, 3 * PAGE - 2, 4 },
 		{ 0, 0x20000, PDMA_MAX_LEN },
-		/* As many pages as a command can touch */
+		/* Touches the maximum number of pages */
 		{ 0xfff, 0x20ffe, PDMA_MAX_LEN },
 	};
 	char *before = malloc(MEM_LEN);
@@ -1109,7 +1121,7 @@ TEST_F(mdev, copy_arrives)
 		EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA + copies[i].dst,
 					    IOVA + copies[i].src,
 					    copies[i].len));
-		/* This much has changed, and no more */
+		/* Nothing else has changed */
 		EXPECT_EQ(0, memcmp(before, self->buf, MEM_LEN)) {
 			TH_LOG("copy %u", i);
 		}
@@ -1120,17 +1132,17 @@ TEST_F(mdev, copy_arrives)
 
 TEST_F(mdev, copy_within_shared_pages_arrives)
 {
-	/* One page for both sides */
+	/* Source and destination in one page */
 	memset(self->buf, 0x11, PAGE);
 	memset(self->buf, 0x22, PAGE / 2);
 	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA + PAGE / 2, IOVA,
 				    PAGE / 2));
 	EXPECT_EQ(0, memcmp(self->buf, self->buf + PAGE / 2, PAGE / 2));
 
-	/* The very same bytes */
+	/* Identical source and destination */
 	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA, IOVA, PDMA_MAX_LEN));
 
-	/* One page for both, the others for one, in either order */
+	/* Source and destination overlap by one page, in either direction */
 	memset(self->buf, 0x33, 5 * PAGE);
 	memset(self->buf, 0x44, 2 * PAGE);
 	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA, IOVA + 2 * PAGE,
@@ -1161,7 +1173,7 @@ TEST_F(mdev, stream_arrives_until_stopped)
 		ASSERT_EQ(n, mem[n % slots]);
 	EXPECT_EQ(0, pdma_refused(&self->dev));
 
-	/* There is nothing to stop any more, which is not an error */
+	/* Stopping an idle channel is not an error */
 	EXPECT_EQ(0, pdma_stop(&self->dev));
 }
 
@@ -1199,7 +1211,7 @@ TEST_F(mdev, submission_with_parked_pasid_is_refused)
 	EXPECT_EQ(0, pdma_done(&self->dev));
 	EXPECT_EQ(0, pdma_refused(&self->dev));
 
-	/* The device holds what it has, and can be given another one */
+	/* The device still holds the IOASID, and can replace it */
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
 	EXPECT_EQ(IOASID_STATE_PARKED, ioasid_state(self->ioasid, self->id));
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->ioasid, self->other));
@@ -1216,7 +1228,7 @@ TEST_F(mdev, stream_is_refused_when_its_pasid_is_parked)
 	EXPECT_TRUE(is_still(self->buf, MEM_LEN));
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
 
-	/* Whatever user space does with the device, the PASID stays blocked */
+	/* The PASID stays blocked whatever user space does with the device */
 	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
 	test_stopped(&self->dev);
 	EXPECT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
@@ -1245,7 +1257,7 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 		.pasid = self->id,
 	};
 	const struct pdma_submit stop = { .cmd = PDMA_CMD_STOP };
-	/* Above all that is special */
+	/* Above all mapped and reserved addresses */
 	const struct pdma_submit high = {
 		.cmd = PDMA_CMD_COPY,
 		.src = 1ULL << 33,
@@ -1279,11 +1291,13 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	BAD(copy, src, IOVA + MEM_LEN, EFAULT);
 	BAD(copy, dst, IOVA + MEM_LEN, EFAULT);
 	BAD(copy, src, IOVA - PAGE, EFAULT);
-	/* The last byte */
+	/* The last byte is not mapped */
 	BAD(copy, src, IOVA + MEM_LEN - PAGE + 1, EFAULT);
 	BAD(copy, dst, IOVA + MEM_LEN - PAGE + 1, EFAULT);
 	BAD(copy, dst, 0, EFAULT);
-	/* Not held, and what is not a PASID */
+	/*
+	 * IOASIDs that the device does not hold, and numbers that are no PASIDs
+	 */
 	BAD(copy, pasid, 0, ENXIO);
 	BAD(copy, pasid, self->other, ENXIO);
 	BAD(copy, pasid, 0x100000, ENXIO);
@@ -1315,7 +1329,7 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	BAD(stop, pasid, self->id, EINVAL);
 	BAD(stop, result, 1, EINVAL);
 
-	/* What is mapped there is not what a DMA to there reaches */
+	/* DMA to the MSI window does not reach memory mapped there */
 	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, msi, PAGE));
 	BAD(copy, src, msi, EINVAL);
 	BAD(copy, dst, msi, EINVAL);
@@ -1365,7 +1379,10 @@ TEST_F(mdev, submission_is_one_whole_write)
 					   8));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
 					   PDMA_SUBMIT_SIZE));
-	/* To a status page, behind the BAR, to another region, to none */
+	/*
+	 * Write to a status page, beyond the BAR, to another region, to no
+	 * region
+	 */
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
 					   PDMA_MDEV_STATUS(0)));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
@@ -1406,11 +1423,11 @@ TEST_F(mdev, unmap_of_streaming_memory_stops_dma)
 	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pdma_unmap(&self->dev, IOVA, MEM_LEN));
 	test_stopped(&self->dev);
-	/* Stopped by us, not by the IOMMU */
+	/* It was stopped by the driver, not refused by the IOMMU */
 	EXPECT_EQ(0, pdma_refused(&self->dev));
 	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
 
-	/* The device has all it needs to go on */
+	/* The device is still usable */
 	EXPECT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 	test_copies(&self->dev);
 }
@@ -1433,7 +1450,10 @@ TEST_F(mdev, unmap_of_other_memory_does_not_stop_dma)
 	ASSERT_EQ(0, pdma_map(&self->dev, mem, below, PAGE));
 	ASSERT_EQ(0, pdma_map(&self->dev, mem + PAGE, above, PAGE));
 
-	/* Pinned by somebody else, so that all devices are told of the unmap */
+	/*
+	 * Pinned by another device, so that the unmap is announced to all
+	 * devices
+	 */
 	open_second(&second, &self->dev);
 	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
 	EXPECT_EQ(0, pdma_copy_wait(&second, above, below, PAGE));
@@ -1454,7 +1474,7 @@ TEST_F(mdev, unmap_of_other_memory_does_not_stop_dma)
 
 TEST_F(mdev, unmap_of_one_page_of_a_stream_stops_dma)
 {
-	/* Two ends of memory that was mapped piece by piece */
+	/* The stream crosses into a mapping of its own, below or above */
 	const __u64 first = IOVA - PAGE, last = IOVA + MEM_LEN;
 	const __u64 iova[][2] = { { first, first }, { last - PAGE, last } };
 	char *mem = pdma_alloc_buffer(PAGE);
@@ -1465,7 +1485,7 @@ TEST_F(mdev, unmap_of_one_page_of_a_stream_stops_dma)
 		ASSERT_EQ(0, pdma_map(&self->dev, mem, iova[i][1], PAGE));
 		ASSERT_EQ(0, pdma_stream(&self->dev, iova[i][0], 2 * PAGE,
 					 10, 100));
-		/* Through both pages */
+		/* Wait until it has written to both pages */
 		ASSERT_EQ(0, pdma_wait_counter(&self->dev, 2 * PAGE / 8));
 		EXPECT_EQ(0, pdma_unmap(&self->dev, iova[i][1], PAGE));
 		EXPECT_TRUE(is_still(mem, PAGE));
@@ -1499,7 +1519,7 @@ TEST_F(mdev, unmap_of_either_side_of_a_copy_succeeds)
 	ASSERT_NE(NULL, mem);
 	ASSERT_EQ(0, pdma_map(&self->dev, mem, src, PAGE));
 	EXPECT_EQ(0, pdma_copy_wait(&self->dev, IOVA, src, PAGE));
-	/* It is done, but nothing has told the driver */
+	/* The copy has completed, but the driver has not been notified */
 	EXPECT_EQ(0, pdma_unmap(&self->dev, src, PAGE));
 	EXPECT_EQ(-EFAULT, pdma_copy(&self->dev, IOVA, src, PAGE));
 
@@ -1509,7 +1529,7 @@ TEST_F(mdev, unmap_of_either_side_of_a_copy_succeeds)
 	EXPECT_EQ(-EFAULT, pdma_copy(&self->dev, IOVA, src, PAGE));
 }
 
-/* Pages of the domain that a command left behind would still be reached */
+/* A command must not leave pages mapped in the PASID's domain */
 TEST_F(mdev, remapped_iova_reaches_the_new_memory)
 {
 	char *mem = pdma_alloc_buffer(PAGE);
@@ -1537,7 +1557,7 @@ TEST_F(mdev, detached_ioas_stops_dma)
 	test_stopped(&self->dev);
 	EXPECT_EQ(-EFAULT, pdma_stream(&self->dev, IOVA, PAGE, 0, 0));
 
-	/* The PASID has nothing to do with the IOAS */
+	/* The PASID does not depend on the IOAS */
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
 	EXPECT_EQ(0, pdma_attach_ioas(&self->dev, self->dev.ioas_id));
 	test_copies(&self->dev);
@@ -1562,7 +1582,7 @@ struct race {
 	bool end;
 	int bad;
 	unsigned int rounds;
-	unsigned int refused;	/* because the engine was being reset */
+	unsigned int refused;	/* during a reset of the engine */
 };
 
 static void end_race(struct race *race)
@@ -1575,13 +1595,13 @@ static bool race_is_over(struct race *race)
 	return __atomic_load_n(&race->end, __ATOMIC_RELAXED);
 }
 
-/* One round more by the thread of @race */
+/* Count a round of @race's thread */
 static void count_round(struct race *race)
 {
 	__atomic_fetch_add(&race->rounds, 1, __ATOMIC_RELAXED);
 }
 
-/* Whether one side, which has done @rounds, and the other are to go on */
+/* Whether to continue: either side may still lack time or rounds */
 static bool race_goes_on(struct race *race, __u64 start, unsigned int rounds)
 {
 	__u64 ms = pdma_now_ms() - start;
@@ -1657,8 +1677,8 @@ static bool any_goes_on(struct race *race, int n, __u64 start,
 }
 
 /*
- * While the first device is told of the unmap, the others submit; when the last
- * one has been told, the first one may have started over.
+ * The others submit while the first device is notified of the unmap. When the
+ * last one has been notified, the first may already be streaming again.
  */
 TEST_F(mdev, unmap_ends_while_many_devices_submit)
 {
@@ -1779,7 +1799,7 @@ TEST_F(mdev, set_and_park_race_with_submission)
 		rc = pdma_stream(&self->dev, IOVA, PDMA_MAX_LEN, 10, 1);
 		if (rc == -EBUSY)
 			rc = pdma_stop(&self->dev);
-		/* Replaced when the command came, or parked */
+		/* The IOASID was replaced or parked meanwhile */
 		EXPECT_TRUE(!rc || rc == -ENXIO || rc == -ESHUTDOWN) {
 			TH_LOG("%d", rc);
 		}
@@ -1793,7 +1813,7 @@ TEST_F(mdev, set_and_park_race_with_submission)
 	test_copies(&self->dev);
 }
 
-/* IOASIDs that no other thread adds or drops */
+/* Uses IOASIDs of its own */
 static void *change_until_end(void *arg)
 {
 	struct race *race = arg;
@@ -1822,7 +1842,7 @@ static void *change_until_end(void *arg)
 	return NULL;
 }
 
-/* On all channels, with whatever the device holds */
+/* Streams on all channels with whatever the device holds */
 static void *use_until_end(void *arg)
 {
 	struct vfio_device_ioasid held[8];
@@ -1910,7 +1930,7 @@ TEST_F(mdev, reset_of_the_engine_stops_dma_and_keeps_the_pasids)
 	if (!has_reset(self->parent))
 		SKIP(return, "the engine has no function level reset");
 
-	/* One that has a PASID, one that has none */
+	/* One device with a PASID, one without */
 	open_second(&second, NULL);
 	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pci_reset(self->parent));
@@ -1920,14 +1940,16 @@ TEST_F(mdev, reset_of_the_engine_stops_dma_and_keeps_the_pasids)
 	test_copies(&self->dev);
 	EXPECT_EQ(-ENXIO, pdma_copy(&second, IOVA, IOVA, 8));
 
-	/* What was parked before stays so */
+	/* A parked PASID stays parked */
 	test_cmd_free(self->ioasid, 1, &self->id);
 	EXPECT_EQ(0, pci_reset(self->parent));
 	EXPECT_EQ(-ESHUTDOWN, pdma_copy(&self->dev, IOVA, IOVA, 8));
 	pdma_close(&second);
 }
 
-/* The command has ended, but nothing has told the driver to unpin its memory */
+/*
+ * The reset ended the command, but the driver was not told to unpin its memory
+ */
 TEST_F(mdev, memory_of_a_command_that_a_reset_ended_can_be_unmapped)
 {
 	if (!has_reset(self->parent))
@@ -1941,7 +1963,7 @@ TEST_F(mdev, memory_of_a_command_that_a_reset_ended_can_be_unmapped)
 	ASSERT_EQ(0, pdma_map(&self->dev, self->buf, IOVA, MEM_LEN));
 	test_copies(&self->dev);
 
-	/* Or closed */
+	/* The same with a close */
 	start_page_stream(&self->dev);
 	EXPECT_EQ(0, pci_reset(self->parent));
 	pdma_close(&self->dev);
@@ -1970,7 +1992,7 @@ TEST_F(mdev, reset_of_the_engine_races_with_submission)
 	end_race(&race);
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 	test_race(&race, rounds);
-	/* What was accepted went to an engine that was there */
+	/* Every command was either rejected or ran on a working engine */
 	EXPECT_LT(0, race.refused);
 	EXPECT_EQ(0, pdma_stop(&self->dev));
 	test_copies(&self->dev);
@@ -1997,8 +2019,8 @@ static bool copy_is_done(struct stalled_copy *copy)
 }
 
 /*
- * The second device pins memory that user space does not deliver. By iommufd
- * that waits; type1 does not wait for a page.
+ * The second device pins memory that user space does not deliver. With iommufd
+ * this blocks; type1 fails instead of waiting for the page.
  */
 TEST_F(mdev, user_that_waits_for_its_memory_delays_nobody)
 {
@@ -2032,7 +2054,7 @@ TEST_F(mdev, user_that_waits_for_its_memory_delays_nobody)
 	ASSERT_TRUE(wait_until(copy_is_done(&copy) || stall_wait(&stall, 0)));
 	EXPECT_EQ(variant->pinning_waits, !copy_is_done(&copy));
 
-	/* In another process: when it does not return, this one goes on */
+	/* In another process, as it must not block this one if it hangs */
 	pid = run_alone(pci_reset, self->parent);
 	ASSERT_LT(0, pid);
 	ASSERT_TRUE(wait_until_ms(has_exited(pid, &status), 30000));
@@ -2049,7 +2071,7 @@ TEST_F(mdev, user_that_waits_for_its_memory_delays_nobody)
 	EXPECT_EQ(self->available - 3, pdma_available(self->parent));
 	EXPECT_EQ(0, pdma_remove(uuid));
 
-	/* The command that was in the middle of it starts now */
+	/* The blocked command starts only now */
 	EXPECT_EQ(variant->pinning_waits, !copy_is_done(&copy));
 	ASSERT_EQ(0, stall_answer(&stall));
 	ASSERT_EQ(0, pthread_join(thread, NULL));
@@ -2073,7 +2095,7 @@ TEST_F(mdev, close_stops_dma_and_drops_the_pasid)
 	test_users(self->id, 0, 0);
 	EXPECT_EQ(IOASID_STATE_ACTIVE, ioasid_state(self->ioasid, self->id));
 
-	/* The next user gets nothing of this one */
+	/* The next user inherits nothing */
 	ASSERT_EQ(0, variant->open(&self->dev, self->uuid[0], NULL));
 	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
 	EXPECT_EQ(0, pdma_status(&self->dev));
@@ -2208,7 +2230,7 @@ TEST_F(mdev, removal_waits_for_close)
 	pdma_sleep_ms(500);
 	EXPECT_FALSE(has_exited(pid, &status));
 
-	/* Who has it open may go on as if nothing had happened */
+	/* The device stays fully usable while it is open */
 	test_streams(&self->dev);
 	EXPECT_EQ(0, pdma_stop(&self->dev));
 	test_copies(&self->dev);
@@ -2273,7 +2295,7 @@ TEST_F(mdev, parent_removal_waits_for_all_devices)
 	EXPECT_NE(self->available, pdma_available(self->parent));
 	test_users(self->id, 0, 0);
 
-	/* And comes back with all of its channels */
+	/* The parent comes back with all its channels */
 	ASSERT_EQ(0, pdma_write_file(DRIVER "/bind", self->parent));
 	EXPECT_EQ(self->available, pdma_available(self->parent));
 	ASSERT_EQ(0, pdma_create(self->parent, self->uuid[0]));
@@ -2339,13 +2361,13 @@ TEST_F(mdev, only_status_pages_can_be_mapped)
 })
 
 	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_PRIVATE, dev->status_offset);
-	/* The pages of others */
+	/* Status pages of other devices */
 	BAD_MMAP(EINVAL, ALL_STATUS_PAGES + PAGE, PROT_READ, MAP_SHARED,
 		 dev->status_offset);
 	BAD_MMAP(EINVAL, 2 * PAGE, PROT_READ, MAP_SHARED,
 		 dev->status_offset + ALL_STATUS_PAGES - PAGE);
 	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED, bar + PDMA_MDEV_BAR_SIZE);
-	/* The trapped pages, all of the BAR, what is no page */
+	/* Trapped pages, the whole BAR, ranges outside any page */
 	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED, bar);
 	BAD_MMAP(EINVAL, PAGE, PROT_READ, MAP_SHARED,
 		 dev->status_offset - PAGE);
@@ -2360,7 +2382,7 @@ TEST_F(mdev, only_status_pages_can_be_mapped)
 #undef BAD_MMAP
 }
 
-/* A VMM maps them for writing, too */
+/* A VMM also maps them writable */
 TEST_F(mdev, write_to_a_mapped_status_page_does_nothing)
 {
 	struct pdma_dev *dev = &self->dev;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Page requests: the engine asks for pages of processes (SVA) that are not
- * present. Draining them when a PASID is parked or detached, when the engine is reset,
- * and when its fault queue ends.
+ * Page requests: the engine requests pages of processes (SVA) that are not
+ * present. Requests must be drained when a PASID is parked or detached, when
+ * the engine is reset, and when its fault queue is removed.
  *
- * It needs an IOMMU with first-stage translation and page requests, and an engine
- * with PRI. The time that a page request is on its way can be set, so that it is
- * still far away when something else happens: LATE is longer than that takes. A
- * drain does not wait for that time, it makes the request arrive.
+ * Needs an IOMMU with first-stage translation and page requests, and an engine
+ * with PRI. The delay of page requests can be set, so that a request is still
+ * in flight when something else happens: LATE is longer than that takes. A
+ * drain does not wait for the delay to expire but makes the request arrive.
  */
 #include <pthread.h>
 
@@ -16,11 +16,11 @@
 #define PAGE 4096
 #define NR_PAGES (BUF_LEN / PAGE)
 
-/* To the IOMMU, and again until the IOMMU handles it; in us */
+/* Delay on the way to the IOMMU, and again until the IOMMU handles it, in us */
 #define LATE 3000000
 #define ARRIVED_MS (2 * LATE / 1000 + 500)
 
-/* Registers of page requests */
+/* Page request registers */
 
 static int pages_write(struct pdma_dev *dev, unsigned int reg, __u32 val)
 {
@@ -64,7 +64,7 @@ static int start_asking(struct pdma_dev *dev, __u64 dst, __u32 len,
 	return pdma_submit(dev, &cmd);
 }
 
-/* Memory that no page is present of. NULL if there is none to be had. */
+/* Memory without any page present. Returns NULL on failure. */
 static volatile char *fresh(size_t len)
 {
 	void *buf = mmap(NULL, len, PROT_READ | PROT_WRITE,
@@ -73,7 +73,7 @@ static volatile char *fresh(size_t len)
 	return buf == MAP_FAILED ? NULL : buf;
 }
 
-/* How many pages of @buf are present, without making them so */
+/* Number of pages of @buf that are present, without faulting them in */
 static int present(volatile void *buf, size_t len)
 {
 	unsigned char vec[NR_PAGES];
@@ -92,17 +92,17 @@ struct rig {
 	int fd;
 	int kmsg;
 	struct pdma_bar bar;
-	__u64 faults;		/* when the test began */
+	__u64 faults;		/* at the start of the test */
 	struct pdma_dev dev;	/* bound to the process */
 	volatile char *buf;
 };
 
-/* The PRI capability and the IOMMU's support of it */
+/* Whether the device has PRI and the IOMMU supports it */
 static bool has_pages(const char *engine)
 {
 	char ecap[32];
 
-	/* In ECAP: page requests, and draining them */
+	/* In ECAP: page requests, and drain support */
 	return !pci_read(engine, "iommu/intel-iommu/ecap", ecap,
 			 sizeof(ecap)) &&
 	       (strtoull(ecap, NULL, 16) >> 29 & 1) &&
@@ -135,13 +135,13 @@ static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 	return NULL;
 }
 
-/* Nothing was reported since the test began */
+/* No fault was reported since the start of the test */
 #define expect_silence() do {						\
 	EXPECT_EQ(rig->faults, bar_recorded(&rig->bar));		\
 	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));			\
 } while (0)
 
-/* What is done between these two makes the IOMMU report faults */
+/* Bracket code that makes the IOMMU report faults */
 static void faults_begin(struct rig *rig)
 {
 	kmsg_expect_faults(rig->kmsg, true);
@@ -154,13 +154,15 @@ static void faults_end(struct rig *rig)
 	rig->faults = bar_recorded(&rig->bar);
 }
 
-/* Faults of both kinds: a page request that is refused is one of them */
+/*
+ * Reported and suppressed faults, both of which include refused page requests
+ */
 static __u64 refused_requests(struct rig *rig)
 {
 	return bar_recorded(&rig->bar) + bar_suppressed(&rig->bar);
 }
 
-/* @dev waits for the answer to a request that is far away */
+/* Make @dev wait for the response to a request that is still in flight */
 static void ask_late(struct __test_metadata *_metadata, struct pdma_dev *dev,
 		     __u64 addr, __u32 flag)
 {
@@ -185,7 +187,7 @@ FIXTURE_TEARDOWN_PARENT(pri)
 	give_back(_metadata, &self->rig.engine);
 }
 
-/* Served */
+/* Served requests */
 
 TEST_F(pri, page_that_is_written_is_faulted_in)
 {
@@ -241,7 +243,7 @@ TEST_F(pri, page_that_is_dropped_is_faulted_in_again)
 	expect_silence();
 }
 
-/* A command without the flag reaches what is present, and nothing else */
+/* A command without the flag accesses only pages that are present */
 TEST_F(pri, page_is_not_faulted_in_without_being_asked_for)
 {
 	struct rig *rig = &self->rig;
@@ -280,7 +282,7 @@ TEST_F(pri, page_that_the_process_cannot_reach_is_refused)
 	expect_silence();
 }
 
-/* Of a group of two pages, each is faulted in */
+/* Both pages of a group are faulted in */
 TEST_F(pri, pages_of_a_group_are_served_together)
 {
 	struct rig *rig = &self->rig;
@@ -307,7 +309,7 @@ TEST_F(pri, channels_are_served_side_by_side)
 		ASSERT_EQ(0, sva_open(&dev[i], rig->engine.name));
 		ASSERT_LT(0, sva_bind(&dev[i]));
 	}
-	/* All of them the same pages */
+	/* All channels access the same pages */
 	for (i = 0; i < ARRAY_SIZE(dev); i++)
 		ASSERT_EQ(0, start_copy(&dev[i], rig->buf,
 					rig->buf + BUF_LEN / 2, BUF_LEN / 2,
@@ -320,7 +322,10 @@ TEST_F(pri, channels_are_served_side_by_side)
 	expect_silence();
 }
 
-/* Drained. An IOASID has no pages to be faulted in, its requests are refused. */
+/*
+ * Drained requests. An IOASID has no pages to fault in, its requests are
+ * refused.
+ */
 
 static __u32 attach(struct __test_metadata *_metadata, struct rig *rig,
 		    struct pdma_dev *dev)
@@ -342,7 +347,10 @@ TEST_F(pri, park_drains_what_is_on_its_way)
 	id = attach(_metadata, rig, &dev);
 	ask_late(_metadata, &dev, PDMA_SVA_IOVA, PDMA_CMD_FAULT);
 	test_cmd_free(rig->fd, 1, &id);
-	/* Not in LATE, but by now. The channel goes on to ask. */
+	/*
+	 * Answered now rather than after LATE. The channel continues to request
+	 * the page.
+	 */
 	EXPECT_LE(1, pages_answered(&dev));
 	EXPECT_EQ(PDMA_PAGE_INVALID, pdma_read32(&dev, PDMA_PAGE_RESULT));
 	expect_silence();
@@ -394,7 +402,9 @@ TEST_F(pri, unbind_of_a_process_drains_what_is_on_its_way)
 	EXPECT_EQ(0, present(rig->buf, BUF_LEN));
 }
 
-/* The process has the same PASID again when the request would arrive */
+/*
+ * When the request would arrive, the process is bound with the same PASID again
+ */
 TEST_F(pri, request_from_before_an_unbind_is_not_served_later)
 {
 	struct rig *rig = &self->rig;
@@ -410,7 +420,7 @@ TEST_F(pri, request_from_before_an_unbind_is_not_served_later)
 	pdma_sleep_ms(ARRIVED_MS);
 	EXPECT_EQ(0, present(rig->buf, BUF_LEN));
 	EXPECT_EQ(faults, bar_recorded(&rig->bar));
-	/* And it can be served now */
+	/* Requests of the new binding are served */
 	ASSERT_EQ(0, pages_set_delay(&rig->dev, 0));
 	ASSERT_EQ(0, start_copy(&rig->dev, rig->buf, rig->buf + PAGE, 8,
 				PDMA_CMD_ASK));
@@ -427,8 +437,8 @@ TEST_F(pri, request_from_before_a_reset_is_not_served_later)
 	faults_begin(rig);
 	ASSERT_EQ(0, pci_reset(rig->engine.name));
 	/*
-	 * It may have been served in time: its handler may even be at work, and
-	 * what that answers is dropped.
+	 * The request may already have been served, or its handler may still be
+	 * running; a late response is dropped.
 	 */
 	pdma_sleep_ms(LATE / 1000 / 3);
 	before = present(rig->buf, BUF_LEN);
@@ -457,10 +467,10 @@ TEST_F(pri, end_of_the_fault_queue_drains_what_is_on_its_way)
 	ASSERT_EQ(0, pci_set_driver(rig->engine.name, PDMA_SVA_DRIVER));
 }
 
-/* Parked */
+/* Parked PASIDs */
 
 struct reports {
-	char pasid[32];		/* as in the trace */
+	char pasid[32];		/* as shown in the trace */
 	bool parked;
 	int before, after;
 };
@@ -502,7 +512,7 @@ TEST_F(pri, request_of_a_parked_pasid_is_not_reported)
 	id = attach(_metadata, rig, &dev[0]);
 	snprintf(reports.pasid, sizeof(reports.pasid), "pasid=0x%x ", id);
 	for (i = 0; i < ARRAY_SIZE(dev); i++) {
-		/* Several, so that there is something in the queue */
+		/* Several channels, so that the queue is not empty */
 		if (i)
 			attach(_metadata, rig, &dev[i]);
 		ASSERT_EQ(0, start_asking(&dev[i], PDMA_SVA_IOVA, PAGE,
@@ -516,7 +526,7 @@ TEST_F(pri, request_of_a_parked_pasid_is_not_reported)
 	ASSERT_EQ(strlen(PARKED), write(fd, PARKED, strlen(PARKED)));
 	close(fd);
 
-	/* It goes on asking, in vain */
+	/* The channel continues, and each request is refused */
 	suppressed = bar_suppressed(&rig->bar);
 	refused = pages_answered(&dev[0]);
 	ASSERT_TRUE(wait_until(pages_answered(&dev[0]) >= refused + 100));
@@ -532,7 +542,9 @@ TEST_F(pri, request_of_a_parked_pasid_is_not_reported)
 	expect_silence();
 }
 
-/* Whatever the state of the queue: many in it, the last bound process gone */
+/*
+ * The queue is removed with many requests in it, when the last process unbinds
+ */
 TEST_F(pri, fault_queue_ends_while_parked_pasids_ask)
 {
 	struct rig *rig = &self->rig;
@@ -589,7 +601,7 @@ TEST_F(pri, park_and_detach_while_all_channels_ask)
 		test_cmd_free(rig->fd, ARRAY_SIZE(ids), ids);
 		for (i = 0; i < ARRAY_SIZE(dev); i++)
 			ASSERT_EQ(0, sva_unbind(&dev[i]));
-		/* The process is still served */
+		/* The process is still being served */
 		ASSERT_TRUE(wait_until(pages_answered(&rig->dev) > answered));
 		ASSERT_TRUE(ioasid_wait_none_parked(rig->fd));
 	}

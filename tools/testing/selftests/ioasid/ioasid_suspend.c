@@ -2,15 +2,15 @@
 /*
  * Suspend to RAM and resume, with ACTIVE and PARKED PASIDs
  *
- * A suspended IOMMU translates nothing and blocks nothing, and a device that
- * has lost power has lost its PASIDs. ACTIVE ones work again after resume, once
- * the user has started its device again; PARKED ones stay blocked and silent.
+ * A suspended IOMMU neither translates nor blocks, and a device that lost power
+ * has lost its PASIDs. After resume, ACTIVE PASIDs must work again once the
+ * user has restarted its device; PARKED PASIDs must stay blocked and silent.
  *
- * Each IOVA here is the physical address of a page of the test, the victim. DMA
- * that passes the IOMMU untranslated writes to that page.
+ * Each IOVA used here is also the physical address of a page of the test, the
+ * victim, so that DMA that bypasses translation is noticed there.
  *
- * Something has to wake the machine: the alarm of its clock, or, if IOASID_WAKE
- * is in the environment, somebody outside.
+ * The machine is woken by its RTC alarm or, if IOASID_WAKE is in the
+ * environment, from outside.
  */
 #include <fcntl.h>
 #include <sys/wait.h>
@@ -20,7 +20,7 @@
 #define PAGE 4096
 #define PERIOD 1000		/* of a stream, in us */
 
-/* PASIDs that are numbers and nothing else; nobody attaches the second one */
+/* PASIDs without an IOASID; the second is never attached */
 #define PLAIN_PASID 0x3333
 #define UNKNOWN_PASID 0x4444
 
@@ -37,7 +37,7 @@ static __u64 physical(volatile void *addr)
 	if (pread(fd, &entry, sizeof(entry), pos) != sizeof(entry))
 		entry = 0;
 	close(fd);
-	/* Present, and then the number of the page frame */
+	/* Present bit and page frame number */
 	return entry >> 63 ? (entry & ((1ull << 55) - 1)) * PAGE : 0;
 }
 
@@ -53,7 +53,7 @@ static volatile __u64 *alloc_victim(void)
 	return page;
 }
 
-/* Nothing was written to it, and it is where it was */
+/* The page was not written to and has not moved */
 #define expect_untouched(_victim, _iova) do {				\
 	EXPECT_TRUE(buf_is_poison(_victim, PAGE));			\
 	EXPECT_EQ(_iova, physical(_victim));				\
@@ -65,22 +65,22 @@ static volatile __u64 *alloc_victim(void)
 } while (0)
 
 /*
- * What the counters of the emulated IOMMU say after resume if nothing happened
- * meanwhile
+ * Expected fault counters of the emulated IOMMU after resume, if there were no
+ * faults meanwhile
  */
 static __u64 count_after(const char *pm_test, __u64 before)
 {
 	return strcmp(pm_test, "none") ? before : 0;
 }
 
-/* Let the channel stream with @pasid behind the back of its driver */
+/* Make the channel stream with @pasid, bypassing its driver */
 #define bar_start(_bar, _ch, _pasid, _iova) do {			\
 	bar_stop(_bar, _ch);						\
 	bar_set_pasid(_bar, _ch, PDMA_PASID_VALID | (_pasid));		\
 	ASSERT_TRUE(bar_stream(_bar, _ch, _iova, PAGE, PERIOD));	\
 } while (0)
 
-/* The channel goes on trying, the IOMMU keeps that to itself */
+/* The channel keeps trying, and its faults are suppressed */
 #define expect_silently_blocked(_bar, _ch) do {				\
 	__u64 __done = bar_done(_bar, _ch);				\
 	__u64 __recorded = bar_recorded(_bar);				\
@@ -92,7 +92,10 @@ static __u64 count_after(const char *pm_test, __u64 before)
 	EXPECT_EQ(__recorded, bar_recorded(_bar));			\
 } while (0)
 
-/* Mediated devices: one that is ACTIVE and one that is PARKED on each engine */
+/*
+ * Mediated devices: on each engine, one with an ACTIVE and one with a PARKED
+ * PASID
+ */
 
 #define NR_ENGINES 2
 
@@ -100,7 +103,7 @@ struct pair {
 	struct engine engine;
 	struct channel ch[2];
 	__u32 id[2];
-	int nr[2];		/* of the channel */
+	int nr[2];		/* channel number */
 	volatile __u64 *victim[2];
 	__u64 iova[2];
 };
@@ -171,7 +174,7 @@ FIXTURE_SETUP(mdev)
 		SKIP(return, "no PASID DMA engine");
 }
 
-/* In the parent of the test, where nothing is open any more */
+/* Called in the parent of the test, after all files of the test are closed */
 FIXTURE_TEARDOWN_PARENT(mdev)
 {
 	unsigned int i;
@@ -214,7 +217,10 @@ TEST_F(mdev, active_works_again_and_parked_stays_parked)
 		EXPECT_EQ(pair->id[ACTIVE],
 			  pdma_get_ioasid(&pair->ch[ACTIVE].dev));
 
-		/* The driver does not start it, and the engine cannot use it */
+		/*
+		 * The driver does not start the command, and the engine cannot
+		 * use the PASID
+		 */
 		EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, pair->iova[PARKED],
 						  PAGE, PERIOD, 1));
 		bar_start(bar, nr, pair->id[PARKED], pair->iova[PARKED]);
@@ -230,7 +236,7 @@ TEST_F(mdev, active_works_again_and_parked_stays_parked)
 		EXPECT_TRUE(ioasid_wait_recycled(self->fd, pair->id[PARKED]));
 		expect_free(self->fd, pair->id[PARKED]);
 
-		/* What is parked now is blocked as ever */
+		/* A PASID parked after resume is blocked as usual */
 		test_cmd_free(self->fd, 1, &pair->id[ACTIVE]);
 		expect_blocked(&pair->ch[ACTIVE]);
 		EXPECT_EQ(0, pdma_stop(&pair->ch[ACTIVE].dev));
@@ -240,7 +246,7 @@ TEST_F(mdev, active_works_again_and_parked_stays_parked)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/* The engine with ATS as a device of vfio-pci */
+/* The engine with ATS, bound to vfio-pci */
 
 FIXTURE(pci)
 {
@@ -251,7 +257,7 @@ FIXTURE(pci)
 	__u32 id;
 	struct pdma_dev dev;
 	struct pdma_bar bar;
-	/* Two address spaces, with a victim each */
+	/* Two address spaces, each with a victim */
 	__u32 hwpt[2];
 	volatile __u64 *buf[2];
 	volatile __u64 *victim[2];
@@ -309,13 +315,13 @@ FIXTURE_SETUP(pci)
 	test_cmd_alloc(self->fd, 0, 0, 1, &self->id);
 }
 
-/* In the parent of the test, where nothing is open any more */
+/* Called in the parent of the test, after all files of the test are closed */
 FIXTURE_TEARDOWN_PARENT(pci)
 {
 	give_back(_metadata, &self->engine);
 }
 
-/* What the channel writes arrives in this buffer */
+/* The channel's writes arrive in this buffer */
 #define expect_arrives(_ch, _buf) do {					\
 	__u64 __done;							\
 									\
@@ -333,7 +339,7 @@ FIXTURE_TEARDOWN_PARENT(pci)
 	expect_untouched(self->victim[1], self->iova[1]);		\
 } while (0)
 
-/* A device that has lost its registers belongs to a user who writes them again */
+/* If the device has lost its registers, its user must program them again */
 #define restart_if_lost(_ch, _pasid, _space) do {			\
 	if (!strcmp(variant->pm_test, "none")) {			\
 		EXPECT_EQ(0, bar_read32(&self->bar,			\
@@ -368,7 +374,7 @@ TEST_F(pci, active_works_again)
 	expect_arrives(0, self->buf[0]);
 	expect_arrives(1, self->buf[1]);
 
-	/* What is parked now is blocked as ever */
+	/* A PASID parked after resume is blocked as usual */
 	test_cmd_free(self->fd, 1, &self->id);
 	memset((void *)self->buf[0], POISON, PAGE);
 	expect_silently_blocked(&self->bar, 0);
@@ -413,7 +419,7 @@ TEST_F(pci, parked_stays_parked_until_it_is_recycled)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/* Such a fault is recorded, and the kernel hears of it */
+/* The fault is recorded by the IOMMU and reported by the kernel */
 #define expect_reported(_ch, _pasid) do {				\
 	__u64 __recorded = bar_recorded(&self->bar);			\
 	__u64 __done = bar_done(&self->bar, _ch);			\
@@ -434,7 +440,7 @@ TEST_F(pci, what_was_never_attached_is_blocked_and_reported)
 
 	expect_untouched_victims();
 	restart_if_lost(0, UNKNOWN_PASID, 0);
-	/* The message may wait for the end of the time in which there were many */
+	/* The message may be delayed by rate limiting */
 	kmsg_drop_faults(self->kmsg);
 	expect_reported(0, UNKNOWN_PASID);
 	expect_untouched_victims();
@@ -461,7 +467,9 @@ static bool runtime_suspended(const char *name)
 			 sizeof(status)) && !strcmp(status, "suspended");
 }
 
-/* The engine has no PM capability: in low power, it is as awake as ever */
+/*
+ * The engine has no PM capability, so it stays fully operational in low power
+ */
 TEST_F(pci, device_in_low_power_does_no_dma)
 {
 	if (short_run() && !strcmp(variant->pm_test, "none"))
@@ -485,7 +493,7 @@ TEST_F(pci, device_in_low_power_does_no_dma)
 	kmsg_expect_faults(self->kmsg, false);
 }
 
-/* Processes with SVA, and an IOASID, on the engine with ATS */
+/* SVA processes and an IOASID, on the engine with ATS */
 
 FIXTURE(sva)
 {
@@ -511,7 +519,9 @@ FIXTURE_VARIANT(sva)
 FIXTURE_VARIANT_ADD(sva, mem) { .pm_test = "none" };
 FIXTURE_VARIANT_ADD(sva, core) { .pm_test = "core" };
 
-/* IOVAs of SVA are addresses of the process: a victim, and a page at its address */
+/*
+ * SVA uses virtual addresses: map a page at the physical address of the victim
+ */
 static bool alloc_pages(volatile __u64 **victim, volatile __u64 **buf)
 {
 	unsigned int tries;
@@ -560,7 +570,7 @@ static void find_channel(struct __test_metadata *_metadata,
 	ASSERT_LE(0, self->nr[i]);
 }
 
-/* What the process has bound outlives it, as long as we have the file */
+/* The binding outlives the process as long as the file is open */
 static void bind_in_child(struct __test_metadata *_metadata,
 			  FIXTURE_DATA(sva) *self)
 {
@@ -570,7 +580,10 @@ static void bind_in_child(struct __test_metadata *_metadata,
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		/* Shared memory is not in the page tables of a child yet */
+		/*
+		 * Fault in the shared memory: fork does not copy its page table
+		 * entries
+		 */
 		memset((void *)self->buf, 0, PAGE);
 		if (sva_bind(&self->dev[EXITED]) < 0 ||
 		    pdma_stream(&self->dev[EXITED], (uintptr_t)self->buf, PAGE,
@@ -599,7 +612,10 @@ TEST_F(sva, active_works_again_and_what_is_blocked_stays_blocked)
 	__u32 id;
 	int i;
 
-	/* The only one with a PASID so far, whatever that is */
+	/*
+	 * This is the only channel with a PASID so far, so it can be found by
+	 * that
+	 */
 	bind_in_child(_metadata, self);
 	for (i = 0; i < (int)bar_read32(&self->bar, PDMA_CHANNELS); i++) {
 		__u32 val = bar_read32(&self->bar,

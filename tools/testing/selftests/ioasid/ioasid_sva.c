@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * PASIDs of processes (SVA) beside IOASIDs: the engine is bound to processes by
- * its driver pdma-sva, and DMAs to their memory by its virtual addresses.
+ * PASIDs of processes (SVA) next to IOASIDs: the driver pdma-sva binds the
+ * engine to processes, and the engine accesses their memory by virtual address.
  *
- * It needs an IOMMU with first-stage translation, because the page tables are
- * those of the CPU. The engine cannot ask for pages, so all memory of these
- * tests is touched before.
+ * Needs an IOMMU with first-stage translation, as it uses the CPU's page
+ * tables. The engine does not request pages here, so the tests fault in all
+ * memory in advance.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -17,13 +17,13 @@
 #include "ioasid_fixture.h"
 #include "stall_utils.h"
 
-/* All of the number space */
+/* The whole ID space */
 #define NR_IDS 0x100000
 
-/* What a test and the processes that it starts tell each other */
+/* Shared between a test and the processes that it starts */
 struct shared {
-	int pasid;		/* what binding has returned, 0: not yet */
-	int go;			/* time to come to an end */
+	int pasid;		/* result of binding, 0: not bound yet */
+	int go;			/* time to exit */
 	int errors;
 	int collisions;
 	int allocated;
@@ -35,7 +35,7 @@ struct shared {
 
 /* Memory */
 
-/* Page tables are filled in, for writing */
+/* Fault in the pages for writing */
 static void touch(volatile __u64 *buf)
 {
 	size_t i;
@@ -44,7 +44,7 @@ static void touch(volatile __u64 *buf)
 		buf[i] = 0;
 }
 
-/* Values of the stream into the first page of @buf arrive where they should */
+/* The stream into the first page of @buf arrives at the right place */
 static void expect_arrives(struct __test_metadata *_metadata,
 			   struct pdma_dev *dev, volatile __u64 *buf)
 {
@@ -57,7 +57,7 @@ static void expect_arrives(struct __test_metadata *_metadata,
 	EXPECT_EQ(last % 512, value % 512);
 }
 
-/* The engine goes on trying, and nothing of that arrives */
+/* The engine keeps trying, and nothing arrives */
 static void expect_refused(struct __test_metadata *_metadata,
 			   struct pdma_dev *dev, volatile __u64 *buf)
 {
@@ -107,13 +107,13 @@ struct rig {
 	int fd;
 	int kmsg;
 	struct pdma_bar bar;
-	__u64 faults;		/* when the test began */
+	__u64 faults;		/* at the start of the test */
 	struct pdma_dev dev;
-	volatile __u64 *buf;	/* shared with the processes of the test */
+	volatile __u64 *buf;	/* shared with child processes */
 	struct shared *shared;
 };
 
-/* Why there is nothing to test, or NULL */
+/* Returns NULL, or why the test cannot run */
 static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 {
 	const char *why = setup_ioasid(_metadata, &rig->fd);
@@ -136,13 +136,13 @@ static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 	return NULL;
 }
 
-/* Nothing was reported since the test began */
+/* No fault was reported since the start of the test */
 #define expect_silence() do {						\
 	EXPECT_EQ(rig->faults, bar_recorded(&rig->bar));		\
 	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));			\
 } while (0)
 
-/* What is done between these two makes the IOMMU report faults */
+/* Bracket code that makes the IOMMU report faults */
 static __u64 faults_begin(struct rig *rig)
 {
 	kmsg_expect_faults(rig->kmsg, true);
@@ -157,8 +157,8 @@ static void faults_end(struct rig *rig)
 }
 
 /*
- * A device that uses the number now makes a mistake of its own: the entry is
- * plain not present. The last channel is not given to any file here.
+ * Faults with this PASID are reported, i.e. the entry is non-present and not
+ * parked. Uses the last channel, which no test opens.
  */
 static void expect_plain(struct __test_metadata *_metadata,
 			 struct rig *rig, __u32 pasid)
@@ -203,7 +203,7 @@ TEST_F(sva, copy_between_buffers_of_the_process_arrives)
 	src = malloc(2 * BUF_LEN);
 	ASSERT_NE(NULL, src);
 	dst = src + BUF_LEN;
-	/* Also what malloc() has not aligned is memory of the process */
+	/* Any memory of the process works, regardless of its alignment */
 	EXPECT_EQ(-ENXIO, pdma_copy(&rig->dev, (uintptr_t)dst, (uintptr_t)src,
 				    8));
 	ASSERT_LT(0, sva_bind(&rig->dev));
@@ -215,7 +215,7 @@ TEST_F(sva, copy_between_buffers_of_the_process_arrives)
 				    BUF_LEN));
 	EXPECT_EQ(0, memcmp(src, dst, BUF_LEN));
 
-	/* A stack, and an odd length */
+	/* Stack memory and an odd length */
 	memset(dst, 0, BUF_LEN);
 	memcpy(src, "from the heap", 14);
 	{
@@ -266,12 +266,12 @@ TEST_F(sva, unbind_ends_dma)
 				      50, 1));
 	expect_silence();
 
-	/* And it is not only the driver that has stopped */
+	/* Without the PASID entry, the engine could not continue either */
 	expect_plain(_metadata, rig, pasid);
 	EXPECT_EQ(arrived, pdma_done(&rig->dev));
 	EXPECT_TRUE(buf_is_poison(rig->buf, BUF_LEN));
 
-	/* Again, as often as one likes */
+	/* Bind again */
 	EXPECT_LT(0, sva_bind(&rig->dev));
 	ASSERT_EQ(0, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
 				 1));
@@ -279,7 +279,7 @@ TEST_F(sva, unbind_ends_dma)
 	expect_silence();
 }
 
-/* One number for each process, one bond for each file */
+/* One PASID per process, one binding per file */
 TEST_F(sva, files_of_a_process_share_its_number)
 {
 	struct rig *rig = &self->rig;
@@ -312,14 +312,14 @@ TEST_F(sva, what_the_process_cannot_reach_the_engine_cannot_reach)
 
 	ASSERT_LT(0, sva_bind(&rig->dev));
 	faults = faults_begin(rig);
-	/* Where the kernel has memory, in the same page tables */
+	/* A kernel address, which is in the same page tables */
 	ASSERT_EQ(0, pdma_stream(&rig->dev, 0xffff888000000000ULL, 4096, 1000,
 				 1));
 	EXPECT_TRUE(wait_until(bar_recorded(&rig->bar) >= faults + 3));
 	EXPECT_EQ(0, pdma_done(&rig->dev));
 	ASSERT_EQ(0, pdma_stop(&rig->dev));
 
-	/* Memory that is only read */
+	/* Read-only memory */
 	page = mmap(NULL, 4096, PROT_READ, MAP_SHARED | MAP_ANONYMOUS |
 		    MAP_POPULATE, -1, 0);
 	ASSERT_NE(MAP_FAILED, page);
@@ -329,7 +329,7 @@ TEST_F(sva, what_the_process_cannot_reach_the_engine_cannot_reach)
 	EXPECT_EQ(0, pdma_done(&rig->dev));
 	ASSERT_EQ(0, pdma_stop(&rig->dev));
 
-	/* And what it gives up in the middle */
+	/* Memory that is unmapped during the stream */
 	again = mremap((void *)rig->buf, 0, BUF_LEN, MREMAP_MAYMOVE);
 	ASSERT_NE(MAP_FAILED, again);
 	touch(again);
@@ -343,7 +343,7 @@ TEST_F(sva, what_the_process_cannot_reach_the_engine_cannot_reach)
 	faults_end(rig);
 }
 
-/* Whoever shows what is not his gets what he gets for a number that is none */
+/* A PASID of a process looks like an unused ID to users of IOASIDs */
 TEST_F(sva, number_of_a_process_is_not_for_users)
 {
 	struct rig *rig = &self->rig;
@@ -354,7 +354,9 @@ TEST_F(sva, number_of_a_process_is_not_for_users)
 	int pasid, i;
 
 	ASSERT_LE(0, fd);
-	/* Those that come first are taken when the process gets its own */
+	/*
+	 * Allocate the lowest IDs first, so that the process gets another one
+	 */
 	test_cmd_alloc(rig->fd, 0, 0, ARRAY_LEN(ids), ids);
 	pasid = sva_bind(&rig->dev);
 	ASSERT_LT(0, pasid);
@@ -370,7 +372,7 @@ TEST_F(sva, number_of_a_process_is_not_for_users)
 	ASSERT_EQ(0, sva_open(&other, rig->engine.name));
 	EXPECT_EQ(-ENOENT, sva_attach(&other, rig->fd, pasid));
 
-	/* What the process holds is not charged to its users' quota */
+	/* The PASID of the process does not count towards the quota */
 	test_set_in_use(rig->fd, ARRAY_LEN(ids), 0);
 	test_cmd_free(rig->fd, ARRAY_LEN(ids), ids);
 	for (i = 0; i < 8; i++) {
@@ -381,7 +383,7 @@ TEST_F(sva, number_of_a_process_is_not_for_users)
 	expect_silence();
 }
 
-/* Note who has a number: more than one at a time is one too many */
+/* Mark the ID as owned; an ID with two owners is a collision */
 static void own(struct shared *shared, __u32 id)
 {
 	if (__atomic_exchange_n(&shared->owned[id], 1, __ATOMIC_SEQ_CST))
@@ -398,7 +400,7 @@ static void failed(struct shared *shared)
 	__atomic_fetch_add(&shared->errors, 1, __ATOMIC_SEQ_CST);
 }
 
-/* A process that is bound for a moment */
+/* Runs in a process that binds once and exits */
 static void be_bound(struct rig *rig)
 {
 	struct pdma_dev dev;
@@ -416,7 +418,7 @@ static void be_bound(struct rig *rig)
 		return;
 	}
 	own(rig->shared, pasid);
-	/* The next one that a user gets, and this one by name */
+	/* A user gets another ID, and cannot allocate this one explicitly */
 	if (ioasid_alloc(fd, 0, 0, 1, &got)) {
 		failed(rig->shared);
 	} else {
@@ -425,7 +427,10 @@ static void be_bound(struct rig *rig)
 	}
 	if (ioasid_alloc(fd, pasid, pasid, 1, &got) != -ENOSPC)
 		failed(rig->shared);
-	/* The number goes with the address space, after this */
+	/*
+	 * The PASID is freed together with the address space, i.e. later than
+	 * this
+	 */
 	disown(rig->shared, pasid);
 }
 
@@ -450,7 +455,7 @@ static void bind_processes(struct rig *rig)
 	}
 }
 
-/* A user that takes and gives back what is lowest */
+/* A user that repeatedly allocates and frees the lowest IDs */
 static void allocate_numbers(struct rig *rig)
 {
 	__u32 ids[8], i, count;
@@ -511,7 +516,7 @@ TEST_F(sva, numbers_of_processes_and_users_do_not_collide)
 	expect_silence();
 }
 
-/* A process that is bound, while another channel has an IOASID */
+/* A process is bound while another channel has an IOASID */
 TEST_F(sva, parked_number_is_silent_beside_a_process)
 {
 	struct rig *rig = &self->rig;
@@ -540,7 +545,9 @@ TEST_F(sva, parked_number_is_silent_beside_a_process)
 	EXPECT_EQ(0, pdma_refused(&rig->dev));
 	expect_silence();
 
-	/* The process comes and goes, and is reported when it makes a mistake */
+	/*
+	 * The process unbinds and binds again, and its own faults are reported
+	 */
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
 	ASSERT_EQ(0, pdma_wait_refused(&other, 1000));
 	expect_silence();
@@ -563,8 +570,8 @@ TEST_F(sva, parked_number_is_silent_beside_a_process)
 }
 
 /*
- * Invariant nothing-dead: a file that a process opened keeps nothing else of
- * it
+ * Invariant nothing-dead: a file opened by a process keeps no other resource of
+ * it alive
  */
 TEST_F(sva, number_of_a_dead_process_is_free_though_its_file_lives_on)
 {
@@ -597,7 +604,10 @@ TEST_F(sva, number_of_a_dead_process_is_free_though_its_file_lives_on)
 		ASSERT_EQ(sizeof(id), read(sock[0], &id, sizeof(id)));
 		ASSERT_EQ(sizeof(pasid), read(sock[0], &pasid, sizeof(pasid)));
 
-		/* What it allocated is ACTIVE, or PARKED, or gone */
+		/*
+		 * By round: the IOASID is not used, ACTIVE, PARKED, or its file
+		 * is closed
+		 */
 		if (round)
 			ASSERT_EQ(0, sva_attach(&rig->dev, fd, id));
 		if (round > 1)
@@ -619,7 +629,7 @@ TEST_F(sva, number_of_a_dead_process_is_free_though_its_file_lives_on)
 	expect_silence();
 }
 
-/* The driver loses the engine, the file is still there */
+/* The engine is unbound from its driver while the file is open */
 TEST_F(sva, engine_can_be_taken_away_while_bound)
 {
 	struct rig *rig = &self->rig;
@@ -638,7 +648,7 @@ TEST_F(sva, engine_can_be_taken_away_while_bound)
 	EXPECT_EQ(-ENODEV, pdma_stop(&rig->dev));
 	EXPECT_EQ(UINT32_MAX, pdma_status(&rig->dev));
 
-	/* The next user of the engine finds nothing of the last one */
+	/* The next user of the engine inherits nothing */
 	ASSERT_EQ(0, pci_set_driver(rig->engine.name, PDMA_SVA_DRIVER));
 	pdma_close(&rig->dev);
 	ASSERT_EQ(0, sva_open(&rig->dev, rig->engine.name));
@@ -648,7 +658,7 @@ TEST_F(sva, engine_can_be_taken_away_while_bound)
 	expect_silence();
 }
 
-/* The PASID that the engine has for the first channel, which is that of dev */
+/* The PASID register of the first channel, which belongs to rig->dev */
 static __u32 pasid_register(struct rig *rig)
 {
 	return bar_read32(&rig->bar, PDMA_CTL(0) + PDMA_CTL_PASID);
@@ -662,7 +672,7 @@ static bool has_reset(struct rig *rig)
 	return pdma_exists(path);
 }
 
-/* Reset the engine under a channel that streams to @dst */
+/* Reset the engine while a channel streams to @dst, then restart the stream */
 static void reset_and_go_on(struct __test_metadata *_metadata, struct rig *rig,
 			    __u32 pasid, __u64 dst)
 {
@@ -693,7 +703,7 @@ TEST_F(sva, bound_channel_works_after_a_reset_of_the_engine)
 		expect_arrives(_metadata, &rig->dev, rig->buf);
 		EXPECT_EQ(0, sva_unbind(&rig->dev));
 	}
-	/* What is unbound does not come back */
+	/* A binding that is gone is not restored */
 	ASSERT_EQ(0, pci_reset(rig->engine.name));
 	EXPECT_EQ(0, pasid_register(rig));
 	EXPECT_EQ(-ENXIO, pdma_stream(&rig->dev, (uintptr_t)rig->buf, 4096, 50,
@@ -745,7 +755,7 @@ TEST_F(sva, parked_channel_stays_blocked_and_silent_after_a_reset)
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&rig->dev, PDMA_SVA_IOVA, 4096, 50,
 					  1));
 
-	/* Not only by the driver: the channel tries, and reaches nothing */
+	/* The hardware blocks it, too: the channel tries and fails */
 	suppressed = bar_suppressed(&rig->bar);
 	EXPECT_TRUE(bar_stream(&rig->bar, 0, PDMA_SVA_IOVA, 4096, 50));
 	ASSERT_EQ(0, pdma_wait_refused(&rig->dev, 100));
@@ -758,7 +768,7 @@ TEST_F(sva, parked_channel_stays_blocked_and_silent_after_a_reset)
 	expect_plain(_metadata, rig, id);
 }
 
-/* Neither the process itself, nor who looks after its address space */
+/* Neither the exiting process nor the release of its mm may allocate */
 TEST_F(sva, exit_of_a_process_needs_no_memory)
 {
 	struct rig *rig = &self->rig;
@@ -797,13 +807,13 @@ TEST_F(sva, exit_of_a_process_needs_no_memory)
 }
 
 /*
- * A call of one user waits for a page that is not delivered. One variant for
- * each way to hand over such a page.
+ * A call of one user blocks on a page that is not delivered. One variant per
+ * call that accesses user memory.
  */
 FIXTURE(stalled)
 {
 	struct rig rig;
-	struct pdma_dev dev;	/* the user's */
+	struct pdma_dev dev;	/* opened by that user */
 	struct stall stall;
 	__u32 id;
 };
@@ -811,7 +821,7 @@ FIXTURE(stalled)
 FIXTURE_VARIANT(stalled)
 {
 	int (*call)(struct pdma_dev *dev, void *page);
-	int ret;		/* when the page is delivered after all */
+	int ret;		/* once the page is delivered */
 };
 
 static int stalled_submit(struct pdma_dev *dev, void *page)
@@ -824,7 +834,7 @@ static int stalled_read(struct pdma_dev *dev, void *page)
 	return pread(dev->device, page, 4, PDMA_STATUS) == 4 ? 0 : -errno;
 }
 
-/* The engine has been taken away when the argument is known */
+/* By the time the argument can be read, the engine is gone */
 FIXTURE_VARIANT_ADD(stalled, attach)
 {
 	.call = sva_attach_raw,
@@ -837,7 +847,7 @@ FIXTURE_VARIANT_ADD(stalled, submit)
 	.ret = -ENODEV,
 };
 
-/* The register was read before */
+/* The register was read before the copy to user space */
 FIXTURE_VARIANT_ADD(stalled, read)
 {
 	.call = stalled_read,
@@ -879,7 +889,10 @@ static void *do_stalled_call(void *arg)
 	return NULL;
 }
 
-/* All that another user can do, and root. The step that fails, or 0. */
+/*
+ * Everything that another user, or root, can do. Returns the number of the step
+ * that failed, or 0.
+ */
 static int use_engine(struct rig *rig)
 {
 	struct pdma_dev dev;
@@ -951,19 +964,19 @@ TEST_F(stalled, user_delays_no_other_user)
 }
 
 /*
- * Operations of which each allocation fails once, see struct sweep. Each round is
- * done by a process that has no number yet, and goes with it.
+ * Fail each allocation of an operation once, see struct sweep. Each round runs
+ * in a new process, which starts without a PASID and exits after it.
  */
 struct op;
 
 struct world {
 	struct rig *rig;
 	const struct op *op;
-	struct pdma_dev other;	/* goes on all the time */
-	__u32 id;		/* an IOASID, for the device or the other one */
+	struct pdma_dev other;	/* streams all the time */
+	__u32 id;		/* IOASID of the device or of @other */
 	int pasid;		/* of the process */
-	__u32 next;		/* the lowest number that is free */
-	__u32 far;		/* far from these, the last IOASID */
+	__u32 next;		/* lowest free ID */
+	__u32 far;		/* next ID for @id, far from all others */
 };
 
 struct op {
@@ -971,13 +984,13 @@ struct op {
 	int (*call)(struct world *w);
 	int (*undo)(struct world *w);
 	/*
-	 * What it may fail with besides -ENOMEM. That is not ours: the SVA core
-	 * is given a number or none, and takes the latter for -ENOSPC; the VT-d
-	 * driver has a page for its PASID table or none, and says -ENODEV.
+	 * Errors besides -ENOMEM, as errors are converted on the way: the SVA
+	 * core returns -ENOSPC if it gets no PASID, and the VT-d driver returns
+	 * -ENODEV without memory for the PASID table.
 	 */
 	int also[2];
 	bool cannot_fail;
-	bool blocks_dma;	/* no write after it has returned */
+	bool blocks_dma;	/* no DMA after it returns */
 };
 
 static int call_bind(struct world *w)
@@ -1001,7 +1014,7 @@ static int call_free(struct world *w)
 	return ioasid_free(w->rig->fd, 1, &w->id);
 }
 
-/* An IOASID goes on beside */
+/* @other uses an IOASID */
 static void prepare_first_bind(struct __test_metadata *_metadata,
 			       struct world *w)
 {
@@ -1034,7 +1047,7 @@ static int undo(struct world *w)
 	return ret ? ret : call_free(w);
 }
 
-/* The process goes on beside */
+/* @other is bound to the process */
 static void prepare_attach(struct __test_metadata *_metadata, struct world *w)
 {
 	w->pasid = sva_bind(&w->other);
@@ -1081,7 +1094,7 @@ static const struct op park = {
 	.cannot_fail = true, .blocks_dma = true,
 };
 
-/* What user space is told, and which PASIDs the channels have */
+/* State visible to user space, and the PASIDs of the channels */
 static void snapshot(struct world *w, char text[SNAPSHOT_LEN])
 {
 	struct ioasid_query query = {};
@@ -1099,7 +1112,7 @@ static void snapshot(struct world *w, char text[SNAPSHOT_LEN])
 		 bar_read32(bar, PDMA_CTL(1) + PDMA_CTL_PASID));
 }
 
-/* DMA with what the channel has, that of the other one has gone on anyway */
+/* Check DMA of the channel in its new state, and that @other still streams */
 static void expect_dma(struct __test_metadata *_metadata, struct world *w)
 {
 	const struct op *op = w->op;
@@ -1139,7 +1152,7 @@ static void expect_success(struct __test_metadata *_metadata, struct world *w)
 	expect_dma(_metadata, w);
 	w->rig->shared->pasid = w->pasid;
 
-	/* Before the number: DMA that is not to be seen as a fault */
+	/* First close @other, so that its DMA causes no faults */
 	pdma_close(&w->other);
 	ASSERT_EQ(0, w->op->undo(w));
 }
@@ -1147,7 +1160,7 @@ static void expect_success(struct __test_metadata *_metadata, struct world *w)
 FIXTURE(failure)
 {
 	struct rig rig;
-	struct sweep *sweep;	/* shared with the process of a round */
+	struct sweep *sweep;	/* shared with the current child */
 	struct world w;
 };
 
@@ -1192,7 +1205,7 @@ FIXTURE_SETUP(failure)
 	if (reason)
 		SKIP(return, "%s", reason);
 	test_cmd_set_quota(self->rig.fd, NR_IDS);
-	/* Processes of other tests may not have gone yet */
+	/* Processes of earlier tests may not be completely gone yet */
 	ASSERT_TRUE(wait_until(({
 		visit_all_cpus();
 		!ioasid_alloc(self->rig.fd, 1, ARRAY_LEN(ids), ARRAY_LEN(ids),
@@ -1213,9 +1226,8 @@ FIXTURE_TEARDOWN_PARENT(failure)
 }
 
 /*
- * A round, with numbers that nobody has had: what holds them is not there yet,
- * neither in the core nor in the PASID table, where 64 are in a page. None of
- * those before is missing.
+ * Use IDs that were never used before, so that nodes of the xarray and a page
+ * of the PASID table (64 entries) must be allocated. No lower ID is free.
  */
 static void do_round(struct __test_metadata *_metadata, struct sweep *sweep,
 		     unsigned int nth)
@@ -1227,7 +1239,7 @@ static void do_round(struct __test_metadata *_metadata, struct sweep *sweep,
 	__u32 id;
 
 	do {
-		/* A process gets the lowest number that is free */
+		/* A process gets the lowest free ID */
 		test_cmd_alloc(rig->fd, w->next, w->next, 1, &id);
 		w->next++;
 	} while (w->next % 64);
@@ -1248,7 +1260,7 @@ static void do_round(struct __test_metadata *_metadata, struct sweep *sweep,
 	EXPECT_EQ(w->next, rig->shared->pasid);
 	EXPECT_TRUE(wait_free(rig->fd, rig->shared->pasid));
 	test_set_in_use(rig->fd, w->next - 1, 0);
-	/* The IOMMU driver may say that it has no memory, and nothing else */
+	/* The IOMMU driver may log that it is out of memory, but no faults */
 	EXPECT_EQ(rig->faults, bar_recorded(&rig->bar));
 }
 
@@ -1264,7 +1276,7 @@ TEST_F(failure, of_all_allocations_changes_nothing)
 	sweep_all(_metadata, self->sweep, do_round);
 }
 
-/* One variant for each way in which the address space of a process ends */
+/* The ways in which the address space of a process ends */
 FIXTURE(end)
 {
 	struct rig rig;
@@ -1306,7 +1318,7 @@ FIXTURE_TEARDOWN_PARENT(end)
 	give_back(_metadata, &self->rig.engine);
 }
 
-/* Bind, stream into the shared buffer, and wait for the end */
+/* Bind, stream into the shared buffer, and wait to be told to end */
 static void live(struct rig *rig, struct pdma_dev *dev, enum end how)
 {
 	int pasid, ret;
@@ -1324,8 +1336,8 @@ static void live(struct rig *rig, struct pdma_dev *dev, enum end how)
 }
 
 /*
- * A process that is bound and streams. @dev: an open file, or NULL: it opens
- * one that nobody else has.
+ * Start a process that is bound and streams. @dev: an open file, or NULL to
+ * open a file in the process.
  */
 static pid_t start_bound(struct __test_metadata *_metadata, struct rig *rig,
 			 struct pdma_dev *dev, enum end how)
@@ -1348,8 +1360,7 @@ static pid_t start_bound(struct __test_metadata *_metadata, struct rig *rig,
 }
 
 /*
- * Its name changes earlier than its address space goes, its arguments are there
- * later.
+ * exec changes comm before it replaces the mm; cmdline comes from the new mm.
  */
 static bool is_exec(pid_t pid)
 {
@@ -1360,7 +1371,7 @@ static bool is_exec(pid_t pid)
 	       !strcmp(args, "sleep");
 }
 
-/* The address space is gone when this returns; after exec, @pid is not */
+/* Returns when the mm is gone. After exec, @pid still exists. */
 static void end_address_space(struct __test_metadata *_metadata,
 			      struct rig *rig, pid_t pid, enum end how)
 {
@@ -1383,7 +1394,7 @@ static void reap(pid_t pid, enum end how)
 	waitpid(pid, NULL, 0);
 }
 
-/* The device goes on for as long as somebody has the file open */
+/* The device keeps running while the file is open */
 TEST_F(end, blocks_dma_of_a_file_that_stays_open)
 {
 	struct rig *rig = &self->rig;
@@ -1394,7 +1405,9 @@ TEST_F(end, blocks_dma_of_a_file_that_stays_open)
 	pid = start_bound(_metadata, rig, &rig->dev, variant->how);
 	pasid = rig->shared->pasid;
 	expect_arrives(_metadata, &rig->dev, rig->buf);
-	/* It is not the memory of all who have the file */
+	/*
+	 * Another holder of the file cannot use the memory of the bound process
+	 */
 	EXPECT_EQ(-EPERM, pdma_copy(&rig->dev, (uintptr_t)rig->buf,
 				    (uintptr_t)rig->buf + 4096, 8));
 	test_err_alloc(ENOSPC, rig->fd, pasid, pasid, 1, &got);
@@ -1405,7 +1418,7 @@ TEST_F(end, blocks_dma_of_a_file_that_stays_open)
 	ASSERT_EQ(0, pdma_wait_refused(&rig->dev, 1000));
 	EXPECT_LE(1000, bar_suppressed(&rig->bar) - suppressed);
 	expect_silence();
-	/* The device has it, so nobody else can */
+	/* The device still uses the PASID, so it is not free */
 	visit_all_cpus();
 	test_err_alloc(ENOSPC, rig->fd, pasid, pasid, 1, &got);
 
@@ -1417,7 +1430,7 @@ TEST_F(end, blocks_dma_of_a_file_that_stays_open)
 	expect_plain(_metadata, rig, pasid);
 }
 
-/* The file ends with the process, in an order that is not the user's business */
+/* The mm and the file of the process are released in either order */
 TEST_F(end, leaves_nothing_of_a_file_of_the_process)
 {
 	struct rig *rig = &self->rig;
@@ -1435,7 +1448,7 @@ TEST_F(end, leaves_nothing_of_a_file_of_the_process)
 		end_address_space(_metadata, rig, pid, variant->how);
 
 		poison_buf(rig->buf, BUF_LEN);
-		/* exec closes the file a little later */
+		/* exec closes the file after the mm is gone */
 		EXPECT_TRUE(wait_until(bar_find_channel(&rig->bar, pasid) ==
 				       -ENOENT));
 		EXPECT_TRUE(wait_free(rig->fd, pasid));
@@ -1446,7 +1459,7 @@ TEST_F(end, leaves_nothing_of_a_file_of_the_process)
 	expect_plain(_metadata, rig, pasid);
 }
 
-/* The number of a process that is gone is as good as any */
+/* The PASID can be reused as an IOASID */
 TEST_F(end, number_serves_a_user_afterwards)
 {
 	struct rig *rig = &self->rig;
@@ -1466,7 +1479,7 @@ TEST_F(end, number_serves_a_user_afterwards)
 	ASSERT_EQ(0, sva_attach(&rig->dev, rig->fd, pasid));
 	ASSERT_EQ(0, pdma_stream(&rig->dev, PDMA_SVA_IOVA, 4096, 50, 1));
 	ASSERT_EQ(0, pdma_wait_counter(&rig->dev, 3));
-	/* And the next process has another one */
+	/* The next process gets a different one */
 	pid = start_bound(_metadata, rig, NULL, END_KILL);
 	EXPECT_NE(pasid, rig->shared->pasid);
 	end_address_space(_metadata, rig, pid, END_KILL);
@@ -1477,8 +1490,8 @@ TEST_F(end, number_serves_a_user_afterwards)
 }
 
 /*
- * Pages that a process gives up. x86 flushes more than 33 pages as a whole, by
- * other requests to the device TLB than for a few.
+ * Pages that a process unmaps. For more than 33 pages, x86 flushes everything,
+ * with other device-TLB invalidations than for a few.
  */
 #define PAGE 4096
 #define SLOTS (PAGE / sizeof(__u64))
@@ -1497,7 +1510,10 @@ static bool page_is_poison(volatile __u64 *page)
 	return true;
 }
 
-/* Two mappings of the same memory: one stays, the other one has DMA */
+/*
+ * Two mappings of the same memory: @give is used for DMA and unmapped, @keep
+ * shows what arrives
+ */
 struct twin {
 	size_t len;
 	volatile __u64 *keep, *give;
@@ -1520,8 +1536,8 @@ static void map_twin(struct __test_metadata *_metadata, struct twin *twin,
 }
 
 /*
- * A channel that is bound and streams into a page. It is enough that the first
- * and the last one are cached by the device.
+ * A channel that is bound and streams into a page. It is sufficient to stream
+ * into the first and the last page, which the device then caches.
  */
 struct stream {
 	struct pdma_dev dev;
@@ -1544,7 +1560,7 @@ static void start_streams(struct __test_metadata *_metadata,
 		ASSERT_EQ(0, pdma_wait_counter(&stream[i].dev, 3));
 }
 
-/* What is tried arrives nowhere, and the engine has tried often enough */
+/* Nothing arrives although the engine has tried several times */
 static void expect_streams_blocked(struct __test_metadata *_metadata,
 				   struct stream stream[2],
 				   volatile __u64 *buf)
@@ -1638,7 +1654,7 @@ TEST_F(unmap, writes_end_with_mprotect)
 	faults_end(&self->rig);
 }
 
-/* Nor is it the old page that a later stream finds at an address */
+/* A stream started after a new mapping must not reach the old page either */
 TEST_F(unmap, stream_after_a_new_mapping_goes_to_the_new_page)
 {
 	volatile __u64 *fresh;
@@ -1675,8 +1691,8 @@ TEST_F(unmap, stream_after_a_new_mapping_goes_to_the_new_page)
 }
 
 /*
- * After fork(), the child has the pages, and whoever writes gets a copy. The
- * device cannot ask for one: it is refused until the parent has written.
+ * After fork(), a write by either process causes a copy. The device cannot
+ * trigger that: its writes are refused until the parent has written.
  */
 TEST_F(unmap, writes_after_fork_do_not_reach_the_child)
 {
@@ -1719,7 +1735,7 @@ TEST_F(unmap, writes_after_fork_do_not_reach_the_child)
 		EXPECT_EQ(done[i], pdma_done(&self->stream[i].dev));
 	}
 
-	/* The parent gets its own pages */
+	/* Break the sharing for the parent */
 	buf[0] = 0;
 	buf[SLOTS] = 0;
 	for (i = 0; i < 2; i++)
@@ -1732,8 +1748,8 @@ TEST_F(unmap, writes_after_fork_do_not_reach_the_child)
 }
 
 /*
- * A channel that nobody has is given the PASID of a process that has exited:
- * nothing arrives, and nothing is reported.
+ * Use a channel that no test opens with the PASID of a process that has exited:
+ * nothing arrives and nothing is reported.
  */
 static void expect_silently_blocked(struct __test_metadata *_metadata,
 				    struct rig *rig, __u32 pasid)
@@ -1754,7 +1770,7 @@ static void expect_silently_blocked(struct __test_metadata *_metadata,
 	expect_silence();
 }
 
-/* A reset attaches anew what is attached, but not what has ended */
+/* A reset restores attached PASIDs, but not a PASID whose process is gone */
 TEST_F(end, stays_blocked_and_silent_across_a_reset)
 {
 	struct rig *rig = &self->rig;
@@ -1782,8 +1798,8 @@ TEST_F(end, stays_blocked_and_silent_across_a_reset)
 #define RESET_ROUNDS 20
 
 /*
- * Each round ends the address space a little later after the reset has begun, up
- * to after its end: PASIDs are attached again at the end.
+ * End the address space at an increasing delay after the start of the reset, up
+ * to after its end, when PASIDs are attached again.
  */
 TEST_F(end, in_the_middle_of_a_reset_blocks)
 {

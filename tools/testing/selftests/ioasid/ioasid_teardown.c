@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A device and a virtual machine hold an IOASID, and its owner has the file:
- * everybody lets go in any order, is killed, or finds that the device is gone.
+ * A device and a virtual machine hold an IOASID whose owner has the file: tear
+ * all of them down in any order, kill processes, and take the device away.
  *
- * An earlier proposal for PASIDs that are shared like this had a number of
- * mistakes. None of them is to come back:
+ * An earlier proposal for shared PASIDs had a number of bugs. These tests keep
+ * them from coming back:
  *
  *   quota never returned to the pool
  *	ioasid: quota_comes_back_with_every_number
@@ -41,15 +41,15 @@
 
 #define DRIVER		"/sys/bus/pci/drivers/pdma"
 
-/* Of a stream: short enough not to be waited for, and less work than others */
+/* Period of a stream: short, so that tests need not wait, but low load */
 #define PERIOD_US	200
 
-/* Long enough for a helper to get as far as it can */
+/* Long enough for a helper process to block */
 #define A_WHILE_US	20000
 
 /*
- * A process that writes to a file of sysfs when it is told to. It is there
- * before anything is open that it would keep from being closed.
+ * A process that writes to a sysfs file on demand. It is forked before the test
+ * opens any files, so that it does not keep them open.
  */
 struct helper {
 	pid_t pid;
@@ -69,7 +69,7 @@ static void helper_start(struct __test_metadata *_metadata, struct helper *h,
 	ASSERT_LE(0, pid);
 	if (!pid) {
 		close(pipefd[1]);
-		/* The end of the test is the end of the helper, too */
+		/* The helper exits with the test */
 		if (read(pipefd[0], &byte, 1) != 1)
 			_exit(0);
 		_exit(pdma_write_file(path, text) ? 1 : 0);
@@ -84,7 +84,7 @@ static bool helper_go(struct helper *h)
 	return write(h->go, "x", 1) == 1;
 }
 
-/* Its exit status is in h->status then, once and for all */
+/* The status is saved: waitpid() works only once */
 static bool helper_exited(struct helper *h)
 {
 	if (h->pid > 0 && waitpid(h->pid, &h->status, WNOHANG) == h->pid)
@@ -92,7 +92,10 @@ static bool helper_exited(struct helper *h)
 	return !h->pid;
 }
 
-/* A cgroup for the test. @path is empty if the kernel counts no IOASIDs */
+/*
+ * Create and enter a cgroup. @path is empty if the kernel does not count
+ * IOASIDs.
+ */
 static bool cgroup_enter(char path[PDMA_PATH_LEN])
 {
 	path[0] = 0;
@@ -110,8 +113,8 @@ static bool cgroup_enter(char path[PDMA_PATH_LEN])
 } while (0)
 
 /*
- * One number, and all that hold it: the file that owns it, a channel of the
- * engine that streams with it, and a machine that maps it and runs.
+ * One IOASID and all its holders: the file that owns it, a channel of the
+ * engine that streams with it, and a running VM that maps it
  */
 struct scene {
 	pid_t pid;
@@ -122,7 +125,7 @@ struct scene {
 	struct helper helper;
 	bool unbound;
 	char cgroup[PDMA_PATH_LEN];
-	int fd;			/* another file of the process */
+	int fd;			/* another file of the same process */
 	int owner;		/* or -1 */
 	bool freed;
 	__u32 id;
@@ -190,7 +193,7 @@ static int engine_back(const struct scene *s)
 	return pdma_write_file(DRIVER "/bind", s->engine.name);
 }
 
-/* In the parent of the test, for which nothing may be left to do */
+/* In the parent of the test, which usually has nothing left to do */
 static void scene_clear(struct __test_metadata *_metadata, struct scene *s)
 {
 	if (s->ch.uuid[0] && pdma_mdev_exists(s->ch.uuid))
@@ -215,7 +218,7 @@ static void close_channel(struct scene *s)
 	poison(&s->ch);
 }
 
-/* Who has it open still has all of it; nobody can open it any more */
+/* The device stays usable while it is open, but cannot be opened any more */
 static void take_engine_away(struct __test_metadata *_metadata, struct scene *s)
 {
 	ASSERT_TRUE(helper_go(&s->helper));
@@ -276,10 +279,10 @@ static void expect_holders(struct __test_metadata *_metadata, struct scene *s)
 	expect_charged(s->cgroup, 1);
 }
 
-/* All that must hold, whoever has let go by now */
+/* Check everything that must hold, depending on who has released the IOASID */
 static void expect_scene(struct __test_metadata *_metadata, struct scene *s)
 {
-	/* First, because it is what may be late */
+	/* First, while a late write would still be seen */
 	expect_channel(_metadata, s);
 	expect_engine(_metadata, s);
 	if (s->vm.vm >= 0)
@@ -289,14 +292,14 @@ static void expect_scene(struct __test_metadata *_metadata, struct scene *s)
 		expect_holders(_metadata, s);
 		return;
 	}
-	/* Right now, before anything has been waited for */
+	/* Free at once, before waiting for anything */
 	expect_free(s->fd, s->id);
 	EXPECT_TRUE(ioasid_wait_set_unparked(s->fd));
 	test_set_in_use(s->fd, 0, 0);
 	expect_charged(s->cgroup, 0);
 }
 
-/* Every order in which everybody can let go */
+/* All orders of teardown */
 enum step {
 	STEP_file,
 	STEP_device,
@@ -393,7 +396,10 @@ FIXTURE_SETUP(order)
 {
 	int i, k, odd = 0;
 
-	/* Either engine sees half of them, and each step at each place */
+	/*
+	 * Use each engine in half of the orders, with each step at each
+	 * position
+	 */
 	for (i = 0; i < NR_STEPS; i++)
 		for (k = 0; k < i; k++)
 			odd ^= variant->steps[k] > variant->steps[i];
@@ -431,7 +437,7 @@ TEST_F(order, number_is_recycled_with_its_last_holder)
 	}
 }
 
-/* The engine is taken out of the machine, or loses its driver */
+/* The engine is removed or unbound from its driver */
 enum how {
 	HOW_unbind,
 	HOW_remove
@@ -456,7 +462,7 @@ FIXTURE_VARIANT(unplug)
 	bool held_when_back;
 };
 
-/* One of the engines is back before the last holder has let go */
+/* With ATS, the engine is back before the last holder releases the IOASID */
 #define UNPLUG(_how, _use, _ats)					\
 	{								\
 		.remove = HOW_##_how,					\
@@ -511,7 +517,7 @@ FIXTURE_TEARDOWN_PARENT(unplug)
 	scene_clear(_metadata, &self->scene);
 }
 
-/* As good as new: a device of its own, with @id or any number, gets through */
+/* The engine is fully usable with a new device and @id, or any ID if it is 0 */
 static void expect_engine_works(struct __test_metadata *_metadata,
 				struct scene *s, __u32 id)
 {
@@ -549,13 +555,13 @@ TEST_F(unplug, number_outlives_the_device_and_the_engine_comes_back)
 		expect_blocked(&s->ch);
 	}
 
-	/* Who has the device open loses nothing of it */
+	/* An open device stays usable */
 	take_engine_away(_metadata, s);
 	if (variant->use == USE_idle)
 		start_stream(_metadata, &s->ch, 4096, PERIOD_US, 1);
 	expect_scene(_metadata, s);
 
-	/* The registers go away with the engine */
+	/* Unmap the registers, which go away with the engine */
 	bar_unmap(&s->engine.bar);
 	s->engine.bar.regs = NULL;
 	close_channel(s);
@@ -567,7 +573,7 @@ TEST_F(unplug, number_outlives_the_device_and_the_engine_comes_back)
 		expect_engine_works(_metadata, s, 0);
 	}
 
-	/* Its owner and the machine are still there, and need no engine */
+	/* The owner and the VM are independent of the engine */
 	expect_scene(_metadata, s);
 	if (!s->freed) {
 		test_cmd_free(s->owner, 1, &s->id);
@@ -575,7 +581,7 @@ TEST_F(unplug, number_outlives_the_device_and_the_engine_comes_back)
 		expect_scene(_metadata, s);
 	}
 	test_cmd_map_del(s->vm.dev, 1);
-	/* KVM releases it a grace period later */
+	/* KVM drops its reference after a grace period */
 	EXPECT_TRUE(ioasid_wait_recycled(s->owner, s->id));
 	expect_free(s->fd, s->id);
 	EXPECT_TRUE(ioasid_wait_set_unparked(s->fd));
@@ -584,17 +590,17 @@ TEST_F(unplug, number_outlives_the_device_and_the_engine_comes_back)
 
 	if (!variant->held_when_back)
 		EXPECT_EQ(0, engine_back(s));
-	/* The very same number: nothing is left of its last life */
+	/* Reuse the same ID, which must have no stale state */
 	expect_engine_works(_metadata, s, s->id);
 	EXPECT_TRUE(ioasid_wait_set_unparked(s->fd));
 	expect_charged(s->cgroup, 0);
 }
 
-/* Other drivers of an engine, while a machine holds a number that it had */
+/* Other drivers bind to the engine while a VM keeps a parked IOASID */
 FIXTURE(handover)
 {
 	struct scene scene;
-	bool vfio;		/* the engine may have another driver */
+	bool vfio;		/* another driver may be bound */
 };
 
 FIXTURE_VARIANT(handover)
@@ -626,7 +632,7 @@ FIXTURE_TEARDOWN_PARENT(handover)
 	scene_clear(_metadata, &self->scene);
 }
 
-/* Own the DMA of the engine for a while, as its driver in user space */
+/* Open the engine, as a user space driver would, which claims its DMA */
 static void own_engine(struct __test_metadata *_metadata, struct scene *s)
 {
 	struct pdma_dev dev;
@@ -649,14 +655,14 @@ TEST_F(handover, parked_number_hinders_no_other_driver)
 	close_channel(s);
 	expect_scene(_metadata, s);
 
-	/* The same driver */
+	/* Rebind the same driver */
 	self->vfio = true;
 	ASSERT_EQ(0, pci_set_driver(s->engine.name, ""));
 	ASSERT_TRUE(engine_bound(s));
 	expect_engine_works(_metadata, s, 0);
 	expect_scene(_metadata, s);
 
-	/* Another one, which comes twice */
+	/* Bind another driver and open the device twice */
 	ASSERT_EQ(0, pci_set_driver(s->engine.name, "vfio-pci"));
 	own_engine(_metadata, s);
 	own_engine(_metadata, s);
@@ -675,16 +681,15 @@ TEST_F(handover, parked_number_hinders_no_other_driver)
 }
 
 /*
- * A process that does all there is to do with an IOASID and is killed on the
- * way. All steps of its life are here, in the order of set-up; those of the
- * tear-down are taken in different orders.
+ * A process that uses an IOASID in every way and is killed at any point. Setup
+ * steps run in the listed order, teardown steps in random order.
  */
 struct life {
-	int step;		/* the one that goes on or has been done */
+	int step;		/* step in progress, or the last one */
 	int error;		/* of that step */
 	__u32 id;		/* written by the kernel */
-	bool freed;		/* or about to be */
-	int last;		/* step that is told of by a byte in @told */
+	bool freed;		/* freed, or being freed */
+	int last;		/* step announced by a byte in @told */
 	int told;
 	bool has_vm;
 	int owner;
@@ -695,7 +700,7 @@ struct life {
 
 static int life_open_file(struct life *life)
 {
-	/* The parent may have given us one */
+	/* The parent may have passed a file */
 	if (life->owner < 0)
 		life->owner = ioasid_open();
 	return life->owner < 0 ? life->owner : 0;
@@ -706,7 +711,7 @@ static int life_alloc(struct life *life)
 	return ioasid_alloc(life->owner, 0, 0, 1, &life->id);
 }
 
-/* To make and to destroy a machine takes longer than all of the rest */
+/* Creating and destroying a VM takes longer than all other steps */
 static int life_open_vm(struct life *life)
 {
 	return life->has_vm ? vm_open(&life->vm) : 0;
@@ -809,7 +814,7 @@ static void live(struct life *life)
 			break;
 		life->error = life_step(life, step, order);
 	}
-	/* If it was too early for that, the other side finds the end */
+	/* If no byte was written, the parent sees the end of the pipe */
 	close(life->told);
 	pause();
 	_exit(1);
@@ -849,8 +854,8 @@ FIXTURE_TEARDOWN_PARENT(death)
 }
 
 /*
- * What remains of @life, whose process is gone. @owner: its file, which was
- * ours, too, or -1. Returns what is wrong, or NULL.
+ * Check what @life has left behind after its process was killed. @owner: a copy
+ * of its file, or -1. Returns NULL, or what is wrong.
  */
 static const char *look_at_remains(FIXTURE_DATA(death) *self,
 				   struct life *life, int owner)
@@ -861,7 +866,10 @@ static const char *look_at_remains(FIXTURE_DATA(death) *self,
 	poison(&self->ch);
 	if (life->error)
 		return "a step failed before it was killed";
-	/* An IOASID_ALLOC that is killed may have told a number */
+	/*
+	 * A killed IOASID_ALLOC may have written the ID before undoing the
+	 * allocation
+	 */
 	if (owner >= 0 && life->id && !life->freed &&
 	    (life->step >= (int)NR_SETUP ||
 	     life_setup[life->step] != life_alloc) &&
@@ -883,9 +891,9 @@ static const char *live_and_die(FIXTURE_DATA(death) *self, struct life *life,
 				unsigned int seed)
 {
 	int last = rand_r(&seed) % NR_LIFE, told[2], status;
-	/* As many short ones as long ones */
+	/* Cover short and long delays evenly */
 	unsigned int delay_us = rand_r(&seed) % (2 << rand_r(&seed) % 12);
-	/* Half of them are not the only ones to have the file */
+	/* In half of the rounds, this process holds the file, too */
 	int owner = rand_r(&seed) & 0x100 ? ioasid_open() : -1;
 	bool far_enough;
 	pid_t pid;
@@ -965,7 +973,7 @@ TEST_F(death, process_killed_at_any_point_leaves_nothing)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/* The opener sends its file here before it is killed: as @life got it */
+/* The process sends its file here, then waits to be killed */
 static int receive_file(struct __test_metadata *_metadata,
 			FIXTURE_DATA(death) *self, struct life *life,
 			int last, pid_t *pid)
@@ -1011,7 +1019,7 @@ TEST_F(death, file_outlives_its_opener_and_all_users)
 	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
 	poison(&self->ch);
 
-	/* Its users are gone, but the file is here, and all that it owns */
+	/* The users are gone, but the file still owns the IOASID */
 	test_cmd_query(file, life->id, &query);
 	EXPECT_EQ(IOASID_STATE_ACTIVE, query.state);
 	EXPECT_EQ(0, query.users);
@@ -1069,7 +1077,10 @@ TEST_F(death, users_outlive_the_opener_and_the_file)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/* What counts the numbers of a file, and of a process, would be found by KASAN */
+/*
+ * A use after free of the counters of a file or its set would be caught by
+ * KASAN
+ */
 TEST_F(death, counters_live_as_long_as_their_file)
 {
 	struct ioasid_info info;
@@ -1084,7 +1095,7 @@ TEST_F(death, counters_live_as_long_as_their_file)
 		test_cmd_get_info(self->fd, &info);
 		ASSERT_EQ(77, info.quota);
 		ASSERT_EQ(0, info.active);
-		/* A second file comes and goes, and is not the last one */
+		/* Close a second file of the set while the first is open */
 		if (round % 4 == 0) {
 			int fd = ioasid_open();
 
@@ -1098,13 +1109,13 @@ TEST_F(death, counters_live_as_long_as_their_file)
 }
 
 /*
- * All that takes locks, at once: lockdep sees every pair of them, and whoever
- * waits for ever is found by the count of its rounds.
+ * Run everything that takes locks concurrently: lockdep sees all lock pairs,
+ * and a deadlock shows in the number of rounds.
  */
 struct worker {
 	struct channel *ch;
 	struct kvm_vm *vm;
-	int *owner;		/* file of what the first worker has now */
+	int *owner;		/* file of the first worker's IOASID */
 	__u32 *id;
 	int *end;
 	int (*round)(struct worker *w);
@@ -1112,13 +1123,13 @@ struct worker {
 	unsigned int rounds;
 };
 
-/* Somebody else may have been faster */
+/* Errors of a lost race are fine */
 static bool is_unexpected(int ret)
 {
 	return ret && ret != -ENOENT && ret != -ESHUTDOWN && ret != -EEXIST;
 }
 
-/* Attach, park; detach of the parked one comes with the next attach */
+/* Attach and park; the next attach detaches the parked IOASID */
 static int free_while_attached(struct worker *w)
 {
 	int ret = ioasid_alloc(*w->owner, 0, 0, 1, w->id);
@@ -1193,8 +1204,8 @@ static void *work(void *arg)
 	while (!__atomic_load_n(w->end, __ATOMIC_RELAXED)) {
 		ret = w->round(w);
 		/*
-		 * The stream of the last round ended with the unmap, or not. In a
-		 * reset, there is no bus mastering for a moment.
+		 * The unmap may already have ended the stream, and during a
+		 * reset bus mastering is off.
 		 */
 		if ((ret == -EFAULT || ret == -EPERM) &&
 		    w->round == free_while_attached)
@@ -1259,7 +1270,7 @@ TEST_F(death, locks_are_taken_in_one_order)
 		TH_LOG("worker %d: %u rounds", i, workers[i].rounds);
 	}
 
-	/* All of them let go, and nothing is left */
+	/* Release everything: nothing must be left */
 	close(owner);
 	channel_close(&second);
 	channel_close(&self->ch);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The smallest test of DMA: copy it, see Documentation/driver-api/ioasid.rst */
+/* A minimal DMA test to copy from, see Documentation/driver-api/ioasid.rst */
 #include "ioasid_fixture.h"
 
 DMA_TEST_SUITE(template)

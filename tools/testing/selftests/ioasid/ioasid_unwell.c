@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Hardware that misbehaves: invalidations that take their time, functions that
- * answer them late or never, descriptors that are refused, a device that vanishes.
+ * Misbehaving hardware: slow invalidations, functions that respond late or
+ * never, descriptors that are rejected, a device that vanishes.
  *
- * It needs an IOMMU that waits for answers, and two engines with ATS: one that is
- * unwell, and one of a neighbour behind the same IOMMU.
+ * Needs an IOMMU that waits for responses, and two engines with ATS behind it:
+ * a sick one and a healthy neighbour.
  */
 #include <pthread.h>
 
 #include "ioasid_fixture.h"
 
-/* A time-out of the emulated IOMMU, x-inv-timeout-us */
+/* Invalidation timeout of the emulated IOMMU, x-inv-timeout-us */
 #define TIMEOUT_MS 1000
 /*
- * What everybody may have to wait for one function that is mute: two time-outs, a
- * third one where hardware does not name the function, and a second for all the
- * rest. A busy host makes that longer, but not by as much as a time-out for each
- * batch, or none that ends.
+ * Upper bound for the wait caused by one function that never responds: two
+ * timeouts, a third one if the hardware does not identify the function, and one
+ * second for everything else. A busy host takes longer, but the slack is still
+ * less than one timeout per batch.
  */
 #define BOUND_MS (3 * TIMEOUT_MS + 1000)
 #define SLACK_MS 20000
@@ -24,7 +24,7 @@
 #define FENCED_MSG "does not answer invalidations"
 #define TIMEOUT_MSG "Invalidation Time-out Error: SID"
 
-/* Registers of the control page that outlive the test */
+/* These registers of the control page keep their value after the test */
 static void set_atc_mode(struct engine *engine, __u32 mode)
 {
 	bar_write32(&engine->bar, PDMA_ATC_MODE, mode);
@@ -49,7 +49,7 @@ static int find_ats_engine(unsigned int nr, struct engine *engine)
 	return -ENODEV;
 }
 
-/* How many of the messages since the last time have @text in them */
+/* Number of new messages that contain @text */
 static int count_messages(int kmsg, const char *text)
 {
 	char msg[8192];
@@ -65,7 +65,7 @@ struct rig {
 	int fd;
 	int kmsg;
 	struct engine sick, well;
-	struct channel ch[3];		/* two of the sick one, one of the other */
+	struct channel ch[3];		/* two sick, one well */
 	unsigned int channels;
 };
 
@@ -92,7 +92,7 @@ static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 	return NULL;
 }
 
-/* In the parent of the test, which has nothing of it open */
+/* In the parent of the test, where the device is not open */
 static void teardown(struct __test_metadata *_metadata, struct rig *rig)
 {
 	struct pdma_bar bar;
@@ -129,10 +129,10 @@ FIXTURE_TEARDOWN_PARENT(unwell)
 	teardown(_metadata, &self->rig);
 }
 
-/* What a thread frees, and how long that takes */
+/* A free or close in its own thread, with its duration */
 struct free_call {
 	pthread_t thread;
-	int fd;			/* is closed, if @id is 0 */
+	int fd;			/* closed if @id is 0 */
 	__u32 id;
 	int ret;
 	__u64 ms;
@@ -182,7 +182,7 @@ static __u32 stream(struct __test_metadata *_metadata, struct channel *ch,
 	return id;
 }
 
-/* Invalidations that overlap while DMA goes on, requests that are in flight */
+/* Overlapping invalidations during DMA, with requests in flight */
 static void no_late_writes(struct __test_metadata *_metadata, struct rig *rig,
 			   bool by_close)
 {
@@ -225,7 +225,7 @@ TEST_F(unwell, no_write_after_close_returns)
 	no_late_writes(_metadata, &self->rig, true);
 }
 
-/* More of them than a function can have pending, with one flush */
+/* More invalidations in one flush than a function can have pending */
 TEST_F(unwell, no_write_after_free_of_many_returns)
 {
 	struct rig *rig = &self->rig;
@@ -246,7 +246,7 @@ TEST_F(unwell, no_write_after_free_of_many_returns)
 	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
 }
 
-/* Longer than usual, but in time */
+/* Slow, but within the timeout */
 TEST_F(unwell, late_answers_are_waited_for)
 {
 	struct rig *rig = &self->rig;
@@ -266,8 +266,9 @@ static const struct sickness {
 } mute = { PDMA_ATC_MUTE, 0 }, too_late = { PDMA_ATC_LATE, 3000000 };
 
 /*
- * Requests that the function translated before it was fenced still arrive, see
- * "What a fence does not reach" in Documentation/driver-api/ioasid-internals.rst.
+ * Requests that the function had translated before the fence still arrive, see
+ * "What a fence does not reach" in
+ * Documentation/driver-api/ioasid-internals.rst.
  */
 #define FLIGHT_MS 50
 
@@ -326,13 +327,16 @@ TEST_F(fence, function_is_fenced_until_it_is_reset)
 	EXPECT_GE(BOUND_MS + SLACK_MS, free_timed(_metadata, rig->fd, id[0]));
 	EXPECT_TRUE(is_fenced(&rig->sick));
 	EXPECT_EQ(1, count_messages(rig->kmsg, FENCED_MSG));
-	/* With any PASID, although the other one stays ACTIVE; and silently */
+	/*
+	 * DMA with every PASID is silently blocked, although the second stays
+	 * ACTIVE
+	 */
 	for (i = 0; i < 2; i++)
 		expect_fenced_off(&rig->ch[i]);
 	EXPECT_EQ(IOASID_STATE_ACTIVE, ioasid_state(rig->fd, id[1]));
 	EXPECT_EQ(faults, bar_recorded(&rig->sick.bar));
 
-	/* Nobody waits for it any more */
+	/* No further wait for the fenced function */
 	EXPECT_GE(TIMEOUT_MS + SLACK_MS, free_timed(_metadata, rig->fd, id[1]));
 	expect_blocked(&rig->ch[1]);
 	id[1] = give_ioasid(_metadata, &rig->ch[1], rig->fd);
@@ -346,13 +350,15 @@ TEST_F(fence, function_is_fenced_until_it_is_reset)
 	expect_running(_metadata, &rig->ch[1]);
 	EXPECT_NE(0, pdma_copy(&rig->ch[0].dev, IOVA, IOVA, 8));
 	EXPECT_EQ(IOASID_STATE_PARKED, ioasid_state(rig->fd, id[0]));
-	/* And the next time is not the second time */
+	/*
+	 * After the reset, the function must not be fenced for its old timeouts
+	 */
 	test_cmd_free(rig->fd, 1, &id[1]);
 	expect_blocked(&rig->ch[1]);
 	EXPECT_FALSE(is_fenced(&rig->sick));
 }
 
-/* Also by close() of many, while it is being found out that the first is mute */
+/* A neighbour closes many IOASIDs while the first timeout is pending */
 TEST_F(fence, neighbour_closes_in_time)
 {
 	struct rig *rig = &self->rig;
@@ -378,7 +384,7 @@ TEST_F(fence, neighbour_closes_in_time)
 	EXPECT_FALSE(is_fenced(&rig->well));
 }
 
-/* Whoever unmaps behind that IOMMU has nothing to do with IOASIDs */
+/* A bystander behind the same IOMMU that does not use IOASIDs */
 TEST_F(fence, bystander_unmaps_in_time)
 {
 	struct rig *rig = &self->rig;
@@ -398,7 +404,10 @@ TEST_F(fence, bystander_unmaps_in_time)
 	start = pdma_now_ms();
 	EXPECT_EQ(0, pdma_unmap(&rig->ch[2].dev, IOVA, BUF_LEN));
 	EXPECT_GE(BOUND_MS + SLACK_MS, pdma_now_ms() - start);
-	/* Its invalidations are not lost with the time-out of the other one */
+	/*
+	 * Its invalidations must not be lost with the timeout of the sick
+	 * function
+	 */
 	poison(&rig->ch[2]);
 	before = bar_refused(bar, nr);
 	EXPECT_TRUE(bar_stream(bar, nr, IOVA, 4 * 4096, 20));
@@ -409,7 +418,7 @@ TEST_F(fence, bystander_unmaps_in_time)
 	expect_fenced_off(&rig->ch[0]);
 }
 
-/* All of its invalidations are lost: the second is not taken for done */
+/* All invalidations are lost: the later ones must not be taken for completed */
 TEST_F(fence, close_of_many_is_not_done_before_the_fence)
 {
 	struct rig *rig = &self->rig;
@@ -431,7 +440,7 @@ TEST_F(fence, close_of_many_is_not_done_before_the_fence)
 	EXPECT_TRUE(is_fenced(&rig->sick));
 }
 
-/* The engine keeps its power, so what is in its device TLB may still be there */
+/* The device TLB may keep its entries if the engine does not lose power */
 TEST_F(unwell, resume_without_a_reset_does_not_lift_the_fence)
 {
 	const char *reason = cannot_suspend("core");
@@ -454,15 +463,15 @@ TEST_F(unwell, resume_without_a_reset_does_not_lift_the_fence)
 }
 
 /*
- * Not with one of the PCI core's functions that save the state, reset and restore:
- * vfio-pci restores what it has saved long before.
+ * vfio-pci does not use a PCI core function that saves, resets and restores: it
+ * restores a state saved long before.
  */
 FIXTURE(owned)
 {
 	pid_t pid;
 	int kmsg;
 	struct engine sick;
-	bool ours;		/* the engine has our driver */
+	bool ours;		/* its own driver must be bound again */
 	struct channel ch;
 	bool created;
 };
@@ -524,7 +533,7 @@ TEST_F(owned, reset_by_its_driver_lifts_the_fence)
 	pdma_close(&dev);
 	EXPECT_FALSE(is_fenced(&self->sick));
 
-	/* And whatever driver comes next */
+	/* The fence stays lifted for the next driver */
 	ASSERT_EQ(0, pci_set_driver(self->sick.name, ""));
 	channel_create(_metadata, &self->ch, self->sick.name);
 	self->created = true;
@@ -532,7 +541,7 @@ TEST_F(owned, reset_by_its_driver_lifts_the_fence)
 	stream(_metadata, &self->ch, fd);
 }
 
-/* Each descriptor of a flush, and what is submitted for it once more */
+/* Reject each descriptor of a flush, and those resubmitted after an error */
 TEST_F(unwell, refused_descriptors_lose_nothing)
 {
 	struct rig *rig = &self->rig;
@@ -552,7 +561,7 @@ TEST_F(unwell, refused_descriptors_lose_nothing)
 	EXPECT_FALSE(is_fenced(&rig->sick));
 }
 
-/* The last one: it does not come back */
+/* Must be the last fixture, as the device does not come back */
 FIXTURE(vanish)
 {
 	struct rig rig;
@@ -578,7 +587,7 @@ TEST_F(vanish, vanished_device_is_not_waited_for)
 	id[1] = stream(_metadata, &rig->ch[2], rig->fd);
 	set_atc_mode(&rig->well, PDMA_ATC_MUTE);
 	free_begin(_metadata, &its, rig->fd, id[1]);
-	/* In the middle of its first time-out */
+	/* During the first timeout */
 	bar_write32(&rig->well.bar, PDMA_VANISH_US, TIMEOUT_MS * 300);
 	pdma_sleep_ms(TIMEOUT_MS / 2);
 	free_begin(_metadata, &mine, rig->fd, id[0]);
@@ -590,7 +599,7 @@ TEST_F(vanish, vanished_device_is_not_waited_for)
 	channel_close(&rig->ch[2]);
 	rig->channels = 2;
 	EXPECT_EQ(0, count_messages(rig->kmsg, FENCED_MSG));
-	/* What hot plug would do */
+	/* As hot unplug would do */
 	EXPECT_EQ(0, pci_write(rig->well.name, "remove", "1"));
 	EXPECT_TRUE(ioasid_wait_recycled(rig->fd, id[1]));
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * /dev/ioasid for the selftests: one function for each ioctl, and macros that
- * turn what they return into a test result.
+ * Wrappers for the ioctls of /dev/ioasid, and macros that turn their results
+ * into test results.
  *
- * The functions return 0 or -errno and need nothing else. The macros are for
- * programs that include kselftest_harness.h, in a test or in a function that
- * has its _metadata: test_cmd_x() ends the test unless the command succeeds,
- * test_err_x() expects one errno and goes on.
+ * The functions return 0 or -errno and depend on nothing else. The macros need
+ * kselftest_harness.h and a _metadata variable in scope: test_cmd_x() aborts
+ * the test if the command fails, test_err_x() expects a specific errno and
+ * continues.
  */
 #ifndef __SELFTEST_IOASID_UTILS_H
 #define __SELFTEST_IOASID_UTILS_H
@@ -31,19 +31,19 @@
 #define IOASID_DEV "/dev/ioasid"
 
 /*
- * Nothing that has to happen may take longer. No test measures how fast this
- * machine is: a debug kernel that is emulated on a busy one needs half a minute
- * for what takes a moment elsewhere, and what is waited for in vain never comes.
+ * Upper bound for any wait, in milliseconds. No test measures the speed of the
+ * machine: a debug kernel under emulation can need half a minute for what takes
+ * an instant elsewhere.
  */
 #define IOASID_WAIT_MS 60000
 
-/* Nor a whole test, in seconds; include the harness first */
+/* Timeout of a whole test, in seconds. Include the harness first. */
 #ifdef TEST_TIMEOUT_DEFAULT
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT 280
 #endif
 
-/* For good */
+/* Drop @cap permanently */
 static inline int drop_capability(int cap)
 {
 	struct __user_cap_header_struct hdr = {
@@ -77,7 +77,7 @@ static inline int ioasid_get_info(int fd, struct ioasid_info *info)
 	return ioasid_ioctl(fd, IOASID_GET_INFO, info);
 }
 
-/* @min and @max both 0: any number */
+/* If @min and @max are both 0, allocate from the full range */
 static inline int ioasid_alloc(int fd, __u32 min, __u32 max, __u32 count,
 			       __u32 *ids)
 {
@@ -116,7 +116,7 @@ static inline int ioasid_set_quota(int fd, __u32 quota)
 	return ioasid_ioctl(fd, IOASID_SET_QUOTA, &cmd);
 }
 
-/* @count: in: how many @entries there are; out: how many were filled */
+/* @count: size of @entries on input, number of entries filled on output */
 static inline int ioasid_list(int fd, __u32 start, __u32 *count,
 			      struct ioasid_list_entry *entries)
 {
@@ -132,7 +132,7 @@ static inline int ioasid_list(int fd, __u32 start, __u32 *count,
 	return ret;
 }
 
-/* The value of a line of fdinfo, without its newline */
+/* Value of a line of fdinfo, without the newline */
 static inline int ioasid_fdinfo(int fd, const char *key, char *value,
 				size_t len)
 {
@@ -151,7 +151,7 @@ static inline int ioasid_fdinfo(int fd, const char *key, char *value,
 			continue;
 		line[strcspn(line, "\n")] = 0;
 		ret = ret ? 0 : -EEXIST;
-		/* A colon and a tab are in between */
+		/* Skip the colon and the tab */
 		n += 2;
 		if (strlen(line + n) >= len) {
 			ret = -EOVERFLOW;
@@ -163,7 +163,7 @@ static inline int ioasid_fdinfo(int fd, const char *key, char *value,
 	return ret;
 }
 
-/* How many the files of the process hold that opened @fd */
+/* Counts over all files opened by the process that opened @fd */
 static inline int ioasid_set_counts(int fd, __u32 *active, __u32 *parked)
 {
 	char value[16];
@@ -180,7 +180,7 @@ static inline int ioasid_set_counts(int fd, __u32 *active, __u32 *parked)
 	return 0;
 }
 
-/* One of enum ioasid_state, or -errno */
+/* Returns an enum ioasid_state, or -errno */
 static inline int ioasid_state(int fd, __u32 id)
 {
 	struct ioasid_query query;
@@ -198,9 +198,10 @@ static inline uint64_t now_us(void)
 }
 
 /*
- * Wait until @cond is true, for at most @ms milliseconds: whether it became
- * so. @cond is evaluated once more after the time is over. What a test waits
- * for is mostly there at once, or in less than it takes to sleep.
+ * Poll until @cond is true, for at most @ms milliseconds, and return whether it
+ * became true. @cond is evaluated a last time after the timeout. The first
+ * iterations do not sleep, as most conditions are already true or become true
+ * very soon.
  */
 #define wait_until_ms(cond, ms) ({					\
 	uint64_t __end = now_us() + (ms) * 1000ull;			\
@@ -220,13 +221,15 @@ static inline uint64_t now_us(void)
 })
 #define wait_until(cond) wait_until_ms(cond, IOASID_WAIT_MS)
 
-/* Recycling is deferred: false if @id is still there when the time is over */
+/*
+ * Recycling is deferred. Returns false if @id still exists after the timeout.
+ */
 static inline bool ioasid_wait_recycled(int fd, __u32 id)
 {
 	return wait_until(ioasid_state(fd, id) == -ENOENT);
 }
 
-/* The same for all that @fd has parked */
+/* Wait until @fd has no parked IOASIDs */
 static inline bool ioasid_wait_none_parked(int fd)
 {
 	struct ioasid_info info;
@@ -234,7 +237,7 @@ static inline bool ioasid_wait_none_parked(int fd)
 	return wait_until(!ioasid_get_info(fd, &info) && !info.parked);
 }
 
-/* The same for all files of the process that opened @fd */
+/* Wait until no file of the process that opened @fd has parked IOASIDs */
 static inline bool ioasid_wait_set_unparked(int fd)
 {
 	__u32 active, parked;
@@ -243,24 +246,29 @@ static inline bool ioasid_wait_set_unparked(int fd)
 }
 
 /*
- * IOASID_SHORT in the environment: run less, for those who run all tests often on
- * a slow machine. Tests skipped then duplicate coverage of others.
+ * Run a reduced set of tests if IOASID_SHORT is set in the environment. Tests
+ * skipped then duplicate coverage of others.
  */
 static inline bool short_run(void)
 {
 	return getenv("IOASID_SHORT");
 }
 
-/* The reason of these skips, always the same so that they can be counted */
+/*
+ * Skip reason of these tests; use the same text everywhere so that skips can be
+ * counted
+ */
 #define LONG_ONLY "this takes long, and IOASID_SHORT is set"
 
-/* How often something is done then that is done @n times otherwise */
+/* Number of iterations: @n, or fewer in a short run */
 static inline int times(int n)
 {
 	return short_run() ? n / 10 : n;
 }
 
-/* Memory that a process shares with its children. NULL: errno says why */
+/*
+ * Memory shared with child processes. Returns NULL with errno set on failure.
+ */
 static inline void *map_shared(size_t len)
 {
 	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
@@ -269,7 +277,7 @@ static inline void *map_shared(size_t len)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-/* A descriptor for another process */
+/* Passing descriptors between processes */
 
 static inline int send_fd(int sock, int fd)
 {
@@ -344,7 +352,7 @@ static inline int receive_fd(int sock)
 	EXPECT_EQ(_count, __count); \
 })
 
-/* What @fd holds */
+/* Number of IOASIDs held by @fd */
 #define test_in_use(fd, _active, _parked) ({ \
 	struct ioasid_info __info; \
 	test_cmd_get_info(fd, &__info); \
@@ -352,7 +360,7 @@ static inline int receive_fd(int sock)
 	EXPECT_EQ(_parked, __info.parked); \
 })
 
-/* What all files hold that were opened by the process that opened @fd */
+/* Number held by all files opened by the process that opened @fd */
 #define test_set_in_use(fd, _active, _parked) ({ \
 	__u32 __active = ~0U, __parked = ~0U; \
 	EXPECT_EQ(0, ioasid_set_counts(fd, &__active, &__parked)); \
@@ -360,14 +368,14 @@ static inline int receive_fd(int sock)
 	EXPECT_EQ(_parked, __parked); \
 })
 
-/* Somebody has the number */
+/* The ID is allocated */
 #define expect_taken(_fd, _id) do {					\
 	__u32 __got;							\
 									\
 	test_err_alloc(ENOSPC, _fd, _id, _id, 1, &__got);		\
 } while (0)
 
-/* The number is free: whoever asks for it gets it, and gives it back */
+/* The ID is free: it can be allocated. It is freed again afterwards. */
 #define expect_free(_fd, _id) do {					\
 	__u32 __got = 0;						\
 									\

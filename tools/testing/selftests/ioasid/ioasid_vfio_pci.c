@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A physical device that holds IOASIDs: the whole engine belongs to vfio-pci, and
- * this program is its driver. It attaches PASIDs by
- * VFIO_DEVICE_ATTACH_IOMMUFD_PT; the PASID of an IOASID is parked with it, and
- * stays blocked over a reset of the device. Other PASIDs come back.
+ * A physical device that holds IOASIDs: the engine is bound to vfio-pci, and
+ * this program is its driver. It attaches PASIDs with
+ * VFIO_DEVICE_ATTACH_IOMMUFD_PT; the PASID of an IOASID is parked when it is
+ * freed, and stays blocked across a reset of the device. Other PASIDs are
+ * restored.
  */
 #include <pthread.h>
 
@@ -13,7 +14,7 @@
 
 #define PAGE 4096
 
-/* A PASID that is a number and nothing else */
+/* A PASID without an IOASID */
 #define PLAIN_PASID 0x3333
 
 FIXTURE(pci)
@@ -21,12 +22,12 @@ FIXTURE(pci)
 	struct lent engine;
 	int fd;			/* /dev/ioasid */
 	int kmsg;
-	__u32 id;		/* an IOASID of fd */
+	__u32 id;		/* an IOASID of @fd */
 	__u32 other;		/* another one, or 0 */
 	struct pdma_dev dev;
 	struct pdma_bar bar;
-	__u64 faults;		/* when the test began */
-	/* Two address spaces, with their own memory at the same IOVA */
+	__u64 faults;		/* at the start of the test */
+	/* Two address spaces, with different memory at the same IOVA */
 	__u32 hwpt[2];
 	volatile __u64 *buf[2];
 };
@@ -68,21 +69,21 @@ FIXTURE_SETUP(pci)
 	ASSERT_NE(PLAIN_PASID, self->id);
 }
 
-/* In the parent of the test, where nothing is open any more */
+/* Called in the parent of the test, after all files of the test are closed */
 FIXTURE_TEARDOWN_PARENT(pci)
 {
 	set_failures("Y");
 	give_back(_metadata, &self->engine);
 }
 
-/* Let channel @ch write to the buffer with @pasid, from now on */
+/* Make channel @_ch write to the buffer with @_pasid */
 #define start(_ch, _pasid) do {						\
 	bar_stop(&self->bar, _ch);					\
 	bar_set_pasid(&self->bar, _ch, PDMA_PASID_VALID | (_pasid));	\
 	ASSERT_TRUE(bar_stream(&self->bar, _ch, IOVA, PAGE, 100));	\
 } while (0)
 
-/* What the channel writes arrives in this buffer */
+/* The channel's writes arrive in this buffer */
 #define expect_arrives(_ch, _buf) do {					\
 	__u64 __done;							\
 									\
@@ -93,7 +94,7 @@ FIXTURE_TEARDOWN_PARENT(pci)
 	EXPECT_FALSE(buf_is_poison(_buf, PAGE));			\
 } while (0)
 
-/* The channel goes on trying, the IOMMU keeps that to itself, nothing arrives */
+/* The channel keeps trying, its faults are suppressed, and nothing arrives */
 #define expect_refused(_ch) do {					\
 	__u64 __done = bar_done(&self->bar, _ch);			\
 	__u64 __suppressed = bar_suppressed(&self->bar);		\
@@ -108,7 +109,7 @@ FIXTURE_TEARDOWN_PARENT(pci)
 	expect_silence();						\
 } while (0)
 
-/* Nothing was reported since the test began */
+/* No fault was reported since the start of the test */
 #define expect_silence() do {						\
 	EXPECT_EQ(self->faults, bar_recorded(&self->bar));		\
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));			\
@@ -123,7 +124,7 @@ FIXTURE_TEARDOWN_PARENT(pci)
 
 #define expect_attachments(_n) expect_attachments_of(self->id, _n)
 
-/* What is written to @_buf is none of what the channel writes */
+/* The channel keeps trying, and does not reach @_buf */
 #define expect_untouched(_ch, _buf) do {				\
 	__u64 __done = bar_done(&self->bar, _ch);			\
 	__u64 __refused = bar_refused(&self->bar, _ch);			\
@@ -150,7 +151,7 @@ TEST_F(pci, dma_with_the_given_ioasid_arrives)
 
 	start(0, self->id);
 	expect_arrives(0, self->buf[0]);
-	/* The same once more changes nothing */
+	/* Repeating this changes nothing */
 	EXPECT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
 	EXPECT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	expect_arrives(0, self->buf[0]);
@@ -172,7 +173,7 @@ TEST_F(pci, set_tells_what_is_wrong)
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_EQ(0, pdma_get_ioasid(&self->dev));
 
-	/* Somebody who has the number cannot become one who has the IOASID */
+	/* A PASID already attached by number cannot be added as an IOASID */
 	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	EXPECT_EQ(-EBUSY, pdma_set_ioasid(&self->dev, self->fd, self->id));
 	EXPECT_EQ(0, pt_detach(&self->dev, self->id));
@@ -182,7 +183,7 @@ TEST_F(pci, set_tells_what_is_wrong)
 	test_cmd_alloc(self->fd, 0, 0, 1, &other);
 	test_cmd_free(self->fd, 1, &other);
 	EXPECT_NE(0, pdma_set_ioasid(&self->dev, self->fd, other));
-	/* It still has what it had */
+	/* The device keeps the IOASID it had */
 	EXPECT_EQ(self->id, pdma_get_ioasid(&self->dev));
 	start(0, self->id);
 	expect_arrives(0, self->buf[0]);
@@ -208,7 +209,7 @@ TEST_F(pci, several_ioasids_are_blocked_independently)
 	expect_arrives(0, self->buf[0]);
 	expect_arrives(1, self->buf[1]);
 
-	/* One that is blocked, one that DMAs, and one that is not attached */
+	/* One parked, one in use, one not attached */
 	test_cmd_free(self->fd, 1, &ids[0]);
 	expect_untouched(0, self->buf[0]);
 	expect_arrives(1, self->buf[1]);
@@ -222,7 +223,7 @@ TEST_F(pci, several_ioasids_are_blocked_independently)
 	}
 	EXPECT_EQ(20, pdma_pasid_bits(&self->dev));
 
-	/* What is dropped is detached, and nothing else */
+	/* A drop detaches this IOASID and no other */
 	bar_stop(&self->bar, 0);
 	EXPECT_EQ(0, pdma_drop_ioasid(&self->dev, ids[0]));
 	EXPECT_TRUE(ioasid_wait_recycled(self->fd, ids[0]));
@@ -256,7 +257,7 @@ TEST_F(pci, replacing_ioasid_is_attached_to_the_same_page_table)
 	start(0, other);
 	expect_arrives(0, self->buf[1]);
 
-	/* Also if the old one is parked */
+	/* The old one may be parked */
 	test_cmd_free(self->fd, 1, &other);
 	expect_refused(0);
 	bar_stop(&self->bar, 0);
@@ -275,7 +276,7 @@ TEST_F(pci, failed_replace_of_an_ioasid_leaves_the_old_one_working)
 	test_cmd_alloc(self->fd, 0, 0, 1, &other);
 	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->fd, self->id));
 	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
-	/* As a mere number */
+	/* Attach it by number, not as an IOASID */
 	ASSERT_EQ(0, pt_attach(&self->dev, other, self->hwpt[1]));
 	start(0, self->id);
 	start(1, other);
@@ -333,8 +334,8 @@ TEST_F(pci, attach_that_cannot_return_pt_id_changes_nothing)
 	EXPECT_EQ(EFAULT, errno);
 	expect_attachments(0);
 	/*
-	 * Requests without PASID, which the engine does not make, are still
-	 * translated by their page table: it is in use.
+	 * This page table is still attached for requests without PASID, even
+	 * though the engine makes none.
 	 */
 	EXPECT_EQ(-EBUSY, destroy(&self->dev, self->hwpt[1]));
 	EXPECT_EQ(0, destroy(&self->dev, self->hwpt[0]));
@@ -376,7 +377,7 @@ TEST_F(pci, freed_ioasid_is_blocked_until_the_device_drops_it)
 
 	test_cmd_free(self->fd, 1, &self->id);
 	expect_refused(0);
-	/* The same domain, and another one */
+	/* With the same domain and with another one */
 	EXPECT_EQ(-ESHUTDOWN, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	EXPECT_EQ(-ESHUTDOWN, pt_attach(&self->dev, self->id, self->hwpt[1]));
 	expect_refused(0);
@@ -399,7 +400,10 @@ TEST_F(pci, replaced_domain_is_parked_like_the_first)
 	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	start(0, self->id);
 	expect_arrives(0, self->buf[0]);
-	/* What is on its way when the domain goes may be reported */
+	/*
+	 * In-flight requests may be reported when the domain is replaced, so
+	 * stop first
+	 */
 	bar_stop(&self->bar, 0);
 	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[1]));
 	start(0, self->id);
@@ -429,7 +433,7 @@ TEST_F(pci, reset_brings_back_what_is_active_and_nothing_else)
 	expect_arrives(0, self->buf[0]);
 	expect_arrives(1, self->buf[1]);
 
-	/* Both are active */
+	/* Reset while both are active */
 	ASSERT_EQ(0, pdma_reset(&self->dev));
 	EXPECT_EQ(0, bar_read32(&self->bar, PDMA_CTL(0) + PDMA_CTL_PASID));
 	start(0, self->id);
@@ -446,7 +450,7 @@ TEST_F(pci, reset_brings_back_what_is_active_and_nothing_else)
 	start(1, PLAIN_PASID);
 	expect_arrives(1, self->buf[1]);
 	bar_stop(&self->bar, 1);
-	/* And once more, now that the first reset has seen it */
+	/* Reset again, after a reset that has restored a parked PASID */
 	ASSERT_EQ(0, pdma_reset(&self->dev));
 	start(0, self->id);
 	expect_refused(0);
@@ -469,7 +473,7 @@ static void *reset_fn(void *dev)
 	return (void *)(intptr_t)pdma_reset(dev);
 }
 
-/* Before it, in the middle of it, or after it: a matter of chance */
+/* The free may come before, during or after the reset */
 TEST_F(pci, free_and_reset_may_meet)
 {
 	pthread_t thread;
@@ -481,7 +485,7 @@ TEST_F(pci, free_and_reset_may_meet)
 		ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[i % 2]));
 		ASSERT_EQ(0, pthread_create(&thread, NULL, reset_fn,
 					    &self->dev));
-		/* A reset takes 100 ms and more */
+		/* A reset takes at least 100 ms */
 		pdma_sleep_ms(15 * i);
 		test_cmd_free(self->fd, 1, &self->id);
 		ASSERT_EQ(0, pthread_join(thread, &ret));
@@ -497,14 +501,14 @@ TEST_F(pci, free_and_reset_may_meet)
 	expect_silence();
 }
 
-/* To block all of these takes longer than a reset */
+/* Blocking this many takes longer than a reset */
 #define MANY 8000
 
 struct free_many {
 	int fd;
 	__u32 *ids;
 	int ret;
-	bool blocked;		/* and flushed, the first of them */
+	bool blocked;		/* the first one is blocked and flushed */
 };
 
 static void *free_many_fn(void *data)
@@ -526,8 +530,8 @@ static void look_for_block(const char *event, const char *args, void *data)
 }
 
 /*
- * A device TLB is not to be invalidated while its device is being reset. The
- * first of many is blocked, and is flushed when all of them are blocked.
+ * A device TLB must not be invalidated while its device is being reset. The
+ * first of many IOASIDs is blocked early, and flushed after all are blocked.
  */
 TEST_F(pci, reset_waits_for_the_flush_of_a_park)
 {
@@ -590,7 +594,7 @@ TEST_F(pci, last_close_lets_go_of_a_parked_ioasid)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/* Also for the next one that has the device, which never had the IOASID */
+/* Also for the next user of the device, which never had the IOASID */
 TEST_F(pci, parked_number_of_a_machine_is_refused_until_recycle)
 {
 	__u32 dev_id = 0, hwpt = 0;
@@ -630,8 +634,8 @@ TEST_F(pci, parked_number_of_a_machine_is_refused_until_recycle)
 }
 
 /*
- * Devices that cannot be given an IOASID do not have the feature: neither probe nor
- * get nor set.
+ * Devices that do not support IOASIDs do not have the feature: PROBE, GET and
+ * SET fail.
  */
 FIXTURE(other_pci)
 {
@@ -643,7 +647,7 @@ FIXTURE(other_pci)
 FIXTURE_VARIANT(other_pci)
 {
 	bool engine;		/* else any function without PASIDs */
-	const char *container;	/* NULL: opened by its character device */
+	const char *container;	/* NULL: use the character device */
 };
 
 FIXTURE_VARIANT_ADD(other_pci, group)
@@ -667,7 +671,7 @@ FIXTURE_VARIANT_ADD(other_pci, no_pasids_group)
 	.container = "/dev/vfio/vfio",
 };
 
-/* A SATA controller: every machine has one, and the tests do not need it */
+/* Use a SATA controller: every machine has one, and the tests do not need it */
 static int find_without_pasids(char name[NAME_MAX + 1])
 {
 	struct dirent *entry;
@@ -755,17 +759,17 @@ TEST_F(other_pci, has_no_ioasids)
 	}
 }
 
-/* An operation of which each allocation fails once, see struct sweep */
+/* Fail each allocation of an operation once, see struct sweep */
 struct op {
 	int (*prepare)(FIXTURE_DATA(pci) *self);
 	int (*call)(FIXTURE_DATA(pci) *self);
-	unsigned int space;	/* the one that is attached in the end */
+	unsigned int space;	/* address space attached in the end */
 	/*
-	 * What it may fail with besides -ENOMEM: what the VT-d driver says when
-	 * there is no page for the PASID table.
+	 * Error besides -ENOMEM: the VT-d driver's error if it cannot allocate
+	 * a page for the PASID table.
 	 */
 	int also;
-	bool dma;		/* a stream goes on when the call begins */
+	bool dma;		/* a stream is running when call() begins */
 	bool cannot_fail;
 	bool parks;
 };
@@ -842,12 +846,12 @@ static void snapshot(struct world *w, char text[SNAPSHOT_LEN])
 }
 
 /*
- * With a number that nobody has had: what holds it is not there yet, neither in
- * the core nor in the PASID table.
+ * Use an ID that was never used before, so that nodes of the xarray and a page
+ * of the PASID table must be allocated.
  *
- * All are multiples of 1024: ida_alloc_range(), by which VFIO remembers what is
- * attached, loses the bitmap of other numbers if there is no memory for the node
- * of the tree that it is to be stored in.
+ * Use multiples of 1024: VFIO tracks attached PASIDs in an IDA, and if
+ * ida_alloc_range() cannot allocate a tree node, it loses the bitmap that it
+ * was to store there.
  */
 static void prepare(struct __test_metadata *_metadata, struct world *w)
 {
@@ -869,7 +873,7 @@ static int call(struct world *w)
 	return w->op->call(w->self);
 }
 
-/* What is on its way when a domain is replaced may be reported */
+/* In-flight requests may be reported when a domain is replaced */
 static void faults_end(FIXTURE_DATA(pci) *self)
 {
 	bar_stop(&self->bar, 0);
@@ -889,7 +893,7 @@ static void expect_unchanged(struct __test_metadata *_metadata,
 	expect_silence();
 }
 
-/* DMA is as it should be, and all of it goes */
+/* Check DMA, then tear everything down */
 static void expect_success(struct __test_metadata *_metadata, struct world *w)
 {
 	FIXTURE_DATA(pci) *self = w->self;
@@ -906,7 +910,7 @@ static void expect_success(struct __test_metadata *_metadata, struct world *w)
 			self->id = self->other;
 			self->other = 0;
 		}
-		/* Does nothing if it is so already */
+		/* No-op if call() has done this already */
 		ASSERT_EQ(0, call_set(self));
 		ASSERT_EQ(0, pt_attach(&self->dev, self->id,
 				       self->hwpt[op->space]));
@@ -924,7 +928,7 @@ static void expect_success(struct __test_metadata *_metadata, struct world *w)
 	expect_silence();
 }
 
-/* Each of the allocations, and then all of them */
+/* Fail each allocation, then all of them */
 static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(pci) *self,
 		  const struct op *op)
 {
@@ -945,7 +949,7 @@ static void sweep(struct __test_metadata *_metadata, FIXTURE_DATA(pci) *self,
 		SKIP(return, "%s", why);
 	ASSERT_EQ(0, call_free(self));
 
-	/* For all rounds: /dev/kmsg takes few messages of one writer in a row */
+	/* Only once, as /dev/kmsg limits the rate of each writer */
 	if (op->dma && !op->parks)
 		kmsg_expect_faults(self->kmsg, true);
 	sweep_each(_metadata, &sweep, sweep_round);

@@ -2,11 +2,11 @@
 /*
  * Test IOASIDs with QEMU as the VMM and stock kernels as guests
  *
- * One guest gets PASIDs from the VMM by the virtual command of VT-d, the other
- * chooses the numbers (see Documentation/userspace-api/ioasid.rst). Booting takes
- * long, so the tests of a guest share two machines. They run in the order of the
- * table below; each leaves both machines running and without PASIDs, except for
- * those that start or end them.
+ * One guest gets PASIDs from the VMM through VT-d virtual commands, the other
+ * chooses them on its own (see Documentation/userspace-api/ioasid.rst). Booting
+ * is slow, so the tests of a guest share two machines. They run in the order of
+ * the table below. Each leaves both machines running and without PASIDs, except
+ * for the tests that start or end them.
  */
 #include "../kselftest.h"
 #include "ioasid_utils.h"
@@ -361,7 +361,7 @@ static bool bad_virtual_commands_change_nothing(struct machines *m)
 		{ VCMD_FREE(0), VC_NO_PASID },
 		{ VCMD_FREE(UNKNOWN), VC_NO_PASID },
 		{ VCMD_FREE(0xfffff), VC_NO_PASID },
-		/* Bits above the PASID are not ignored */
+		/* Bits above the PASID must not be ignored */
 		{ VCMD_FREE(1ULL << 20 | 1), VC_NO_PASID },
 		{ VCMD_FREE(1ULL << 47 | 1), VC_NO_PASID },
 	};
@@ -391,7 +391,7 @@ static bool bad_virtual_commands_change_nothing(struct machines *m)
 	return true;
 }
 
-/* Also by 32-bit writes, and a PASID can be freed only once */
+/* 32-bit writes work, too, and a PASID can be freed only once */
 static bool virtual_commands_by_halves(struct machines *m)
 {
 	__u32 ids[VMM_MAX_IDS], id;
@@ -416,8 +416,8 @@ static bool virtual_commands_by_halves(struct machines *m)
 /* Suspend, migration, snapshots */
 
 /*
- * The IOMMU does not translate meanwhile: for a guest that chooses its numbers,
- * they stand for other IOASIDs afterwards
+ * Translation is off meanwhile: if the guest chooses its PASIDs, they are
+ * mapped to other IOASIDs afterwards
  */
 static bool suspended_guest_keeps_its_numbers(struct machines *m)
 {
@@ -440,7 +440,7 @@ static bool suspended_guest_keeps_its_numbers(struct machines *m)
 				  IOASID_WAIT_MS));
 	CHECK(!strncmp(line, "ok", 2));
 
-	/* The device was reset */
+	/* Suspend has reset the device */
 	CHECK_EQ(0, vmm_bind(vm, 0, 0));
 	CHECK_EQ(0, vmm_bind(vm, 0, pair.pasid));
 	CHECK(wait_until(debugfs_others(ids, n, &id) == 1));
@@ -485,7 +485,7 @@ static int count_ioasids(int fd)
 	return ret ?: (int)(info.active + info.parked);
 }
 
-/* A machine without a device, whose IOASIDs are those of @fd */
+/* Start a machine without a device, whose ioasid object uses @fd */
 static int start_without_device(struct machines *m, struct vmm *vm, int fd,
 				const char *const *more)
 {
@@ -499,7 +499,7 @@ static int start_without_device(struct machines *m, struct vmm *vm, int fd,
 	return vmm_start(vm, NULL, &config);
 }
 
-/* Move what runs in @from to @to, which waits for it */
+/* Migrate the guest of @from to @to, which was started for that */
 static bool move_guest(struct vmm *from, struct vmm *to)
 {
 	char uri[PDMA_PATH_LEN + 16], path[PDMA_PATH_LEN];
@@ -509,7 +509,7 @@ static bool move_guest(struct vmm *from, struct vmm *to)
 	CHECK_EQ(0, vmm_qmp_hello(to));
 	CHECK_EQ(0, vmm_qmp(to, "migrate-incoming", uri));
 	CHECK_EQ(0, vmm_qmp(from, "migrate", uri));
-	/* All memory is copied */
+	/* All of the guest's memory is copied */
 	CHECK(wait_until_ms(!vmm_qmp(from, "query-migrate", "") &&
 			    strstr(from->answer, "\"completed\""),
 			    VMM_BOOT_MS));
@@ -519,7 +519,7 @@ static bool move_guest(struct vmm *from, struct vmm *to)
 	return true;
 }
 
-/* Two numbers, of which the first is freed and given out again elsewhere */
+/* The guest can free and allocate after migration. @pasid: its two PASIDs */
 static bool goes_on(struct vmm *vm, int fd, const long long pasid[2])
 {
 	CHECK_EQ(2, count_ioasids(fd));
@@ -595,7 +595,7 @@ static bool job_done(struct vmm *vm, const char *id)
 	return true;
 }
 
-/* A disk for the state of the machine; the guest does not see it */
+/* Add a disk for the state of the machine, which the guest does not see */
 static bool add_disk(struct vmm *vm, const char *path)
 {
 	char args[PDMA_PATH_LEN + 128];
@@ -639,7 +639,7 @@ static bool snapshot(struct machines *m, struct vmm *vm, int fd,
 	CHECK_EQ(0, vmm_qmp(vm, "snapshot-save", job));
 	CHECK(job_done(vm, "state"));
 
-	/* Neither this free nor this allocation has happened when it is back */
+	/* The snapshot is from before this free and this allocation */
 	CHECK_EQ(0, vcmd_result(vm, VCMD_FREE(pasid[0])));
 	CHECK(vcmd_result(vm, VCMD_ALLOC) > 0);
 	CHECK(vcmd_result(vm, VCMD_ALLOC) > 0);
@@ -667,7 +667,7 @@ static bool snapshot_has_the_numbers(struct machines *m)
 	return ok;
 }
 
-/* The guest frees nothing before it goes, and boots again */
+/* The guest reboots without freeing anything */
 static bool reset_rounds(struct machines *m, bool crash)
 {
 	__u64 faults = bar_recorded(&m->bar);
@@ -698,7 +698,7 @@ static bool crash_of_the_guest_recycles(struct machines *m)
 	return reset_rounds(m, true);
 }
 
-/* Ends both machines: kill one, and tell the other to quit */
+/* Ends both machines: kill one and make the other quit */
 static bool end_of_qemu_recycles(struct machines *m)
 {
 	__u64 faults = bar_recorded(&m->bar);
@@ -726,15 +726,15 @@ static bool end_of_qemu_recycles(struct machines *m)
 	return true;
 }
 
-/* Whether the guest allocates by virtual commands */
+/* Whether the guest allocates with virtual commands */
 static bool asks_for_numbers(struct machines *m)
 {
 	return vmm_log(&m->vm[0], "Register_custom_PASID_allocator") == 1;
 }
 
 /*
- * A virtual command fails with a status. A guest that chooses the number cannot be
- * told, but the device rejects the number.
+ * A virtual command fails with a status. A guest that chooses its PASIDs gets
+ * no error then, but the device rejects the PASID.
  */
 static bool quota_is_an_error_for_the_guest(struct machines *m)
 {
@@ -779,7 +779,10 @@ static bool cycles_leave_nothing_behind(struct machines *m)
 	return true;
 }
 
-/* Watch the stream and the latency of guest 0 while guest 1 keeps its VMM busy */
+/*
+ * Watch the stream and the latency of guest 0 while guest 1 floods its VMM with
+ * commands
+ */
 static bool storm_of_commands_hurts_only_its_guest(struct machines *m)
 {
 	unsigned int ms = short_run() ? 3000 : 60000;
@@ -809,7 +812,7 @@ static bool storm_of_commands_hurts_only_its_guest(struct machines *m)
 	CHECK_EQ(0, vmm_read_line(&storm->in[0], storm->port, line,
 				  sizeof(line), IOASID_WAIT_MS));
 	if (strncmp(line, "ok ", 3)) {
-		/* "ready" if the guest has rebooted */
+		/* The line is "ready" if the guest has rebooted */
 		ksft_print_msg("the answer to storm is: %s\n", line);
 		return false;
 	}
@@ -854,7 +857,7 @@ static bool unplug_recycles(struct machines *m)
 	return true;
 }
 
-/* QEMU exits with an error message that contains @text */
+/* Check that QEMU exits with an error message that contains @text */
 static bool refused(struct machines *m, int fd, const char *ioasid,
 		    const char *text)
 {
@@ -926,7 +929,7 @@ static bool mdevctl_manages_the_devices(struct machines *m)
 	int available = pdma_available(m->parent);
 	unsigned int i;
 
-	/* As its package does */
+	/* Like the mdevctl package */
 	for (i = 0; i < ARRAY_SIZE(folders); i++)
 		mkdir(folders[i], 0755);
 	CHECK_EQ(0, mdevctl(out, sizeof(out), "types --parent %s", m->parent));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the kernel tells about IOASIDs besides the user ABI: kernel log, trace
- * events, debugfs
+ * Sources of information on IOASIDs besides the user ABI: kernel log, trace
+ * events and debugfs
  *
  * Functions that can fail return 0, a descriptor or a count, or -errno.
  */
@@ -14,7 +14,7 @@
 
 /* Kernel log */
 
-/* For messages from now on */
+/* Start reading at the end of the log */
 static inline int kmsg_open(void)
 {
 	int fd = open("/dev/kmsg", O_RDWR | O_NONBLOCK | O_CLOEXEC);
@@ -31,7 +31,7 @@ static inline void kmsg_write(int fd, const char *msg)
 		return;
 }
 
-/* The next message: 1, 0 there is none yet, or -errno */
+/* Read the next message. Returns 1, 0 if there is none yet, or -errno. */
 static inline int kmsg_next(int fd, char *buf, size_t len)
 {
 	ssize_t n;
@@ -46,8 +46,8 @@ static inline int kmsg_next(int fd, char *buf, size_t len)
 }
 
 /*
- * How many of the messages that nobody has read from @fd yet are from the
- * IOMMU's fault handler. @id: of those, only faults of that PASID, 0: all.
+ * Count the unread messages of @fd that come from the IOMMU fault handler. If
+ * @id is not 0, count only faults with this PASID.
  */
 static inline int kmsg_faults(int fd, __u32 id)
 {
@@ -61,28 +61,31 @@ static inline int kmsg_faults(int fd, __u32 id)
 	return ret ? ret : count;
 }
 
-/* The fault interrupt runs in a thread of its own: let it finish */
+/* Faults are reported by a threaded interrupt handler: let it finish */
 static inline void kmsg_drop_faults(int fd)
 {
 	while (usleep(100000), kmsg_faults(fd, 0) > 0)
 		;
 }
 
-/* Whoever checks the log may ignore faults between these two, and no others */
+/*
+ * Mark a range of the log in which faults are expected, for scripts that check
+ * the log
+ */
 static inline void kmsg_expect_faults(int fd, bool begin)
 {
 	kmsg_write(fd, begin ? "ioasid-selftest: expect-dmar-faults begin\n" :
 			       "ioasid-selftest: expect-dmar-faults end\n");
 }
 
-/* debugfs: every IOASID of the machine */
+/* debugfs: all IOASIDs of the machine */
 
 struct ioasid_row {
 	char state[16];
 	unsigned int users;
 	unsigned int attachments;
 	char owner[32];
-	char holders[64];	/* "mdev=1,kvm=2", "-" if nobody */
+	char holders[64];	/* "mdev=1,kvm=2", "-" if none */
 };
 
 static inline int debugfs_ioasid(__u32 id, struct ioasid_row *row)
@@ -103,7 +106,7 @@ static inline int debugfs_ioasid(__u32 id, struct ioasid_row *row)
 	return ret;
 }
 
-/* How many there are, with the line that says what they are */
+/* Number of lines, including the heading */
 static inline int debugfs_rows(void)
 {
 	char buf[4096];
@@ -120,8 +123,8 @@ static inline int debugfs_rows(void)
 }
 
 /*
- * Trace events, in an instance of their own. @events: as in set_event, up to
- * the NULL behind the last one.
+ * Trace events, in a separate instance. @events is a NULL-terminated list in
+ * the format of set_event.
  */
 #define TRACEFS "/sys/kernel/tracing"
 #define TRACE_INSTANCE TRACEFS "/instances/ioasid-selftest"
@@ -130,7 +133,7 @@ static inline int trace_start(const char *const *events)
 {
 	int ret;
 
-	/* That of a test that was killed */
+	/* Left behind by a test that was killed */
 	rmdir(TRACE_INSTANCE);
 	if (mkdir(TRACE_INSTANCE, 0700))
 		return -errno;
@@ -154,8 +157,8 @@ static inline void trace_stop(void)
 }
 
 /*
- * Call @fn with name and arguments of every event so far, oldest first. -EIO:
- * the buffer was too small for all of them.
+ * Call @fn with the name and arguments of each event so far, oldest first.
+ * Returns -EIO if events were lost because the buffer is too small.
  */
 static inline int trace_for_each(void (*fn)(const char *event,
 					    const char *args, void *data),

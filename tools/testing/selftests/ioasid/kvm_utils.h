@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A virtual machine that does next to nothing, and the KVM device that holds
- * references to IOASIDs for it
+ * A minimal virtual machine, and the KVM device that holds references to
+ * IOASIDs for it
  *
- * The machine has a few pages of memory and one virtual CPU, which counts in
- * that memory: as long as the counter goes on, the guest executes code.
+ * The machine has a few pages of memory and one vCPU, which increments a
+ * counter in that memory: as long as the counter changes, the guest executes
+ * code.
  *
- * Functions that can fail return 0, a descriptor, or -errno. The macros are for
- * tests of kselftest_harness.h, see ioasid_utils.h.
+ * Functions that can fail return 0, a descriptor, or -errno. The macros need
+ * kselftest_harness.h, see ioasid_utils.h.
  */
 #ifndef __SELFTEST_IOASID_KVM_UTILS_H
 #define __SELFTEST_IOASID_KVM_UTILS_H
@@ -24,21 +25,24 @@
 
 #include "ioasid_utils.h"
 
-/* Guest physical addresses, all of them below 64 KiB: it stays in real mode */
+/*
+ * Guest physical addresses. All are below 64 KiB, as the guest stays in real
+ * mode.
+ */
 #define VM_MEM_LEN	0x4000
 #define VM_CODE		0x1000
 #define VM_DATA		0x2000
 #define VM_PORT		0x10
 
-/* What the guest counts in one go, and how long it is left alone after that */
+/* Increments per burst, and the pause between bursts */
 #define VM_BURST	200
 #define VM_PAUSE_US	2000
 
-/* At VM_DATA, shared with the code of the guest */
+/* At VM_DATA, shared with the guest */
 struct vm_data {
 	__u32 counter;
-	__u32 stop;		/* not 0: the guest halts */
-	__u32 burst;		/* 0: 2^32, which is as good as for ever */
+	__u32 stop;		/* if not 0, the guest halts */
+	__u32 burst;		/* 0: 2^32, i.e. practically forever */
 };
 
 struct kvm_vm {
@@ -49,8 +53,8 @@ struct kvm_vm {
 	struct kvm_run *run;
 	size_t run_len;
 	pthread_t thread;
-	bool running;		/* @thread is to be joined */
-	int error;		/* valid after that */
+	bool running;		/* @thread must be joined */
+	int error;		/* valid after the join */
 };
 
 static const unsigned char vm_code[] = {
@@ -78,7 +82,7 @@ static inline __u32 vm_counter(struct kvm_vm *vm)
 	return __atomic_load_n(&vm_data(vm)->counter, __ATOMIC_RELAXED);
 }
 
-/* Whether the guest executes code */
+/* Whether the guest is executing code */
 static inline bool vm_counts(struct kvm_vm *vm)
 {
 	__u32 before = vm_counter(vm);
@@ -106,7 +110,7 @@ static inline int vm_set_registers(int vcpu)
 	return 0;
 }
 
-/* A signal only makes KVM_RUN return */
+/* The signal only serves to interrupt KVM_RUN */
 static inline void vm_ignore_signal(int sig)
 {
 }
@@ -158,7 +162,7 @@ static inline int vm_join(struct kvm_vm *vm)
 	return vm->error;
 }
 
-/* Take the virtual CPU out of the guest, from wherever it is */
+/* Force the vCPU out of the guest */
 static inline int vm_stop(struct kvm_vm *vm)
 {
 	if (vm->running) {
@@ -168,7 +172,7 @@ static inline int vm_stop(struct kvm_vm *vm)
 	return vm_join(vm);
 }
 
-/* A mapping of the virtual CPU counts as an open one */
+/* A mapping of the vCPU keeps it open */
 static inline void vm_close_vcpu(struct kvm_vm *vm)
 {
 	vm_stop(vm);
@@ -194,7 +198,10 @@ static inline void vm_close_dev(struct kvm_vm *vm)
 	vm->dev = -1;
 }
 
-/* The machine is gone when this returns. Also undoes half of vm_open(). */
+/*
+ * The VM is destroyed when this returns. Also cleans up after a failed
+ * vm_open().
+ */
 static inline void vm_close(struct kvm_vm *vm)
 {
 	vm_close_vcpu(vm);
@@ -226,7 +233,9 @@ static inline int vm_open_memory(struct kvm_vm *vm)
 	struct kvm_userspace_memory_region region = {
 		.memory_size = VM_MEM_LEN,
 	};
-	/* Shared: the parent of a process that is killed may look at it */
+	/*
+	 * Shared, so that the parent of a process that is killed can check it
+	 */
 	void *mem = mmap(NULL, VM_MEM_LEN, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
@@ -239,7 +248,7 @@ static inline int vm_open_memory(struct kvm_vm *vm)
 	return ioctl(vm->vm, KVM_SET_USER_MEMORY_REGION, &region) ? -errno : 0;
 }
 
-/* -ENOENT: there is no KVM */
+/* Returns -ENOENT without KVM */
 static inline int vm_open(struct kvm_vm *vm)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -320,7 +329,7 @@ static inline int kvm_ioasid_add(int dev, int fd, __u32 id, __u32 guest_pasid)
 	return kvm_ioasid_map(dev, 0, fd, id, guest_pasid);
 }
 
-/* Add it if @guest_pasid is not mapped */
+/* Add the mapping if @guest_pasid is not mapped */
 static inline int kvm_ioasid_replace(int dev, int fd, __u32 id,
 				     __u32 guest_pasid)
 {
@@ -355,7 +364,7 @@ static inline int kvm_ioasid_get_raw(int dev, const void *list)
 			       KVM_DEV_IOASID_MAP_GET, list);
 }
 
-/* @count: in: elements of @entries, out: how many were filled */
+/* @count: size of @entries on input, number of entries filled on output */
 static inline int kvm_ioasid_get(int dev, __u32 start, __u32 *count,
 				 struct kvm_ioasid_entry *entries)
 {
@@ -370,7 +379,7 @@ static inline int kvm_ioasid_get(int dev, __u32 start, __u32 *count,
 	return ret;
 }
 
-/* The machine's device for files of VFIO, of which each belongs to one machine */
+/* The KVM device for VFIO files, each of which can belong to only one VM */
 
 static inline int kvm_vfio_create(int vm)
 {
@@ -380,8 +389,8 @@ static inline int kvm_vfio_create(int vm)
 }
 
 /*
- * @fd: a group, or a device that is not bound yet. KVM has it open from now on,
- * until it is deleted, or @dev is closed.
+ * @fd: a group, or a device that is not bound yet. KVM holds the file until it
+ * is deleted from @dev or @dev is closed.
  */
 static inline int kvm_vfio_add(int dev, int fd)
 {

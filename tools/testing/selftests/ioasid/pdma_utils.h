@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The PASID DMA engine, by each of its drivers: mediated devices, which the tests
- * create, open and drive; the engine itself, its registers and its place on the
- * bus; the whole engine by vfio-pci; channels that pdma-sva binds to processes
+ * Access to the PASID DMA engine through each of its drivers: mediated devices,
+ * the registers of the engine itself and its PCI function, the whole engine
+ * through vfio-pci, and channels that pdma-sva binds to processes
  *
- * Functions that can fail return 0 or a descriptor, or -errno, so that a test
- * compares with the error it expects. They work alike for a device that was
- * opened through its group and a container and for one that was opened through
- * its character device and iommufd: fixture variants differ in one call.
+ * Functions that can fail return 0 or a descriptor, or -errno, which tests
+ * compare with the expected error. They work alike for devices opened through a
+ * group and a container and for devices opened through their character device
+ * and iommufd, so that fixture variants differ in one call only.
  */
 #ifndef __SELFTEST_PDMA_UTILS_H
 #define __SELFTEST_PDMA_UTILS_H
@@ -41,12 +41,12 @@
 #define PDMA_PATH_LEN		320
 
 /*
- * How long anything may take that the device or another process does on its
- * own. Emulation on a busy machine is slow; a test that passes waits less.
+ * Upper bound for anything that the device or another process does
+ * asynchronously. Generous, as emulation on a busy machine is slow.
  */
 #define PDMA_TIMEOUT_MS		60000
 
-/* What is written to PDMA_MDEV_CHANNEL() at once; @result is 0 */
+/* Written to PDMA_MDEV_CHANNEL() in a single write; @result is 0 */
 struct pdma_submit {
 	__u64 src;
 	__u64 dst;
@@ -71,16 +71,16 @@ PDMA_SUBMIT_FIELD(result, PDMA_SUBMIT_RESULT);
 static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE, "size");
 
 /*
- * An open mediated device, and what its memory is mapped through. Commands go to
- * its first channel, see pdma_channel() for the others.
+ * An open mediated device and the container or iommufd that maps its memory.
+ * Commands go to its first channel; see pdma_channel() for the others.
  */
 struct pdma_dev {
 	int device;
 	int group;		/* -1: opened through the character device */
-	int container;		/* /dev/vfio/vfio or what acts for it, or -1 */
+	int container;		/* or an iommufd that acts as one */
 	int iommufd;		/* /dev/iommu, or -1 */
 	__u32 ioas_id;		/* valid with iommufd */
-	bool borrowed;		/* container or iommufd belong to another one */
+	bool borrowed;		/* belongs to another pdma_dev */
 	__u64 config_offset;	/* 0: not a mediated device */
 	__u64 submit_offset;
 	__u64 status_offset;
@@ -107,7 +107,7 @@ static inline void pdma_sleep_ms(unsigned int ms)
 		;
 }
 
-/* Files of sysfs */
+/* sysfs files */
 
 static inline int pdma_read_file(const char *path, char *buf, size_t len)
 {
@@ -150,19 +150,19 @@ static inline bool pdma_exists(const char *path)
 }
 
 /*
- * With CONFIG_IOMMUFD_TEST, fault injection does not only fail allocations of
- * iommufd, but lookups of objects (-ENOENT) and pinning (-EFAULT), too.
+ * With CONFIG_IOMMUFD_TEST, fault injection also makes iommufd's object lookups
+ * (-ENOENT) and page pinning (-EFAULT) fail.
  */
 static inline bool iommufd_fails_more(void)
 {
 	return pdma_exists("/sys/kernel/debug/fail_iommufd");
 }
 
-/* Parents and the life of mediated devices */
+/* Parents, creation and removal of mediated devices */
 
 /*
  * Write the name (domain:bus:device.function) of the nth PCI function that
- * offers mediated devices of this type to @name. The order is that of the bus.
+ * offers mediated devices of this type to @name, in bus order.
  */
 static inline int pdma_find_parent(unsigned int nth, char name[NAME_MAX + 1])
 {
@@ -188,7 +188,7 @@ static inline int pdma_find_parent(unsigned int nth, char name[NAME_MAX + 1])
 	return rc;
 }
 
-/* How many mediated devices can be created on a parent */
+/* Number of mediated devices that can still be created on a parent */
 static inline int pdma_available(const char *parent)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX], buf[16];
@@ -207,7 +207,7 @@ static inline int pdma_new_uuid(char uuid[PDMA_UUID_LEN + 1])
 			      PDMA_UUID_LEN + 1);
 }
 
-/* Create a mediated device on @parent, its name is written to @uuid */
+/* Create a mediated device on @parent and write its name to @uuid */
 static inline int pdma_create(const char *parent, char uuid[PDMA_UUID_LEN + 1])
 {
 	char path[PDMA_PATH_LEN + NAME_MAX];
@@ -229,7 +229,7 @@ static inline void pdma_mdev_path(const char *uuid, const char *file,
 		 file);
 }
 
-/* Blocks as long as somebody has the device open */
+/* Blocks while the device is open */
 static inline int pdma_remove(const char *uuid)
 {
 	char path[PDMA_PATH_LEN];
@@ -258,7 +258,7 @@ static inline int pdma_region(int device, __u32 index,
 	return ioctl(device, VFIO_DEVICE_GET_REGION_INFO, info) ? -errno : 0;
 }
 
-/* Configuration space, @len bytes that @val points to. 0 or -errno */
+/* Access @len bytes of configuration space. Returns 0 or -errno. */
 static inline int pdma_config_read(struct pdma_dev *dev, unsigned int offset,
 				   void *val, size_t len)
 {
@@ -279,7 +279,7 @@ static inline int pdma_config_write(struct pdma_dev *dev, unsigned int offset,
 	return (size_t)n == len ? 0 : -EIO;
 }
 
-/* Whether the device may perform DMA */
+/* Set or clear bus mastering */
 static inline int pdma_set_master(struct pdma_dev *dev, bool enable)
 {
 	__u16 command = PCI_COMMAND_MEMORY;
@@ -316,7 +316,7 @@ static inline void pdma_init(struct pdma_dev *dev)
 	};
 }
 
-/* Also undoes what a failed open has left */
+/* Cleans up after a failed open, too */
 static inline void pdma_close(struct pdma_dev *dev)
 {
 	if (dev->device >= 0)
@@ -332,7 +332,7 @@ static inline void pdma_close(struct pdma_dev *dev)
 	pdma_init(dev);
 }
 
-/* The group of a mediated device has no other member */
+/* A mediated device is the only member of its group */
 static inline int pdma_open_group_fd(const char *uuid)
 {
 	char path[PDMA_PATH_LEN], link[PDMA_PATH_LEN];
@@ -376,9 +376,9 @@ static inline int pdma_open_cdev_fd(const char *uuid)
 }
 
 /*
- * Open through the group, of which @fd is a descriptor: it belongs to @dev from
- * now on. @share: put the group into the container of that device, NULL: into a
- * new one, which is made by opening @node.
+ * Open the device through the group with descriptor @fd, which @dev then owns.
+ * If @share is not NULL, put the group into its container, else into a new
+ * container made by opening @node.
  */
 static inline int pdma_open_group_of(struct pdma_dev *dev, int fd,
 				     const char *uuid,
@@ -430,7 +430,7 @@ static inline int pdma_open_group(struct pdma_dev *dev, const char *uuid,
 	return pdma_open_container(dev, uuid, share, "/dev/vfio/vfio");
 }
 
-/* The same, with an iommufd that behaves like a container */
+/* Same, with an iommufd in container compatibility mode */
 static inline int pdma_open_compat(struct pdma_dev *dev, const char *uuid,
 				   const struct pdma_dev *share)
 {
@@ -459,9 +459,8 @@ static inline int pdma_detach_ioas(struct pdma_dev *dev)
 }
 
 /*
- * Open through the character device, of which @fd is a descriptor: it belongs to
- * @dev from now on. @share: use the iommufd and the IOAS of that device, NULL:
- * new ones.
+ * Open the device through the character device with descriptor @fd, which @dev
+ * then owns. If @share is not NULL, use its iommufd and IOAS, else new ones.
  */
 static inline int pdma_open_cdev_of(struct pdma_dev *dev, int fd,
 				    const struct pdma_dev *share)
@@ -510,8 +509,8 @@ static inline int pdma_open_cdev(struct pdma_dev *dev, const char *uuid,
 
 /* Memory */
 
-#define PDMA_MAP_READ	1	/* the device may read it */
-#define PDMA_MAP_WRITE	2	/* the device may write it */
+#define PDMA_MAP_READ	1	/* the device may read */
+#define PDMA_MAP_WRITE	2	/* the device may write */
 #define PDMA_MAP_RW	(PDMA_MAP_READ | PDMA_MAP_WRITE)
 
 static inline int pdma_map_ioas(struct pdma_dev *dev, void *buf, __u64 iova,
@@ -564,7 +563,7 @@ static inline int pdma_map(struct pdma_dev *dev, void *buf, __u64 iova,
 	return pdma_map_prot(dev, buf, iova, len, PDMA_MAP_RW);
 }
 
-/* Of what one pdma_map() has mapped. @len 0 with @iova 0: all there is. */
+/* Unmap a range mapped by one pdma_map(). @iova and @len both 0: unmap all. */
 static inline int pdma_unmap(struct pdma_dev *dev, __u64 iova, __u64 len)
 {
 	struct iommu_ioas_unmap ioas = {
@@ -587,7 +586,7 @@ static inline int pdma_unmap(struct pdma_dev *dev, __u64 iova, __u64 len)
 	return rc ? -errno : 0;
 }
 
-/* Page aligned and zeroed; munmap() or process exit frees it */
+/* Page aligned and zeroed; released by munmap() or process exit */
 static inline void *pdma_alloc_buffer(size_t len)
 {
 	void *buf = mmap(NULL, len, PROT_READ | PROT_WRITE,
@@ -626,7 +625,7 @@ static inline int pdma_ioasid_op(struct pdma_dev *dev, __u32 op, int fd,
 	return pdma_feature_ioasid(dev, VFIO_DEVICE_FEATURE_SET, &feature);
 }
 
-/* @fd: of /dev/ioasid */
+/* @fd: a /dev/ioasid file */
 static inline int pdma_add_ioasid(struct pdma_dev *dev, int fd, __u32 id)
 {
 	return pdma_ioasid_op(dev, VFIO_DEVICE_IOASID_ADD, fd, id, 0);
@@ -648,7 +647,7 @@ static inline int pdma_drop_all_ioasids(struct pdma_dev *dev)
 	return pdma_ioasid_op(dev, VFIO_DEVICE_IOASID_DROP_ALL, -1, 0, 0);
 }
 
-/* How many of @entries were filled, which has room for @count, or -errno */
+/* @count: size of @entries. Returns the number of entries filled, or -errno. */
 static inline int pdma_list_ioasids(struct pdma_dev *dev, __u32 start,
 				    __u32 count,
 				    struct vfio_device_ioasid *entries)
@@ -665,7 +664,7 @@ static inline int pdma_list_ioasids(struct pdma_dev *dev, __u32 start,
 	return rc ? rc : (int)feature.list.count;
 }
 
-/* Width of the PASIDs that the device supports, or -errno */
+/* Width of the PASIDs supported by the device, or -errno */
 static inline int pdma_pasid_bits(struct pdma_dev *dev)
 {
 	struct pdma_feature feature = {};
@@ -675,7 +674,7 @@ static inline int pdma_pasid_bits(struct pdma_dev *dev)
 	return rc ? rc : (int)feature.list.pasid_bits;
 }
 
-/* For tests with one IOASID in a device: its number, 0: none, or -errno */
+/* For tests that use one IOASID per device: its ID, 0 if none, or -errno */
 static inline int pdma_get_ioasid(struct pdma_dev *dev)
 {
 	struct vfio_device_ioasid entry;
@@ -685,7 +684,7 @@ static inline int pdma_get_ioasid(struct pdma_dev *dev)
 	return rc > 0 ? (int)entry.id : rc;
 }
 
-/* The same: the device holds this one instead of the one that it has */
+/* Same; replaces the device's IOASID */
 static inline int pdma_set_ioasid(struct pdma_dev *dev, int fd, __u32 id)
 {
 	int old = pdma_get_ioasid(dev);
@@ -698,7 +697,7 @@ static inline int pdma_set_ioasid(struct pdma_dev *dev, int fd, __u32 id)
 
 /* Commands */
 
-/* @len: what is passed to pwrite(), only sizeof(*cmd) is right */
+/* @len: length passed to pwrite(); the driver only accepts sizeof(*cmd) */
 static inline int pdma_submit_raw(struct pdma_dev *dev, const void *cmd,
 				  size_t len, __u64 offset)
 {
@@ -715,7 +714,10 @@ static inline int pdma_submit(struct pdma_dev *dev,
 	return pdma_submit_raw(dev, cmd, sizeof(*cmd), 0);
 }
 
-/* Another channel of the device. Close the device, not this. */
+/*
+ * Another channel of the device. The caller must close @dev, not the returned
+ * copy.
+ */
 static inline struct pdma_dev pdma_channel(const struct pdma_dev *dev,
 					   unsigned int nr)
 {
@@ -737,7 +739,7 @@ static inline int pdma_copy_with(struct pdma_dev *dev, __u32 pasid, __u64 dst,
 	return pdma_submit(dev, &cmd);
 }
 
-/* @period in us, @burst requests a period, 0: the device's default */
+/* @period: us, @burst: requests per period, 0: the device's default */
 static inline int pdma_stream_with(struct pdma_dev *dev, __u32 pasid, __u64 dst,
 				   __u32 len, __u32 period, __u32 burst)
 {
@@ -749,7 +751,7 @@ static inline int pdma_stream_with(struct pdma_dev *dev, __u32 pasid, __u64 dst,
 	return pdma_submit(dev, &cmd);
 }
 
-/* What to submit a command with if the device has one IOASID at most */
+/* The PASID for commands on a device that has at most one IOASID */
 static inline __u32 pdma_pasid(struct pdma_dev *dev)
 {
 	int id = pdma_get_ioasid(dev);
@@ -776,7 +778,7 @@ static inline int pdma_stop(struct pdma_dev *dev)
 	return pdma_submit(dev, &cmd);
 }
 
-/* A mediated device can be used again after it, as after a driver's probe */
+/* The device is usable afterwards, as after probe */
 static inline int pdma_reset(struct pdma_dev *dev)
 {
 	if (ioctl(dev->device, VFIO_DEVICE_RESET))
@@ -784,7 +786,10 @@ static inline int pdma_reset(struct pdma_dev *dev)
 	return dev->config_offset ? pdma_set_master(dev, true) : 0;
 }
 
-/* Registers of the channel that trap, as a guest accesses them. 0 or -errno */
+/*
+ * Trapped registers of the channel, as accessed by a guest. Returns 0 or
+ * -errno.
+ */
 
 static inline int pdma_set(struct pdma_dev *dev, unsigned int reg,
 			   const void *val, size_t len)
@@ -806,7 +811,7 @@ static inline int pdma_set64(struct pdma_dev *dev, unsigned int reg, __u64 val)
 	return pdma_set(dev, reg, &val, sizeof(val));
 }
 
-/* All ones on an error, too */
+/* Returns all ones on error */
 static inline __u64 pdma_get(struct pdma_dev *dev, unsigned int reg, size_t len)
 {
 	__u64 val = 0;
@@ -817,7 +822,7 @@ static inline __u64 pdma_get(struct pdma_dev *dev, unsigned int reg, size_t len)
 	return val;
 }
 
-/* What a write to PDMA_SUBMIT_PASID or PDMA_SUBMIT_CMD had as its result */
+/* Write PDMA_SUBMIT_PASID or PDMA_SUBMIT_CMD and return the result */
 static inline __u32 pdma_set_result(struct pdma_dev *dev, unsigned int reg,
 				    __u32 val)
 {
@@ -836,7 +841,7 @@ static inline __u32 pdma_execute(struct pdma_dev *dev, __u32 cmd)
 	return pdma_set_result(dev, PDMA_SUBMIT_CMD, cmd);
 }
 
-/* Stream with the PASID that the channel has */
+/* Stream with the channel's current PASID */
 static inline __u32 pdma_execute_stream(struct pdma_dev *dev, __u64 dst,
 					__u32 len)
 {
@@ -848,7 +853,9 @@ static inline __u32 pdma_execute_stream(struct pdma_dev *dev, __u64 dst,
 
 /* Registers of the engine */
 
-/* All ones, which no register of the channel page can be, on an error */
+/*
+ * Returns all ones on error, which is not a valid value of any channel register
+ */
 static inline __u32 pdma_read32(struct pdma_dev *dev, unsigned int reg)
 {
 	__u32 val;
@@ -874,7 +881,7 @@ static inline __u32 pdma_status(struct pdma_dev *dev)
 	return pdma_read32(dev, PDMA_STATUS);
 }
 
-/* The last value of the stream that arrived in memory */
+/* The last value of the stream that reached memory */
 static inline __u64 pdma_counter(struct pdma_dev *dev)
 {
 	return pdma_read64(dev, PDMA_COUNTER);
@@ -890,7 +897,7 @@ static inline __u64 pdma_refused(struct pdma_dev *dev)
 	return pdma_read64(dev, PDMA_REFUSED_COUNT);
 }
 
-/* The status page, read-only. NULL: errno says why */
+/* Map the status page read-only. Returns NULL with errno set on failure. */
 static inline const void *pdma_map_status(struct pdma_dev *dev)
 {
 	void *regs = mmap(NULL, PDMA_PAGE_SIZE, PROT_READ, MAP_SHARED,
@@ -916,9 +923,9 @@ static inline __u32 pdma_mmio32(const void *regs, unsigned int reg)
 			       __ATOMIC_RELAXED);
 }
 
-/* Waiting. 0, or -ETIMEDOUT */
+/* Waiting. Return 0 or -ETIMEDOUT. */
 
-/* Until a 64-bit register of the channel page has reached @min */
+/* Wait until a 64-bit register of the channel page reaches @min */
 static inline int pdma_wait_reg(struct pdma_dev *dev, unsigned int reg,
 				__u64 min)
 {
@@ -937,19 +944,21 @@ static inline int pdma_wait_reg(struct pdma_dev *dev, unsigned int reg,
 	}
 }
 
-/* Until @n more values of the stream have arrived */
+/* Wait for @n more values of the stream */
 static inline int pdma_wait_counter(struct pdma_dev *dev, __u64 n)
 {
 	return pdma_wait_reg(dev, PDMA_COUNTER, pdma_counter(dev) + n);
 }
 
-/* Until @n more requests have been refused */
+/* Wait for @n more refused requests */
 static inline int pdma_wait_refused(struct pdma_dev *dev, __u64 n)
 {
 	return pdma_wait_reg(dev, PDMA_REFUSED_COUNT, pdma_refused(dev) + n);
 }
 
-/* Until nothing goes on, then the status register, or -ETIMEDOUT */
+/*
+ * Wait until the channel is idle. Returns the status register, or -ETIMEDOUT.
+ */
 static inline int pdma_wait_idle(struct pdma_dev *dev)
 {
 	__u64 end = pdma_now_ms() + PDMA_TIMEOUT_MS;
@@ -967,7 +976,7 @@ static inline int pdma_wait_idle(struct pdma_dev *dev)
 	}
 }
 
-/* A whole copy: 0 when it arrived, -EIO when it was refused */
+/* Copy synchronously. Returns 0, or -EIO if the DMA was refused. */
 static inline int pdma_copy_wait_with(struct pdma_dev *dev, __u32 pasid,
 				      __u64 dst, __u64 src, __u32 len)
 {
@@ -988,15 +997,15 @@ static inline int pdma_copy_wait(struct pdma_dev *dev, __u64 dst, __u64 src,
 	return pdma_copy_wait_with(dev, pdma_pasid(dev), dst, src, len);
 }
 
-/* The engine itself, beside its driver */
+/* Direct access to the engine, bypassing its driver */
 
 #define PCI_DEVICES "/sys/bus/pci/devices"
 #define PCI_DRIVERS "/sys/bus/pci/drivers/"
 
 /*
- * All of the engine: control page and channel pages, beside its driver. What a
- * test writes here is what a guest could do that was given the channel, or a
- * broken host driver.
+ * All of the engine's registers: control page and channel pages. Writing here
+ * does what a guest that was assigned a channel, or a broken host driver, could
+ * do.
  */
 struct pdma_bar {
 	volatile char *regs;
@@ -1053,19 +1062,19 @@ static inline void bar_write64(struct pdma_bar *bar, size_t reg, __u64 val)
 	*(volatile __u64 *)(bar->regs + reg) = val;
 }
 
-/* Faults of this function that the IOMMU has reported, with any PASID */
+/* Faults of this function that the IOMMU reported, with any PASID */
 static inline __u64 bar_recorded(struct pdma_bar *bar)
 {
 	return bar_read64(bar, PDMA_FAULTS_RECORDED);
 }
 
-/* The same for those that it was told to keep to itself */
+/* Faults of this function that the IOMMU was told not to report */
 static inline __u64 bar_suppressed(struct pdma_bar *bar)
 {
 	return bar_read64(bar, PDMA_FAULTS_SUPPRESSED);
 }
 
-/* The channel that DMAs with @id, or -ENOENT */
+/* The channel that uses @id for DMA, or -ENOENT */
 static inline int bar_find_channel(struct pdma_bar *bar, __u32 id)
 {
 	__u32 nr = bar_read32(bar, PDMA_CHANNELS);
@@ -1105,7 +1114,9 @@ static inline void bar_stop(struct pdma_bar *bar, unsigned int ch)
 	bar_read32(bar, PDMA_CHANNEL_PAGE(ch) + PDMA_STATUS);
 }
 
-/* Start a stream behind the driver's back. False: the engine did not take it */
+/*
+ * Start a stream bypassing the driver. Returns false if the engine rejected it.
+ */
 static inline bool bar_stream(struct pdma_bar *bar, unsigned int ch, __u64 dst,
 			      __u32 len, __u32 period)
 {
@@ -1119,7 +1130,7 @@ static inline bool bar_stream(struct pdma_bar *bar, unsigned int ch, __u64 dst,
 	return bar_read32(bar, page + PDMA_STATUS) & PDMA_STATUS_BUSY;
 }
 
-/* Whether the function has ATS, and it is on */
+/* Whether the function has ATS and ATS is enabled */
 static inline bool pci_ats_enabled(const char *parent)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX];
@@ -1147,7 +1158,7 @@ static inline bool pci_ats_enabled(const char *parent)
 	return false;
 }
 
-/* A file of the function @name in sysfs */
+/* Read a sysfs file of the function @name */
 static inline int pci_read(const char *name, const char *file, char *buf,
 			   size_t len)
 {
@@ -1166,8 +1177,8 @@ static inline int pci_write(const char *name, const char *file, const char *buf)
 }
 
 /*
- * An engine with ATS, whatever driver it has: SVA takes no other, and the IOMMU
- * is told of a reset of no other.
+ * Find an engine with ATS, whatever its driver. SVA requires ATS, and the IOMMU
+ * driver is notified of a reset only for devices with ATS.
  */
 static inline int pci_find_engine(char name[NAME_MAX + 1])
 {
@@ -1193,7 +1204,7 @@ static inline int pci_find_engine(char name[NAME_MAX + 1])
 	return ret;
 }
 
-/* Give the function to @driver, "" is whoever takes it by itself */
+/* Bind the function to @driver; "" lets the default driver bind */
 static inline int pci_set_driver(const char *name, const char *driver)
 {
 	int ret;
@@ -1207,15 +1218,15 @@ static inline int pci_set_driver(const char *name, const char *driver)
 	return pdma_write_file("/sys/bus/pci/drivers_probe", name);
 }
 
-/* Function level reset, also with a driver bound to it */
+/* Function level reset, works with a driver bound */
 static inline int pci_reset(const char *parent)
 {
 	return pci_write(parent, "reset", "1");
 }
 
-/* The whole engine by vfio-pci */
+/* The whole engine, through vfio-pci */
 
-/* The ABI for PASIDs, which kernels do not have that skip all of this */
+/* Definitions of the PASID uAPI; tests are skipped on kernels that lack it */
 #define ATTACH_PASID 1
 #define HWPT_ALLOC_PASID 8
 
@@ -1256,7 +1267,7 @@ static inline int pci_open_cdev(const char *name)
 	return fd;
 }
 
-/* What bar_map() does for an engine whose driver gives no access to its BAR */
+/* Like bar_map(), for an engine whose driver gives no access to its BAR */
 static inline int vfio_map_bar(struct pdma_bar *bar, int device)
 {
 	struct vfio_region_info info;
@@ -1285,7 +1296,7 @@ static inline int vfio_map_bar(struct pdma_bar *bar, int device)
 	return 0;
 }
 
-/* The ID that the device has in its iommufd is written to @dev_id */
+/* Write the device's ID in its iommufd to @dev_id */
 static inline int vfio_open_pci(struct pdma_dev *dev, const char *name,
 				__u32 *dev_id)
 {
@@ -1305,7 +1316,7 @@ static inline int vfio_open_pci(struct pdma_dev *dev, const char *name,
 	return 0;
 }
 
-/* A new IOAS, into which pdma_map() maps from now on, with @buf mapped */
+/* Map @buf into a new IOAS, which pdma_map() uses from then on */
 static inline int vfio_map_space(struct pdma_dev *dev, volatile void *buf,
 				 __u64 iova, __u64 len)
 {
@@ -1317,7 +1328,7 @@ static inline int vfio_map_space(struct pdma_dev *dev, volatile void *buf,
 	return pdma_map(dev, (void *)buf, iova, len);
 }
 
-/* The same as a page table that PASIDs can be attached to */
+/* Allocate the IOAS's page table as one that PASIDs can be attached to */
 static inline int vfio_alloc_hwpt(struct pdma_dev *dev, __u32 dev_id,
 				  __u32 *hwpt)
 {
@@ -1353,9 +1364,9 @@ static inline int pt_detach(struct pdma_dev *dev, __u32 pasid)
 		       -errno : 0;
 }
 
-/* Channels that the driver pdma-sva binds to processes (SVA) */
+/* Channels bound to processes by pdma-sva (SVA) */
 
-/* In ECAP: the IOMMU walks page tables of the format of the CPU */
+/* In ECAP: first-stage translation, with the CPU's page table format */
 #define ECAP_FSTS_SHIFT 47
 
 static inline bool has_first_stage(const char *name)
@@ -1367,8 +1378,8 @@ static inline bool has_first_stage(const char *name)
 }
 
 /*
- * Kernels before 6.19 refuse SVA on x86. Whoever runs the tests on one that was
- * changed to allow it says so by IOASID_SVA in the environment.
+ * Kernels before 6.19 refuse SVA on x86. IOASID_SVA in the environment says
+ * that the running kernel was changed to allow it.
  */
 static inline bool sva_is_refused(void)
 {
@@ -1381,8 +1392,9 @@ static inline bool sva_is_refused(void)
 }
 
 /*
- * An open file, a channel. It has the offsets of a mediated device that has its
- * regions at 0: all that submits commands or reads registers works with it.
+ * Open a channel. The regions of the file are at offset 0, so that all
+ * functions that submit commands or read registers of a mediated device work
+ * with it.
  */
 static inline int sva_open(struct pdma_dev *dev, const char *engine)
 {
@@ -1394,7 +1406,7 @@ static inline int sva_open(struct pdma_dev *dev, const char *engine)
 	return dev->device < 0 ? -errno : 0;
 }
 
-/* The PASID of this process, or -errno */
+/* The PASID of the calling process, or -errno */
 static inline int sva_bind(struct pdma_dev *dev)
 {
 	int ret = ioctl(dev->device, PDMA_SVA_BIND);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A page that user space delivers late or never (userfaultfd): a system call
- * that touches it stays in the kernel. Only root may have that.
+ * A page whose content user space delivers late or never, through userfaultfd,
+ * so that a system call that touches it blocks in the kernel. Needs root.
  */
 #ifndef __SELFTEST_STALL_UTILS_H
 #define __SELFTEST_STALL_UTILS_H
@@ -22,10 +22,13 @@
 struct stall {
 	int uffd;
 	char *page;
-	char answer[STALL_PAGE];	/* what the page holds in the end */
+	char answer[STALL_PAGE];	/* content to deliver */
 };
 
-/* 0 or -errno. A negative uffd: there is no userfaultfd, or not for us. */
+/*
+ * Returns 0 or -errno. @uffd is negative if userfaultfd is not available or not
+ * permitted.
+ */
 static inline int stall_prepare(struct stall *stall)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -44,7 +47,7 @@ static inline int stall_prepare(struct stall *stall)
 	return ioctl(stall->uffd, UFFDIO_REGISTER, &reg) ? -errno : 0;
 }
 
-/* Whether somebody waits for the page, after at most @ms */
+/* Whether someone faulted on the page within @ms */
 static inline bool stall_wait(struct stall *stall, int ms)
 {
 	struct pollfd pollfd = { .fd = stall->uffd, .events = POLLIN };

@@ -2,10 +2,10 @@
 /*
  * The init process of the guests of ioasid_vmm
  *
- * Loads the driver of the mediated DMA device (samples/vfio-mdev/pdma-guest.c) and
- * executes commands from the second serial port. A command is a line, and so is
- * the answer: "ok" and numbers, or "error" and an errno. The program in the host
- * checks the results.
+ * Loads the driver of the mediated DMA device (samples/vfio-mdev/pdma-guest.c)
+ * and executes commands from the second serial port. Commands and answers are
+ * single lines; an answer is "ok" and numbers, or "error" and an errno. The
+ * program on the host checks the results.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -36,7 +36,7 @@
 #define PORT		"/dev/ttyS1"
 #define MAX_WORDS	12
 
-/* Registers of the IOMMU of QEMU's q35 machine */
+/* IOMMU registers of QEMU's q35 machine */
 #define VTD_BASE	0xfed90000
 #define VTD_LEN		0x1000
 
@@ -199,7 +199,7 @@ static size_t count_bytes(size_t offset, size_t len, int byte)
 	return n;
 }
 
-/* Fill part of the buffer with values that show a misplaced byte */
+/* Fill part of the buffer with a pattern that reveals misplaced bytes */
 static void pattern(size_t offset, size_t len)
 {
 	size_t i;
@@ -214,7 +214,7 @@ static bool in_buffer(__u64 offset, __u64 len)
 	       len <= PDMA_GUEST_BUF_LEN - offset;
 }
 
-/* Access to the IOMMU behind the back of its driver */
+/* Access to the IOMMU bypassing its driver */
 
 static int map_vtd(void)
 {
@@ -277,8 +277,9 @@ static __u64 virtual_command(__u64 cmd)
 }
 
 /*
- * Issue virtual commands for @ms milliseconds: allocate a PASID, free it, free it
- * again, and free one that was never allocated. Returns how many there were.
+ * Issue virtual commands for @ms milliseconds: allocate a PASID, free it, free
+ * it again, and free one that was never allocated. Returns the number of
+ * commands.
  */
 static int storm(unsigned int ms)
 {
@@ -314,7 +315,10 @@ static int cycle(unsigned int ch, unsigned int n)
 	return 0;
 }
 
-/* Print how many lines of the kernel log contain @text, and the last of them */
+/*
+ * Print the number of lines in the kernel log that contain @text, and the last
+ * of these lines
+ */
 static void count_log(const char *text)
 {
 	static char line[8192], found[512];
@@ -343,7 +347,7 @@ static void count_log(const char *text)
 static void __attribute__((noreturn)) end(int how)
 {
 	answer("ok");
-	/* Do not lose the answer */
+	/* Make sure that the answer is sent */
 	tcdrain(fileno(port));
 	reboot(how);
 	give_up("reboot");
@@ -442,7 +446,7 @@ static void do_command(int words, char **word)
 	}
 }
 
-/* Words are separated by blanks; "log" takes _ for a blank in its text */
+/* Words are separated by spaces; in "log", _ stands for a space in the text */
 static void do_line(char *line)
 {
 	char *word[MAX_WORDS], *next;

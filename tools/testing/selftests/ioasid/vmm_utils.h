@@ -3,11 +3,11 @@
  * Start virtual machines with QEMU, and talk to vmm_guest in them
  *
  * Each machine has an emulated IOMMU and, usually, an assigned mediated device.
- * Functions that can fail return 0, a value or -errno. The environment says what
- * to run:
+ * Functions that can fail return 0, a value or -errno. The environment selects
+ * the programs:
  *
  * VMM_QEMU		QEMU with the ioasid object
- * VMM_STOCK_QEMU	a QEMU that knows nothing about IOASIDs
+ * VMM_STOCK_QEMU	QEMU without support for IOASIDs
  * VMM_MDEVCTL		mdevctl
  * VMM_GUESTS		a folder with one folder per guest, each with a vmlinuz
  *			and an initramfs.gz
@@ -28,7 +28,7 @@
 #define VMM_MEM_MIB	"256"
 #define VMM_MEM_LEN	(256 << 20)
 
-/* The device of the guest is here, or behind this root port */
+/* Slot of the guest's device, or of the root port above it */
 #define VMM_SLOT	"5"
 #define VMM_FUNCTION	"0000:00:05.0"
 #define VMM_PORT	"pcie-root-port,id=rp,bus=pcie.0,addr=6,chassis=1"
@@ -100,7 +100,7 @@ static inline const char *vmm_path(char path[PDMA_PATH_LEN], const char *dir,
 	return path;
 }
 
-/* The reason why no virtual machine can be started, or NULL */
+/* Returns NULL, or the reason why no virtual machine can be started */
 static inline const char *vmm_missing(void)
 {
 	if (!getenv("VMM_QEMU") || !getenv("VMM_GUESTS"))
@@ -120,7 +120,7 @@ static inline bool vmm_has_guest(const char *guest)
 
 /* Start and end */
 
-/* Whether QEMU runs */
+/* Whether QEMU is running */
 static inline bool vmm_runs(struct vmm *vm)
 {
 	if (vm->pid && waitpid(vm->pid, &vm->status, WNOHANG) == vm->pid)
@@ -173,8 +173,8 @@ vmm_exec(struct vmm *vm, const struct vmm_config *config, int port, int qmp)
 	char mem[128], ioasid[128], iommu[192], mdev[128], ch_port[64],
 	     ch_qmp[64];
 	/*
-	 * Each byte on the console is a VM exit: print little. Reboot on
-	 * panic. Let vmm_guest map the registers of the IOMMU.
+	 * Each byte on the console is a VM exit, so print little. Reboot on
+	 * panic. Allow vmm_guest to map the IOMMU registers.
 	 */
 	const char *argv[VMM_MAX_ARGS] = {
 		config->qemu, "-nodefaults", "-no-user-config",
@@ -291,7 +291,10 @@ static inline void vmm_remove_file(struct vmm *vm, const char *name)
 	unlink(vmm_path(path, vm->dir, name, NULL));
 }
 
-/* Kill QEMU if it still runs, and free everything. Returns the error of pdma_remove(). */
+/*
+ * Kill QEMU if it is still running, and free everything. Returns the error of
+ * pdma_remove().
+ */
 static inline int vmm_close(struct vmm *vm)
 {
 	int ret = 0;
@@ -334,9 +337,11 @@ static inline bool vmm_said(struct vmm *vm, const char *text)
 	return found;
 }
 
-/* Lines */
+/* Line-based I/O */
 
-/* Read a line from @fd and strip its end. -EPIPE: the other end is closed. */
+/*
+ * Read a line from @fd without its end. Returns -EPIPE if the peer closed it.
+ */
 static inline int vmm_read_line(struct vmm_input *in, int fd, char *line,
 				size_t len, unsigned int ms)
 {
@@ -380,8 +385,8 @@ static inline int vmm_write_line(int fd, const char *line)
 /* QEMU's monitor */
 
 /*
- * Run a command with these arguments; the line with its result is in @answer. One
- * that saves a guest answers when that is done.
+ * Run a command with these arguments; the line with its result is in @answer. A
+ * command that saves a guest replies after it has completed.
  */
 static inline int vmm_qmp(struct vmm *vm, const char *name, const char *args)
 {
@@ -413,7 +418,7 @@ static inline int vmm_qmp_hello(struct vmm *vm)
 	return ret;
 }
 
-/* Print the output of QEMU and the guest's console as diagnostics */
+/* Print the output of QEMU and of the guest's console as diagnostics */
 static inline void vmm_show(struct vmm *vm)
 {
 	static const char *const names[] = { "errors", "console" };
@@ -431,7 +436,7 @@ static inline void vmm_show(struct vmm *vm)
 	}
 	if (!vm->greeted)
 		return;
-	/* Where the guest is, if it does not answer any more */
+	/* In case the guest hangs, show what it is executing */
 	snprintf(line, sizeof(line),
 		 "{'execute': '%s', 'arguments': {'command-line': '%s'}}\n",
 		 "human-monitor-command", "info registers");
@@ -444,8 +449,9 @@ static inline void vmm_show(struct vmm *vm)
 /* The guest */
 
 /*
- * Send a command to vmm_guest. Returns the first number of the answer, or -errno:
- * the guest's, -EPIPE if QEMU has exited, -ETIMEDOUT if there was no answer.
+ * Send a command to vmm_guest. Returns the first number of the answer, or
+ * -errno: the guest's error, -EPIPE if QEMU has exited, -ETIMEDOUT without an
+ * answer.
  */
 static inline long long __attribute__((format(printf, 2, 3)))
 vmm_ask(struct vmm *vm, const char *fmt, ...)
@@ -472,7 +478,7 @@ vmm_ask(struct vmm *vm, const char *fmt, ...)
 	return sscanf(vm->answer, "ok %lld", &number) == 1 ? number : 0;
 }
 
-/* Ask for the guest physical addresses of the DMA buffer */
+/* Query the guest physical addresses of the DMA buffer */
 static inline int vmm_find_buffer(struct vmm *vm)
 {
 	long long ret = vmm_ask(vm, "where");
@@ -490,7 +496,7 @@ static inline int vmm_find_buffer(struct vmm *vm)
 	return 0;
 }
 
-/* Wait until the guest has booted, and has opened its device if it has one */
+/* Wait until the guest has booted and has opened its device, if any */
 static inline int vmm_wait_booted(struct vmm *vm)
 {
 	char line[VMM_LINE];
@@ -593,7 +599,7 @@ static inline int vmm_copy(struct vmm *vm, unsigned int ch, __u64 dst,
 		       (unsigned long long)src, len) ? -EIO : 0;
 }
 
-/* Number of lines in the guest's kernel log with @text; _ stands for a blank */
+/* Number of lines of the guest's kernel log with @text; _ stands for a space */
 static inline int vmm_log(struct vmm *vm, const char *text)
 {
 	return vmm_ask(vm, "log %s", text);
@@ -603,7 +609,7 @@ static inline int vmm_log(struct vmm *vm, const char *text)
 
 #define VMM_MAX_IDS 4096
 
-/* Store the numbers of all IOASIDs of the host. Returns how many there are. */
+/* Store the IDs of all IOASIDs of the host. Returns their number. */
 static inline int debugfs_ids(__u32 ids[VMM_MAX_IDS])
 {
 	FILE *f = fopen("/sys/kernel/debug/ioasid/ioasids", "r");
@@ -614,14 +620,14 @@ static inline int debugfs_ids(__u32 ids[VMM_MAX_IDS])
 		return -errno;
 	while (n < VMM_MAX_IDS && fgets(line, sizeof(line), f)) {
 		ids[n] = strtoul(line, NULL, 10);
-		/* Not the heading */
+		/* Skip the heading */
 		n += !!ids[n];
 	}
 	fclose(f);
 	return n;
 }
 
-/* Number of IOASIDs that are not in @except; @id is the last of them, or 0 */
+/* Number of IOASIDs not in @except; @id is the last of these, or 0 */
 static inline int debugfs_others(const __u32 *except, unsigned int count,
 				 __u32 *id)
 {
@@ -668,7 +674,7 @@ static inline void vmm_poison(struct vmm *vm, unsigned int page)
 		p[i] = VMM_POISON;
 }
 
-/* Number of values in the page that were overwritten since vmm_poison() */
+/* Number of values in the page overwritten since vmm_poison() */
 static inline unsigned int vmm_written(struct vmm *vm, unsigned int page)
 {
 	volatile __u64 *p = vmm_page(vm, page);
