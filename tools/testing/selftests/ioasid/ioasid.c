@@ -360,10 +360,7 @@ TEST_F(cmd, struct_larger_than_a_page_is_e2big)
 {
 	char *p = map_before_hole(page_size + 1);
 
-	/*
-	 * Fails regardless of the content: the kernel does not scan gigabytes
-	 * for zeroes
-	 */
+	/* The kernel must not scan gigabytes for zeroes */
 	ASSERT_TRUE(p != NULL);
 	cmd_fill(self, variant, p, page_size + 1);
 	expect_cmd_err(E2BIG, p);
@@ -765,17 +762,13 @@ TEST_F(ioasid, alloc_bad_ids_pointer_is_efault_and_takes_nothing)
 		test_in_use(self->fd, 0, 0);
 	}
 
-	/*
-	 * An address that no task can have, and that does not fit into 32 bits
-	 */
+	/* Not a valid address, and too large for 32 bits */
 	cmd.ids = 0x8000000000000000ull | (uintptr_t)got;
 	EXPECT_EQ(-EFAULT, ioasid_ioctl(self->fd, IOASID_ALLOC, &cmd));
 	EXPECT_TRUE(ioasid_wait_none_parked(self->fd));
 	test_in_use(self->fd, 0, 0);
 
-	/*
-	 * No ID was leaked, and an array that ends at the unmapped page works
-	 */
+	/* No ID was leaked. The array may end at an unmapped page. */
 	test_cmd_alloc(self->fd, base, base + 7, 8, ids);
 	test_in_use(self->fd, 8, 0);
 }
@@ -960,9 +953,7 @@ TEST_F(ioasid, list_has_all_numbers_of_the_file_in_order)
 	test_cmd_list(self->fd, 0, &count, entries);
 	EXPECT_EQ(0, count);
 
-	/*
-	 * Allocate in descending order, every fourth one through another file
-	 */
+	/* Allocate in descending order, every fourth through another file */
 	ASSERT_LE(0, other);
 	for (i = 40; i--;)
 		test_cmd_alloc(i % 4 ? self->fd : other, base + i, base + i, 1,
@@ -1274,9 +1265,7 @@ TEST_F(ioasid, quota_is_not_raised_by_root_of_a_user_namespace)
 	EXPECT_EQ(0, status);
 }
 
-/*
- * Invariant own-file: a process that was passed a file can limit only that file
- */
+/* Invariant own-file: a process can limit only the files that it holds */
 TEST_F(ioasid, quota_is_that_of_the_file)
 {
 	int other = ioasid_open();
@@ -1452,10 +1441,7 @@ TEST_F(user, has_no_more_by_fork_exec_or_user_namespace)
 		wait_child(pid);
 	}
 
-	/*
-	 * The user who opened the file is charged, even if another user holds
-	 * the file now
-	 */
+	/* The user who opened the file is charged, not its current holder */
 	fd = ioasid_open();
 	ASSERT_LE(0, fd);
 	pid = fork();
@@ -1599,10 +1585,7 @@ TEST_F(ioasid, fork_child_charges_the_file)
 		test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &got);
 		test_in_use(self->fd, 4, 0);
 		test_in_use(own, 0, 0);
-		/*
-		 * A process that holds the file can do everything the opener
-		 * can
-		 */
+		/* A holder of the file can do everything the opener can */
 		expect_state(IOASID_STATE_ACTIVE, self->fd, mine);
 		test_cmd_free(self->fd, 1, &mine);
 		_exit(0);
@@ -1831,10 +1814,7 @@ TEST_F(ioasid, last_close_frees_all)
 	copy = dup(other);
 	ASSERT_LE(0, copy);
 
-	/*
-	 * Duplicates refer to the same file, which lives until the last is
-	 * closed
-	 */
+	/* All duplicates refer to one file, which is still open */
 	close(other);
 	test_set_in_use(self->fd, 8, 0);
 	expect_state(IOASID_STATE_ACTIVE, copy, ids[0]);
@@ -1859,9 +1839,7 @@ TEST_F(ioasid, exit_of_the_last_holder_frees_all)
 	char byte;
 	pid_t pid;
 
-	/*
-	 * The child is charged here, and is killed while it holds the only file
-	 */
+	/* The child is charged here, and is killed with the only file */
 	ASSERT_LE(0, other);
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM, 0, sock));
 	pid = fork();
@@ -1958,10 +1936,7 @@ TEST_F(ioasid, large_calls)
 	uint64_t us = large_call(_metadata, self, DEFAULT_QUOTA);
 	uint64_t count;
 
-	/*
-	 * As many as this kernel allocates in half a second, to bound the run
-	 * time
-	 */
+	/* As many as this kernel can allocate in half a second */
 	count = DEFAULT_QUOTA * 500000ull / (us + 1);
 	if (count > 100000)
 		count = 100000;
@@ -2182,10 +2157,7 @@ TEST_F(ioasid, file_has_no_data)
 	EXPECT_TRUE(mmap(NULL, page_size, PROT_READ, MAP_SHARED, self->fd,
 			 0) == MAP_FAILED);
 	EXPECT_EQ(ENODEV, errno);
-	/*
-	 * There is nothing to poll for: like any file without ->poll, it is
-	 * ready
-	 */
+	/* Like any file without ->poll, it is always ready */
 	EXPECT_EQ(1, poll(&pfd, 1, 0));
 	EXPECT_EQ(POLLIN, pfd.revents);
 }
@@ -2294,10 +2266,7 @@ TEST_F(ioasid, processes_never_share_a_number)
 		wait_child(pids[i]);
 }
 
-/*
- * Two threads free the same numbers concurrently: exactly one must succeed for
- * each
- */
+/* Two threads free the same numbers: exactly one must succeed for each */
 static void *free_all(void *arg)
 {
 	struct taker *t = arg;

@@ -125,10 +125,7 @@ FIXTURE_TEARDOWN_PARENT(batch)
 		channel_remove(_metadata, &self->ch[i], self->pid);
 }
 
-/*
- * Allocate @count IOASIDs of @owner: the channels stream with some, the rest
- * are only attached
- */
+/* Allocate and attach @count IOASIDs, some of which the channels stream with */
 static void start_batch(struct __test_metadata *_metadata, int owner,
 			__u32 count, __u32 *ids, struct channel *ch, int nr_ch,
 			int attach, const char *engine, __u32 per_domain)
@@ -304,10 +301,7 @@ TEST_F(batch, free_of_some_leaves_the_others)
 		SKIP(return, "one has no others");
 	start_batch(_metadata, self->owner, count, self->ids, self->ch, 2,
 		    self->attach, self->engine.name, 0);
-	/*
-	 * Keep the last one, whose channel streams; the first is freed while it
-	 * streams
-	 */
+	/* Both the first, which is freed, and the last one stream */
 	for (i = 0; i < count - 1; i += 2)
 		some[i / 2] = self->ids[i];
 	test_cmd_free(self->owner, i / 2, some);

@@ -421,9 +421,7 @@ TEST_F(cgroup, parked_number_stays_charged_and_is_no_way_around_the_limit)
 		test_current(A, i + 1);
 	}
 
-	/*
-	 * The limit holds for this file, for a new file and for a new process
-	 */
+	/* The limit holds for this file, a new file and a new process */
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 1, &id);
 	close(self->fd);
 	test_current(A, 2);
@@ -732,10 +730,7 @@ static void expect_charged(struct __test_metadata *_metadata, struct world *w)
 /* A failed ALLOC leaves no charge and no reference to the cgroup */
 TEST_F(cgroup, failed_alloc_leaves_no_charge)
 {
-	/*
-	 * A fault in the copy to user space, in the first or in the second
-	 * batch
-	 */
+	/* Copying to user space faults in the first or second batch */
 	char *page = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct world w = { .self = self };
@@ -770,10 +765,7 @@ TEST_F(cgroup, failed_alloc_leaves_no_charge)
 	/* None of these was refused by the limit of a cgroup */
 	EXPECT_EQ(0, events_of(self->group[A]));
 
-	/*
-	 * Refused by the limit of an ancestor: its descendants are uncharged
-	 * again
-	 */
+	/* Refused by the limit of an ancestor: undo the charge below it */
 	test_limit(TOP, 5);
 	test_err_alloc(EDQUOT, self->fd, 0, 0, 6, ids);
 	test_current(A, 0);
@@ -798,10 +790,7 @@ TEST_F(cgroup, numbers_that_wait_for_the_worker_do_not_fill_a_cgroup)
 	__u32 ids[70];
 	int i, c;
 
-	/*
-	 * Limit of the cgroup itself, limit of its parent, and many IOASIDs at
-	 * once
-	 */
+	/* Limit the cgroup itself, its parent, and many IOASIDs at once */
 	for (c = 0; c < ARRAY_LEN(counts); c++) {
 		int group = c == 1 ? TOP : A;
 		int rounds = counts[c] == 1 ? 300 : 20;
@@ -828,10 +817,7 @@ TEST_F(cgroup, numbers_that_wait_for_the_worker_do_not_fill_a_cgroup)
 	test_leave();
 }
 
-/*
- * Charge and uncharge must use the same cgroup, even if the process is migrated
- * in between.
- */
+/* Migration during a charge must not make the uncharge use another cgroup */
 TEST_F(cgroup, race_of_alloc_and_migration_leaves_no_charge)
 {
 	const int moves = 40, limit = 8;

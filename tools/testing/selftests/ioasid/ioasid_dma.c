@@ -82,10 +82,7 @@ TEST_F(dma, number_is_not_reused_while_referenced)
 	expect_state(IOASID_STATE_PARKED, self->fd, id);
 	EXPECT_EQ(id, pdma_get_ioasid(&ch->dev));
 
-	/*
-	 * After the last put the number is available at once: alloc flushes the
-	 * worker
-	 */
+	/* Free after the last put: alloc flushes the recycle worker */
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&ch->dev));
 	test_cmd_alloc(other, id, id, 1, &got);
 	EXPECT_EQ(id, got);
@@ -127,10 +124,7 @@ static int late_writes(struct __test_metadata *_metadata, int fd,
 	static const struct {
 		__u32 len, period, burst;
 	} streams[] = {
-		/*
-		 * One page; a few pages; the whole buffer, i.e. constantly new
-		 * pages
-		 */
+		/* One page; a few; the whole buffer, i.e. always new pages */
 		{ 4096, 50, 1 }, { 3 * 4096, 20, 4 }, { BUF_LEN, 100, 64 },
 	};
 	int round, i, owner = fd, late = 0;
@@ -198,10 +192,7 @@ TEST_F(dma, no_write_after_free_of_many_returns)
 	}
 }
 
-/*
- * A stream started directly on the engine, without checks by the driver, must
- * stay blocked
- */
+/* A stream started directly on the engine must stay blocked */
 static void expect_still_blocked(struct __test_metadata *_metadata,
 				 struct engine *engine, struct channel *ch,
 				 unsigned int nr, __u32 id)
@@ -252,9 +243,7 @@ TEST_F(dma, parked_is_final)
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, IOVA, 4096, 50, 1));
 	expect_still_blocked(_metadata, &self->engine, ch, nr, id);
 
-	/*
-	 * After a function level reset, which also clears the device's caches
-	 */
+	/* After a function level reset, which also clears device caches */
 	ASSERT_EQ(0, pci_reset(self->engine.name));
 	EXPECT_EQ(variant->ats, pci_ats_enabled(self->engine.name));
 	expect_still_blocked(_metadata, &self->engine, ch, nr, id);
@@ -389,9 +378,7 @@ TEST_F(dma, refused_requests_are_silent_and_others_are_reported)
 		while (kmsg_next(self->kmsg, msg, sizeof(msg)) > 0) {
 			if (!strstr(msg, " PASID 0x"))
 				continue;
-			/*
-			 * Faults of no other PASID, and never of the parked one
-			 */
+			/* Only faults of this PASID, never of the parked one */
 			EXPECT_TRUE(!!strstr(msg, pasid)) TH_LOG("%s", msg);
 			seen++;
 		}
@@ -580,9 +567,7 @@ static void expect_holders(struct __test_metadata *_metadata, int fd, __u32 id,
 	EXPECT_TRUE(!!strstr(text, expected)) TH_LOG("%s", text);
 }
 
-/*
- * The steps of an administrator who wants to find out why a PASID stays parked
- */
+/* How an administrator finds out why a PASID stays parked */
 TEST_F(dma, holders_of_a_parked_number_can_be_found)
 {
 	struct ioasid_query query;
@@ -794,10 +779,7 @@ static void add_flush(const char *event, const char *args, void *data)
 		flush->iotlb = qw0;
 	else if (!strcmp(type, "p_dev_tlb_inv"))
 		flush->dev_tlb = qw0;
-	/*
-	 * Whether the IOTLB entries are tagged with a PASID depends on the
-	 * translation
-	 */
+	/* The IOTLB flush is by PASID only for first-stage translation */
 	snprintf(flush->steps + len, sizeof(flush->steps) - len, "%s%s",
 		 len ? " " : "", strcmp(type, "p_iotlb_inv") ? type :
 		 "iotlb_inv");
@@ -849,10 +831,7 @@ static int read_queue(__u32 id, char *types, size_t len)
 	return -ENOENT;
 }
 
-/*
- * Invariant synchronous: flush in the order required by VT-d, and wait for each
- * step
- */
+/* Invariant synchronous: flush in VT-d's order, waiting for each step */
 TEST_F(dma, park_flushes_in_the_order_of_the_specification)
 {
 	static const char *const events[] = {
@@ -879,10 +858,7 @@ TEST_F(dma, park_flushes_in_the_order_of_the_specification)
 	if (variant->ats)
 		EXPECT_EQ(flush.id, QI_PASID(flush.dev_tlb));
 
-	/*
-	 * Trace events do not include the waits: PASID cache, wait, IOTLB,
-	 * wait, ...
-	 */
+	/* The waits are not traced: PASID cache, wait, IOTLB, wait, ... */
 	for (p = queue; *p; p++)
 		if (*p == '6')
 			*p = '2';
@@ -944,9 +920,7 @@ TEST_F(both, each_user_of_a_shared_number_is_counted)
 	EXPECT_EQ(2, query.users);
 	EXPECT_EQ(2, query.attachments);
 
-	/*
-	 * One device detaches while the IOASID is ACTIVE: the other continues
-	 */
+	/* One device detaches from an ACTIVE IOASID: the other continues */
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->ch[1].dev));
 	test_cmd_query(self->fd, id, &query);
 	EXPECT_EQ(1, query.users);
@@ -1045,10 +1019,7 @@ static int rebuild(char **argv)
 	close(old_dev);
 	close(old_vm);
 
-	/*
-	 * Users are the device, if attached, and the new VM, if the IOASID is
-	 * ACTIVE
-	 */
+	/* Held by the device if attached, and by the new VM if ACTIVE */
 	n = ARRAY_LEN(own);
 	if (ioasid_list(fd, 0, &n, own) || n != 3)
 		return 8;

@@ -69,10 +69,7 @@ static void must_be(bool ok, const char *what)
 
 /* /dev/ioasid */
 
-/*
- * Allocate PASID @wanted, or any if it is 0. Returns -1 with errno set on
- * failure.
- */
+/* Allocate PASID @wanted, or any if it is 0. Returns -1 on failure. */
 static int ioasid_alloc(int owner, __u32 wanted, __u32 *id)
 {
 	struct ioasid_alloc alloc = {
@@ -157,10 +154,7 @@ static int device_open(const char *path)
 	return device;
 }
 
-/*
- * Allow the device to DMA with PASID @id. The device holds a reference from now
- * on.
- */
+/* Allow the device to DMA with PASID @id, to which it holds a reference */
 static int device_add_ioasid(int device, int owner, __u32 id)
 {
 	struct {
@@ -192,9 +186,7 @@ static int vm_create_ioasid_device(int vm)
 	return create.fd;
 }
 
-/*
- * Map @guest_pasid to @id. The virtual machine holds a reference from now on.
- */
+/* Map @guest_pasid to @id, to which the virtual machine holds a reference */
 static int vm_map(int vm_ioasids, int owner, __u32 id, __u32 guest_pasid)
 {
 	struct kvm_ioasid_map map = {
@@ -361,10 +353,7 @@ int main(int argc, char **argv)
 		step("PASID %u takes no new users", id);
 	}
 
-	/*
-	 * Users release the PASID in their own time; closing the device does
-	 * so.
-	 */
+	/* Users release the PASID in their own time, e.g. by closing */
 	if (device >= 0) {
 		must(close(device), "close the device");
 		device = -1;

@@ -716,9 +716,7 @@ FIXTURE_TEARDOWN_PARENT(fail_nth)
 	set_failures("Y");
 	if (self->uuid[0])
 		EXPECT_EQ(0, pdma_remove(self->uuid));
-	/*
-	 * Everything is uncharged in the end, and the test has left the cgroup
-	 */
+	/* Everything is uncharged, and the test has left the cgroup */
 	if (self->group[0]) {
 		EXPECT_EQ(0, wait_current(self->group, 0));
 		EXPECT_TRUE(wait_until(!rmdir(self->group)));

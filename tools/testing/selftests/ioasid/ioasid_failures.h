@@ -102,10 +102,7 @@ static inline int failures_begin(struct failures *f, unsigned int nth)
 	return 0;
 }
 
-/*
- * Returns whether an allocation failed. If all were made to fail, assume that
- * one did.
- */
+/* Whether an allocation failed; assumed if all were made to fail */
 static inline bool failures_end(struct failures *f)
 {
 	char buf[16] = {};
@@ -146,10 +143,7 @@ struct sweep {
 	int (*call)(struct world *w);
 	/* Collect all state visible to user space. May be NULL. */
 	void (*snapshot)(struct world *w, char text[SNAPSHOT_LEN]);
-	/*
-	 * Check state that snapshot() does not cover after call() failed. May
-	 * be NULL.
-	 */
+	/* call() failed: check what snapshot() does not cover. May be NULL. */
 	void (*expect_unchanged)(struct __test_metadata *_metadata,
 				 struct world *w);
 	/* call() succeeded: check, and restore the state before prepare() */

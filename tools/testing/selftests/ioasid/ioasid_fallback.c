@@ -129,10 +129,7 @@ TEST_F(fallback, parked_is_final)
 	EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch[0].dev, IOVA, BUF_LEN, 100, 1));
 	expect_blocked(&ch[0]);
 
-	/*
-	 * The reset stops the stream; restart it on the engine with the same
-	 * PASID
-	 */
+	/* The reset stops the stream; restart it with the same PASID */
 	EXPECT_EQ(0, pci_reset(self->engine.name));
 	EXPECT_EQ(0, refused(&ch[0]));
 	poison(&ch[0]);
@@ -194,10 +191,7 @@ TEST_F(fallback, hooks_are_hidden_only_while_nothing_is_attached)
 
 	EXPECT_EQ(-EBUSY, pdma_write_file(NO_PARK_FILE, self->engine.name));
 
-	/*
-	 * The domain of a channel uses the operations in place when it was
-	 * opened
-	 */
+	/* A channel's domain uses the operations present when it was opened */
 	channel_remove(_metadata, &ch[0], self->pid);
 	ASSERT_EQ(0, pdma_write_file(NO_PARK_FILE, "none"));
 	channel_open(_metadata, &ch[0], self->engine.name);

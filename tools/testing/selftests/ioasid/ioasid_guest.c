@@ -683,9 +683,7 @@ TEST_F(guest, map_is_deleted_first)
 	expect_streams(dev, 0);
 	EXPECT_EQ(PDMA_RESULT_NO_PASID, pdma_bind(&dev->ch[1], GUEST_PASID));
 
-	/*
-	 * A new mapping of the same guest PASID does not affect a bound channel
-	 */
+	/* Remapping the guest PASID does not affect a bound channel */
 	test_cmd_map_add(self->machine[0].vm.dev, self->ioasid, self->other,
 			 GUEST_PASID);
 	start_guest(dev, 1, GUEST_PASID);
@@ -922,9 +920,7 @@ TEST_F(pci, bar_tells_its_size)
 	expect_config(0, PCI_ROM_ADDRESS, 4);
 }
 
-/*
- * Writable bits of the 32-bit word at @offset, except those with side effects
- */
+/* Writable bits of the 32-bit word at @offset without side effects */
 static __u32 writable(unsigned int offset, unsigned int exp)
 {
 	if (offset == PCI_COMMAND)
@@ -975,10 +971,7 @@ TEST_F(pci, config_is_accessed_in_any_size)
 			 -1, 0);
 	unsigned int i;
 
-	/*
-	 * An unaligned write that spans two words, the second of which is
-	 * read-only
-	 */
+	/* An unaligned write to two words, the second of which is read-only */
 	ASSERT_EQ(0, pdma_config_write(&self->dev, PCI_BASE_ADDRESS_0 + 2,
 				       bytes, 8));
 	expect_config(0x12340000, PCI_BASE_ADDRESS_0, 4);
@@ -1024,10 +1017,7 @@ TEST_F(pci, bus_master_off_stops_dma)
 			  pdma_execute(&self->dev, PDMA_CMD_STOP));
 		expect_both_stopped();
 
-		/*
-		 * Nothing restarts on its own, and the channel has kept its
-		 * PASID
-		 */
+		/* Nothing restarts on its own, and the PASID is kept */
 		ASSERT_EQ(0, pdma_set_master(&self->dev, true));
 		expect_both_stopped();
 		EXPECT_EQ(PDMA_RESULT_OK,
@@ -1241,9 +1231,7 @@ TEST_F(pci, copy_is_programmed_register_by_register)
 	EXPECT_EQ(~0U, pdma_get(dev, PDMA_SUBMIT_BURST, 4));
 }
 
-/*
- * The lower half is the length, and writing the upper half starts the command
- */
+/* The lower half is the length, the upper half starts the command */
 TEST_F(pci, two_registers_are_written_in_their_order)
 {
 	struct pdma_dev *dev = &self->dev;

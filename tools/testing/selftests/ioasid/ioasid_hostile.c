@@ -499,9 +499,7 @@ static void take_in_group(FIXTURE_DATA(charge) *self,
 	if (what->device && pdma_open_cdev(&taker->dev, self->uuid, NULL))
 		_exit(2);
 	taker->fd = ioasid_open();
-	/*
-	 * Allocate this one before entering the cgroup, as it is not under test
-	 */
+	/* Not under test, so allocate it before entering the cgroup */
 	if (!what->ioasids && ioasid_alloc(taker->fd, 0, 0, 1, taker->ids))
 		_exit(3);
 	if (enter(self->group) || become_nobody())
@@ -545,10 +543,7 @@ TEST_F(charge, memory_counts_in_the_cgroup_of_who_asked)
 	pages = pages_of(self->group);
 	store(&self->shared->calls, 1);
 	expect_step(2);
-	/*
-	 * Wait until the statistics are up to date and pending frees are
-	 * complete
-	 */
+	/* Let statistics catch up and pending frees complete */
 	sleep(3);
 	slab = slab_of(self->group);
 	EXPECT_LE(floor, slab + CHARGE_SLACK);
@@ -707,10 +702,7 @@ static int stall_answer(struct stalled *st)
 	return ioctl(st->uffd, UFFDIO_COPY, &copy) ? -errno : 0;
 }
 
-/*
- * The argument of the call; in the stalling page itself if the struct must
- * stall
- */
+/* The argument of the call, in the stalling page if the struct must stall */
 static void *stall_arg(struct stalled *st)
 {
 	__u32 *ids = st->in_array ? st->array : st->ids;

@@ -905,10 +905,7 @@ TEST_F(kvm, get_to_a_bad_pointer_is_efault_and_changes_nothing)
 	ASSERT_EQ(0, mprotect(p, page, PROT_READ));
 	test_err_map_get(EFAULT, self->dev, p);
 
-	/*
-	 * The array: completely mapped, one byte unmapped, last element
-	 * unmapped
-	 */
+	/* The array: all mapped, all but one byte, only the last element not */
 	list.entries = 0;
 	test_err_map_get(EFAULT, self->dev, &list);
 	list.entries = -4096ULL;
@@ -1139,10 +1136,7 @@ TEST_F(kvm, park_does_not_wait_for_the_guest)
 	EXPECT_NE(KVM_EXIT_IO, self->vm.run->exit_reason);
 }
 
-/*
- * Runs in a process that is killed later. @shared[0] becomes 1 when it is
- * ready, or -errno.
- */
+/* Runs in a child until killed. @shared[0] is 1 when ready, else -errno. */
 static void own_all(volatile __u32 *shared)
 {
 	int fd = ioasid_open(), ret, i;

@@ -107,9 +107,7 @@ FIXTURE_TEARDOWN_PARENT(mdev)
 	EXPECT_EQ(self->available, pdma_available(self->parent));
 }
 
-/*
- * Open a second device on the same parent that shares the memory of the first
- */
+/* A second device on the same parent that shares the first one's memory */
 #define open_second(_dev, _share) ({					\
 	ASSERT_EQ(0, pdma_create(self->parent, self->uuid[1]));		\
 	ASSERT_EQ(0, variant->open(_dev, self->uuid[1], _share));	\
@@ -360,10 +358,7 @@ TEST_F(mdev, one_pasid_has_one_user_on_a_parent)
 	EXPECT_EQ(0, pdma_get_ioasid(&second));
 	test_users(self->id, 1, 1);
 
-	/*
-	 * The second device also keeps its own IOASID and the stream that uses
-	 * it
-	 */
+	/* The second device keeps its own IOASID and its stream */
 	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
 	ASSERT_EQ(0, pdma_map(&second, self->buf, IOVA, MEM_LEN));
 	start_page_stream(&second);
@@ -374,10 +369,7 @@ TEST_F(mdev, one_pasid_has_one_user_on_a_parent)
 	test_streams(&second);
 	EXPECT_EQ(0, pdma_stop(&second));
 
-	/*
-	 * The first device is unaffected, and can drop the IOASID for the
-	 * second
-	 */
+	/* The first device is unaffected, and can release the IOASID */
 	test_copies(&self->dev);
 	EXPECT_EQ(0, pdma_drop_all_ioasids(&self->dev));
 	EXPECT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->id));
@@ -474,10 +466,7 @@ TEST_F(mdev, dropped_pasid_is_free_and_dma_has_ended)
 	}								\
 })
 
-/*
- * Get all channels of the device; channel @_nr streams to page @_nr with
- * @_pasid
- */
+/* Get all channels of the device; channel @_nr streams to page @_nr */
 #define get_channels(_ch) ({						\
 	for (int __i = 0; __i < NR_CH; __i++)				\
 		(_ch)[__i] = pdma_channel(&self->dev, __i);		\
@@ -1295,9 +1284,7 @@ TEST_F(mdev, bad_submission_is_refused_and_starts_nothing)
 	BAD(copy, src, IOVA + MEM_LEN - PAGE + 1, EFAULT);
 	BAD(copy, dst, IOVA + MEM_LEN - PAGE + 1, EFAULT);
 	BAD(copy, dst, 0, EFAULT);
-	/*
-	 * IOASIDs that the device does not hold, and numbers that are no PASIDs
-	 */
+	/* IDs that the device does not hold, and invalid PASIDs */
 	BAD(copy, pasid, 0, ENXIO);
 	BAD(copy, pasid, self->other, ENXIO);
 	BAD(copy, pasid, 0x100000, ENXIO);
@@ -1379,10 +1366,7 @@ TEST_F(mdev, submission_is_one_whole_write)
 					   8));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
 					   PDMA_SUBMIT_SIZE));
-	/*
-	 * Write to a status page, beyond the BAR, to another region, to no
-	 * region
-	 */
+	/* To a status page, beyond the BAR, to another or no region */
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
 					   PDMA_MDEV_STATUS(0)));
 	EXPECT_EQ(-EINVAL, pdma_submit_raw(&self->dev, cmd, PDMA_SUBMIT_SIZE,
@@ -1450,10 +1434,7 @@ TEST_F(mdev, unmap_of_other_memory_does_not_stop_dma)
 	ASSERT_EQ(0, pdma_map(&self->dev, mem, below, PAGE));
 	ASSERT_EQ(0, pdma_map(&self->dev, mem + PAGE, above, PAGE));
 
-	/*
-	 * Pinned by another device, so that the unmap is announced to all
-	 * devices
-	 */
+	/* Pinned by another device, so that the unmap notifies all devices */
 	open_second(&second, &self->dev);
 	ASSERT_EQ(0, pdma_set_ioasid(&second, self->ioasid, self->other));
 	EXPECT_EQ(0, pdma_copy_wait(&second, above, below, PAGE));
@@ -1947,9 +1928,7 @@ TEST_F(mdev, reset_of_the_engine_stops_dma_and_keeps_the_pasids)
 	pdma_close(&second);
 }
 
-/*
- * The reset ended the command, but the driver was not told to unpin its memory
- */
+/* The reset ended the command without telling the driver to unpin */
 TEST_F(mdev, memory_of_a_command_that_a_reset_ended_can_be_unmapped)
 {
 	if (!has_reset(self->parent))

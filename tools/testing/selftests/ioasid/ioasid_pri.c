@@ -154,9 +154,7 @@ static void faults_end(struct rig *rig)
 	rig->faults = bar_recorded(&rig->bar);
 }
 
-/*
- * Reported and suppressed faults, both of which include refused page requests
- */
+/* All faults, reported or suppressed, including refused page requests */
 static __u64 refused_requests(struct rig *rig)
 {
 	return bar_recorded(&rig->bar) + bar_suppressed(&rig->bar);
@@ -322,10 +320,7 @@ TEST_F(pri, channels_are_served_side_by_side)
 	expect_silence();
 }
 
-/*
- * Drained requests. An IOASID has no pages to fault in, its requests are
- * refused.
- */
+/* Drained requests. An IOASID has no pages, so its requests are refused. */
 
 static __u32 attach(struct __test_metadata *_metadata, struct rig *rig,
 		    struct pdma_dev *dev)
@@ -347,10 +342,7 @@ TEST_F(pri, park_drains_what_is_on_its_way)
 	id = attach(_metadata, rig, &dev);
 	ask_late(_metadata, &dev, PDMA_SVA_IOVA, PDMA_CMD_FAULT);
 	test_cmd_free(rig->fd, 1, &id);
-	/*
-	 * Answered now rather than after LATE. The channel continues to request
-	 * the page.
-	 */
+	/* Answered before LATE has passed. The channel continues to ask. */
 	EXPECT_LE(1, pages_answered(&dev));
 	EXPECT_EQ(PDMA_PAGE_INVALID, pdma_read32(&dev, PDMA_PAGE_RESULT));
 	expect_silence();
@@ -402,9 +394,7 @@ TEST_F(pri, unbind_of_a_process_drains_what_is_on_its_way)
 	EXPECT_EQ(0, present(rig->buf, BUF_LEN));
 }
 
-/*
- * When the request would arrive, the process is bound with the same PASID again
- */
+/* The process is bound to the same PASID again when the request arrives */
 TEST_F(pri, request_from_before_an_unbind_is_not_served_later)
 {
 	struct rig *rig = &self->rig;
@@ -542,9 +532,7 @@ TEST_F(pri, request_of_a_parked_pasid_is_not_reported)
 	expect_silence();
 }
 
-/*
- * The queue is removed with many requests in it, when the last process unbinds
- */
+/* Unbind the last process and remove the queue while parked PASIDs ask */
 TEST_F(pri, fault_queue_ends_while_parked_pasids_ask)
 {
 	struct rig *rig = &self->rig;

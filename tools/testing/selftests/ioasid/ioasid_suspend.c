@@ -64,10 +64,7 @@ static volatile __u64 *alloc_victim(void)
 	ASSERT_EQ(0, suspend_machine(_pm_test));			\
 } while (0)
 
-/*
- * Expected fault counters of the emulated IOMMU after resume, if there were no
- * faults meanwhile
- */
+/* Fault counter of the emulated IOMMU after resume, if there were no faults */
 static __u64 count_after(const char *pm_test, __u64 before)
 {
 	return strcmp(pm_test, "none") ? before : 0;
@@ -92,10 +89,7 @@ static __u64 count_after(const char *pm_test, __u64 before)
 	EXPECT_EQ(__recorded, bar_recorded(_bar));			\
 } while (0)
 
-/*
- * Mediated devices: on each engine, one with an ACTIVE and one with a PARKED
- * PASID
- */
+/* Mediated devices: on each engine, one ACTIVE and one PARKED PASID */
 
 #define NR_ENGINES 2
 
@@ -217,10 +211,7 @@ TEST_F(mdev, active_works_again_and_parked_stays_parked)
 		EXPECT_EQ(pair->id[ACTIVE],
 			  pdma_get_ioasid(&pair->ch[ACTIVE].dev));
 
-		/*
-		 * The driver does not start the command, and the engine cannot
-		 * use the PASID
-		 */
+		/* Neither the driver nor the engine can use the PASID */
 		EXPECT_EQ(-ESHUTDOWN, pdma_stream(&ch->dev, pair->iova[PARKED],
 						  PAGE, PERIOD, 1));
 		bar_start(bar, nr, pair->id[PARKED], pair->iova[PARKED]);
@@ -467,9 +458,7 @@ static bool runtime_suspended(const char *name)
 			 sizeof(status)) && !strcmp(status, "suspended");
 }
 
-/*
- * The engine has no PM capability, so it stays fully operational in low power
- */
+/* The engine has no PM capability: low power leaves it operational */
 TEST_F(pci, device_in_low_power_does_no_dma)
 {
 	if (short_run() && !strcmp(variant->pm_test, "none"))
@@ -519,9 +508,7 @@ FIXTURE_VARIANT(sva)
 FIXTURE_VARIANT_ADD(sva, mem) { .pm_test = "none" };
 FIXTURE_VARIANT_ADD(sva, core) { .pm_test = "core" };
 
-/*
- * SVA uses virtual addresses: map a page at the physical address of the victim
- */
+/* SVA uses virtual addresses: map a page at the victim's physical address */
 static bool alloc_pages(volatile __u64 **victim, volatile __u64 **buf)
 {
 	unsigned int tries;
@@ -580,10 +567,7 @@ static void bind_in_child(struct __test_metadata *_metadata,
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
-		/*
-		 * Fault in the shared memory: fork does not copy its page table
-		 * entries
-		 */
+		/* Fault in shared memory, which fork does not do */
 		memset((void *)self->buf, 0, PAGE);
 		if (sva_bind(&self->dev[EXITED]) < 0 ||
 		    pdma_stream(&self->dev[EXITED], (uintptr_t)self->buf, PAGE,
@@ -612,10 +596,7 @@ TEST_F(sva, active_works_again_and_what_is_blocked_stays_blocked)
 	__u32 id;
 	int i;
 
-	/*
-	 * This is the only channel with a PASID so far, so it can be found by
-	 * that
-	 */
+	/* The only channel with a PASID so far, so find it by that */
 	bind_in_child(_metadata, self);
 	for (i = 0; i < (int)bar_read32(&self->bar, PDMA_CHANNELS); i++) {
 		__u32 val = bar_read32(&self->bar,

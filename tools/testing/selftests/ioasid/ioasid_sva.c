@@ -354,9 +354,7 @@ TEST_F(sva, number_of_a_process_is_not_for_users)
 	int pasid, i;
 
 	ASSERT_LE(0, fd);
-	/*
-	 * Allocate the lowest IDs first, so that the process gets another one
-	 */
+	/* Take the lowest IDs, so that the process gets another one */
 	test_cmd_alloc(rig->fd, 0, 0, ARRAY_LEN(ids), ids);
 	pasid = sva_bind(&rig->dev);
 	ASSERT_LT(0, pasid);
@@ -427,10 +425,7 @@ static void be_bound(struct rig *rig)
 	}
 	if (ioasid_alloc(fd, pasid, pasid, 1, &got) != -ENOSPC)
 		failed(rig->shared);
-	/*
-	 * The PASID is freed together with the address space, i.e. later than
-	 * this
-	 */
+	/* The PASID is freed later, with the address space */
 	disown(rig->shared, pasid);
 }
 
@@ -545,9 +540,7 @@ TEST_F(sva, parked_number_is_silent_beside_a_process)
 	EXPECT_EQ(0, pdma_refused(&rig->dev));
 	expect_silence();
 
-	/*
-	 * The process unbinds and binds again, and its own faults are reported
-	 */
+	/* The process unbinds and binds; its own faults are reported */
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
 	ASSERT_EQ(0, pdma_wait_refused(&other, 1000));
 	expect_silence();
@@ -569,10 +562,7 @@ TEST_F(sva, parked_number_is_silent_beside_a_process)
 	expect_plain(_metadata, rig, id);
 }
 
-/*
- * Invariant nothing-dead: a file opened by a process keeps no other resource of
- * it alive
- */
+/* Invariant nothing-dead: a file keeps nothing else of its opener alive */
 TEST_F(sva, number_of_a_dead_process_is_free_though_its_file_lives_on)
 {
 	struct rig *rig = &self->rig;
@@ -604,10 +594,7 @@ TEST_F(sva, number_of_a_dead_process_is_free_though_its_file_lives_on)
 		ASSERT_EQ(sizeof(id), read(sock[0], &id, sizeof(id)));
 		ASSERT_EQ(sizeof(pasid), read(sock[0], &pasid, sizeof(pasid)));
 
-		/*
-		 * By round: the IOASID is not used, ACTIVE, PARKED, or its file
-		 * is closed
-		 */
+		/* By round: unused IOASID, ACTIVE, PARKED, file closed */
 		if (round)
 			ASSERT_EQ(0, sva_attach(&rig->dev, fd, id));
 		if (round > 1)
@@ -1359,9 +1346,7 @@ static pid_t start_bound(struct __test_metadata *_metadata, struct rig *rig,
 	return pid;
 }
 
-/*
- * exec changes comm before it replaces the mm; cmdline comes from the new mm.
- */
+/* exec changes comm before it replaces the mm, but cmdline afterwards */
 static bool is_exec(pid_t pid)
 {
 	char path[64], args[32];
@@ -1405,9 +1390,7 @@ TEST_F(end, blocks_dma_of_a_file_that_stays_open)
 	pid = start_bound(_metadata, rig, &rig->dev, variant->how);
 	pasid = rig->shared->pasid;
 	expect_arrives(_metadata, &rig->dev, rig->buf);
-	/*
-	 * Another holder of the file cannot use the memory of the bound process
-	 */
+	/* Another holder of the file cannot use the process's memory */
 	EXPECT_EQ(-EPERM, pdma_copy(&rig->dev, (uintptr_t)rig->buf,
 				    (uintptr_t)rig->buf + 4096, 8));
 	test_err_alloc(ENOSPC, rig->fd, pasid, pasid, 1, &got);
@@ -1510,10 +1493,7 @@ static bool page_is_poison(volatile __u64 *page)
 	return true;
 }
 
-/*
- * Two mappings of the same memory: @give is used for DMA and unmapped, @keep
- * shows what arrives
- */
+/* Two mappings of the same memory: DMA goes to @give, which is unmapped */
 struct twin {
 	size_t len;
 	volatile __u64 *keep, *give;

@@ -92,10 +92,7 @@ static bool helper_exited(struct helper *h)
 	return !h->pid;
 }
 
-/*
- * Create and enter a cgroup. @path is empty if the kernel does not count
- * IOASIDs.
- */
+/* Enter a new cgroup. @path is empty if the kernel does not count IOASIDs. */
 static bool cgroup_enter(char path[PDMA_PATH_LEN])
 {
 	path[0] = 0;
@@ -396,10 +393,7 @@ FIXTURE_SETUP(order)
 {
 	int i, k, odd = 0;
 
-	/*
-	 * Use each engine in half of the orders, with each step at each
-	 * position
-	 */
+	/* Each engine gets half of the orders, with all steps at all places */
 	for (i = 0; i < NR_STEPS; i++)
 		for (k = 0; k < i; k++)
 			odd ^= variant->steps[k] > variant->steps[i];
@@ -866,10 +860,7 @@ static const char *look_at_remains(FIXTURE_DATA(death) *self,
 	poison(&self->ch);
 	if (life->error)
 		return "a step failed before it was killed";
-	/*
-	 * A killed IOASID_ALLOC may have written the ID before undoing the
-	 * allocation
-	 */
+	/* A killed IOASID_ALLOC may have written an ID that it then undoes */
 	if (owner >= 0 && life->id && !life->freed &&
 	    (life->step >= (int)NR_SETUP ||
 	     life_setup[life->step] != life_alloc) &&
@@ -1077,10 +1068,7 @@ TEST_F(death, users_outlive_the_opener_and_the_file)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/*
- * A use after free of the counters of a file or its set would be caught by
- * KASAN
- */
+/* KASAN would catch a use after free of the counters of a file or set */
 TEST_F(death, counters_live_as_long_as_their_file)
 {
 	struct ioasid_info info;

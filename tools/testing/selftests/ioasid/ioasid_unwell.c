@@ -327,10 +327,7 @@ TEST_F(fence, function_is_fenced_until_it_is_reset)
 	EXPECT_GE(BOUND_MS + SLACK_MS, free_timed(_metadata, rig->fd, id[0]));
 	EXPECT_TRUE(is_fenced(&rig->sick));
 	EXPECT_EQ(1, count_messages(rig->kmsg, FENCED_MSG));
-	/*
-	 * DMA with every PASID is silently blocked, although the second stays
-	 * ACTIVE
-	 */
+	/* All its DMA is silently blocked, although one PASID stays ACTIVE */
 	for (i = 0; i < 2; i++)
 		expect_fenced_off(&rig->ch[i]);
 	EXPECT_EQ(IOASID_STATE_ACTIVE, ioasid_state(rig->fd, id[1]));
@@ -350,9 +347,7 @@ TEST_F(fence, function_is_fenced_until_it_is_reset)
 	expect_running(_metadata, &rig->ch[1]);
 	EXPECT_NE(0, pdma_copy(&rig->ch[0].dev, IOVA, IOVA, 8));
 	EXPECT_EQ(IOASID_STATE_PARKED, ioasid_state(rig->fd, id[0]));
-	/*
-	 * After the reset, the function must not be fenced for its old timeouts
-	 */
+	/* Timeouts from before the reset do not count any more */
 	test_cmd_free(rig->fd, 1, &id[1]);
 	expect_blocked(&rig->ch[1]);
 	EXPECT_FALSE(is_fenced(&rig->sick));
@@ -404,10 +399,7 @@ TEST_F(fence, bystander_unmaps_in_time)
 	start = pdma_now_ms();
 	EXPECT_EQ(0, pdma_unmap(&rig->ch[2].dev, IOVA, BUF_LEN));
 	EXPECT_GE(BOUND_MS + SLACK_MS, pdma_now_ms() - start);
-	/*
-	 * Its invalidations must not be lost with the timeout of the sick
-	 * function
-	 */
+	/* Its invalidations must survive the sick function's timeout */
 	poison(&rig->ch[2]);
 	before = bar_refused(bar, nr);
 	EXPECT_TRUE(bar_stream(bar, nr, IOVA, 4 * 4096, 20));

@@ -221,9 +221,7 @@ static inline uint64_t now_us(void)
 })
 #define wait_until(cond) wait_until_ms(cond, IOASID_WAIT_MS)
 
-/*
- * Recycling is deferred. Returns false if @id still exists after the timeout.
- */
+/* Recycling is deferred. Returns false if @id exists after the timeout. */
 static inline bool ioasid_wait_recycled(int fd, __u32 id)
 {
 	return wait_until(ioasid_state(fd, id) == -ENOENT);
@@ -254,10 +252,7 @@ static inline bool short_run(void)
 	return getenv("IOASID_SHORT");
 }
 
-/*
- * Skip reason of these tests; use the same text everywhere so that skips can be
- * counted
- */
+/* Reason of these skips, always the same so that they can be counted */
 #define LONG_ONLY "this takes long, and IOASID_SHORT is set"
 
 /* Number of iterations: @n, or fewer in a short run */
@@ -266,9 +261,7 @@ static inline int times(int n)
 	return short_run() ? n / 10 : n;
 }
 
-/*
- * Memory shared with child processes. Returns NULL with errno set on failure.
- */
+/* Memory shared with child processes. NULL with errno set on failure. */
 static inline void *map_shared(size_t len)
 {
 	void *p = mmap(NULL, len, PROT_READ | PROT_WRITE,

@@ -400,10 +400,7 @@ TEST_F(pci, replaced_domain_is_parked_like_the_first)
 	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	start(0, self->id);
 	expect_arrives(0, self->buf[0]);
-	/*
-	 * In-flight requests may be reported when the domain is replaced, so
-	 * stop first
-	 */
+	/* Replacing the domain may report requests in flight: stop first */
 	bar_stop(&self->bar, 0);
 	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[1]));
 	start(0, self->id);
@@ -633,10 +630,7 @@ TEST_F(pci, parked_number_of_a_machine_is_refused_until_recycle)
 	expect_silence();
 }
 
-/*
- * Devices that do not support IOASIDs do not have the feature: PROBE, GET and
- * SET fail.
- */
+/* Without support for IOASIDs, a device fails PROBE, GET and SET */
 FIXTURE(other_pci)
 {
 	char name[NAME_MAX + 1];

@@ -779,10 +779,7 @@ static bool cycles_leave_nothing_behind(struct machines *m)
 	return true;
 }
 
-/*
- * Watch the stream and the latency of guest 0 while guest 1 floods its VMM with
- * commands
- */
+/* Watch guest 0's stream and latency while guest 1 floods its VMM */
 static bool storm_of_commands_hurts_only_its_guest(struct machines *m)
 {
 	unsigned int ms = short_run() ? 3000 : 60000;

@@ -68,10 +68,7 @@ static inline void kmsg_drop_faults(int fd)
 		;
 }
 
-/*
- * Mark a range of the log in which faults are expected, for scripts that check
- * the log
- */
+/* Tell scripts that check the log where faults are expected */
 static inline void kmsg_expect_faults(int fd, bool begin)
 {
 	kmsg_write(fd, begin ? "ioasid-selftest: expect-dmar-faults begin\n" :

@@ -25,10 +25,7 @@
 
 #include "ioasid_utils.h"
 
-/*
- * Guest physical addresses. All are below 64 KiB, as the guest stays in real
- * mode.
- */
+/* Guest physical addresses, below 64 KiB as the guest stays in real mode */
 #define VM_MEM_LEN	0x4000
 #define VM_CODE		0x1000
 #define VM_DATA		0x2000
@@ -198,10 +195,7 @@ static inline void vm_close_dev(struct kvm_vm *vm)
 	vm->dev = -1;
 }
 
-/*
- * The VM is destroyed when this returns. Also cleans up after a failed
- * vm_open().
- */
+/* The VM is gone when this returns. Cleans up after a failed vm_open(), too. */
 static inline void vm_close(struct kvm_vm *vm)
 {
 	vm_close_vcpu(vm);
@@ -233,9 +227,7 @@ static inline int vm_open_memory(struct kvm_vm *vm)
 	struct kvm_userspace_memory_region region = {
 		.memory_size = VM_MEM_LEN,
 	};
-	/*
-	 * Shared, so that the parent of a process that is killed can check it
-	 */
+	/* Shared, so that the parent of a killed process can check it */
 	void *mem = mmap(NULL, VM_MEM_LEN, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 

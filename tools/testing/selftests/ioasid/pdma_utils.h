@@ -714,10 +714,7 @@ static inline int pdma_submit(struct pdma_dev *dev,
 	return pdma_submit_raw(dev, cmd, sizeof(*cmd), 0);
 }
 
-/*
- * Another channel of the device. The caller must close @dev, not the returned
- * copy.
- */
+/* Another channel of the device. Close only @dev, not the returned copy. */
 static inline struct pdma_dev pdma_channel(const struct pdma_dev *dev,
 					   unsigned int nr)
 {
@@ -786,10 +783,7 @@ static inline int pdma_reset(struct pdma_dev *dev)
 	return dev->config_offset ? pdma_set_master(dev, true) : 0;
 }
 
-/*
- * Trapped registers of the channel, as accessed by a guest. Returns 0 or
- * -errno.
- */
+/* Access the trapped registers like a guest. Return 0 or -errno. */
 
 static inline int pdma_set(struct pdma_dev *dev, unsigned int reg,
 			   const void *val, size_t len)
@@ -853,9 +847,7 @@ static inline __u32 pdma_execute_stream(struct pdma_dev *dev, __u64 dst,
 
 /* Registers of the engine */
 
-/*
- * Returns all ones on error, which is not a valid value of any channel register
- */
+/* Returns all ones on error; no channel register has this value */
 static inline __u32 pdma_read32(struct pdma_dev *dev, unsigned int reg)
 {
 	__u32 val;
@@ -956,9 +948,7 @@ static inline int pdma_wait_refused(struct pdma_dev *dev, __u64 n)
 	return pdma_wait_reg(dev, PDMA_REFUSED_COUNT, pdma_refused(dev) + n);
 }
 
-/*
- * Wait until the channel is idle. Returns the status register, or -ETIMEDOUT.
- */
+/* Wait until the channel is idle. Returns its status or -ETIMEDOUT. */
 static inline int pdma_wait_idle(struct pdma_dev *dev)
 {
 	__u64 end = pdma_now_ms() + PDMA_TIMEOUT_MS;
@@ -1114,9 +1104,7 @@ static inline void bar_stop(struct pdma_bar *bar, unsigned int ch)
 	bar_read32(bar, PDMA_CHANNEL_PAGE(ch) + PDMA_STATUS);
 }
 
-/*
- * Start a stream bypassing the driver. Returns false if the engine rejected it.
- */
+/* Start a stream, bypassing the driver. False if the engine rejects it. */
 static inline bool bar_stream(struct pdma_bar *bar, unsigned int ch, __u64 dst,
 			      __u32 len, __u32 period)
 {

@@ -25,10 +25,7 @@ struct stall {
 	char answer[STALL_PAGE];	/* content to deliver */
 };
 
-/*
- * Returns 0 or -errno. @uffd is negative if userfaultfd is not available or not
- * permitted.
- */
+/* 0 or -errno. @uffd is negative if userfaultfd is missing or not permitted. */
 static inline int stall_prepare(struct stall *stall)
 {
 	struct uffdio_api api = { .api = UFFD_API };

@@ -315,10 +315,7 @@ static int cycle(unsigned int ch, unsigned int n)
 	return 0;
 }
 
-/*
- * Print the number of lines in the kernel log that contain @text, and the last
- * of these lines
- */
+/* Print how many lines of the kernel log contain @text, and the last one */
 static void count_log(const char *text)
 {
 	static char line[8192], found[512];

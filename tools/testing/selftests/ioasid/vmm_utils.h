@@ -291,10 +291,7 @@ static inline void vmm_remove_file(struct vmm *vm, const char *name)
 	unlink(vmm_path(path, vm->dir, name, NULL));
 }
 
-/*
- * Kill QEMU if it is still running, and free everything. Returns the error of
- * pdma_remove().
- */
+/* Kill QEMU if it runs, and free everything. Returns pdma_remove()'s error. */
 static inline int vmm_close(struct vmm *vm)
 {
 	int ret = 0;
@@ -339,9 +336,7 @@ static inline bool vmm_said(struct vmm *vm, const char *text)
 
 /* Line-based I/O */
 
-/*
- * Read a line from @fd without its end. Returns -EPIPE if the peer closed it.
- */
+/* Read a line from @fd without its end. Returns -EPIPE at end of file. */
 static inline int vmm_read_line(struct vmm_input *in, int fd, char *line,
 				size_t len, unsigned int ms)
 {
