@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What user space does with PASIDs, measured from there. Not a test: nothing is
- * judged. "make bench" runs it and reads what it writes.
+ * Benchmarks from user space. Not a test: nothing is checked. "make bench" runs
+ * it and evaluates the output.
  *
- *   ioasid_bench ioctl     IOASID_ALLOC and IOASID_FREE, of one and of many,
- *			    beside iommufd
- *   ioasid_bench memory    bytes for all numbers
+ *   ioasid_bench ioctl     IOASID_ALLOC and IOASID_FREE of one and of many
+ *			 IOASIDs, compared with iommufd
+ *   ioasid_bench memory    memory for all possible IOASIDs
  *   ioasid_bench close N PER_DOMAIN DEVICES [plain]
- *			    close of N PASIDs that are attached to up to that
- *			    many devices with ATS, or without, beside teardown
- *			    one by one; PER_DOMAIN of them share a domain, 0: all
+ *			 close a file with N attached IOASIDs, for up to this
+ *			 many devices with ATS ("plain": without ATS),
+ *			 compared with teardown one by one; PER_DOMAIN of
+ *			 them share a domain, 0: all
  *   ioasid_bench bystander N
- *			    one close of N PASIDs, each in a domain of its own,
- *			    beside a stream of somebody else: for a trace of the
- *			    emulator, which tells what the stream has lost
+ *			 one close of N IOASIDs, each in its own domain,
+ *			 during an unrelated stream; the trace of the emulator
+ *			 shows what that costs the stream
  *
- * Times are those of ioasid_bench/ in debugfs. "One by one" calls the driver's
- * intel_pasid_tear_down_entry() for each PASID, with nothing around it. Needs
- * CONFIG_IOASID_BENCH.
+ * Times are taken from ioasid_bench/ in debugfs. "One by one" calls
+ * intel_pasid_tear_down_entry() of the driver for each PASID and nothing else.
+ * Needs CONFIG_IOASID_BENCH.
  */
 #include <errno.h>
 #include <dirent.h>
@@ -50,7 +51,7 @@ static void die(const char *what)
 	exit(1);
 }
 
-/* What a file of debugfs says, which need not be a number alone */
+/* Sum of the numbers that follow @after in a debugfs file */
 static __u64 read_number(const char *path, const char *after)
 {
 	__u64 total = 0, value;
@@ -69,7 +70,7 @@ static __u64 read_number(const char *path, const char *after)
 	return total;
 }
 
-/* @file: now, recycled, settled */
+/* @file: now, recycled or settled */
 static __u64 time_of(const char *file)
 {
 	char path[64];
@@ -82,7 +83,7 @@ struct queue {
 	__u64 descs, waits;
 };
 
-/* Of all IOMMUs, since they were started */
+/* Totals of all IOMMUs since boot */
 static struct queue queue_now(void)
 {
 	return (struct queue) {
@@ -112,7 +113,7 @@ static void free_ids(int fd, __u32 count)
 		die("IOASID_FREE");
 }
 
-/* ioctl */
+/* Benchmark "ioctl" */
 
 #define PAIRS 2000
 #define BULK 4096
@@ -153,12 +154,12 @@ static void no_call(int fd)
 {
 	int i;
 
-	/* An ioctl that does not exist, twice */
+	/* Two nonexistent ioctls per pair */
 	for (i = 0; i < 2 * PAIRS; i++)
 		ioctl(fd, _IO(0xbd, 0xff));
 }
 
-/* The least of some rounds, with all that is left to others */
+/* Minimum of several rounds, including deferred work */
 static __u64 measure(void (*fn)(int fd), int fd)
 {
 	__u64 best = ~0ULL, start, empty, took;
@@ -194,7 +195,7 @@ static void bench_ioctl(void)
 	       measure(ioas_pairs, iommufd) / PAIRS);
 }
 
-/* memory */
+/* Benchmark "memory" */
 
 static __u64 mem_free_kib(void)
 {
@@ -209,7 +210,7 @@ static void bench_memory(void)
 	int ret;
 
 	memset(ids, 0, sizeof(ids));
-	/* Some are taken by others: as many as there are */
+	/* A few IDs may be in use: allocate as many as are free */
 	before = mem_free_kib();
 	while ((ret = ioasid_alloc(fd, 0, 0, free, ids)) == -ENOSPC &&
 	       free > NR_IDS - 1000)
@@ -223,7 +224,7 @@ static void bench_memory(void)
 	close(fd);
 }
 
-/* close */
+/* Benchmark "close" */
 
 static char devices[MAX_DEVICES][32];
 
@@ -275,7 +276,7 @@ static __u64 cost_start, cost_empty;
 static struct queue cost_queue;
 static const char *cost_until;
 
-/* @until: the file that tells when it is over */
+/* @until: debugfs file that returns the end time */
 static void cost_begin(const char *until)
 {
 	time_of("settled");
@@ -321,7 +322,7 @@ static void attach_all(int attach_fd, int fd, __u32 count, __u32 per_domain,
 			die(devices[i]);
 }
 
-/* Blocks one entry at a time, as without park */
+/* Tear down one entry at a time, as without park */
 static void teardown_all(int teardown_fd, __u32 count, int nr_devices)
 {
 	struct ioasid_bench_teardown cmd = {
@@ -376,7 +377,7 @@ static void bench_close_all(__u32 count, __u32 per_domain, int max)
 		bench_close(count, per_domain, nr_devices);
 }
 
-/* bystander */
+/* Benchmark "bystander" */
 
 #define STREAM_IOVA 0x100000
 #define STREAM_LEN PDMA_MAX_LEN
@@ -391,7 +392,7 @@ static void bench_bystander(__u32 count)
 	__u32 id;
 	void *buf;
 
-	/* Without ATS: what it reads and writes is looked up each time */
+	/* Without ATS, the IOMMU translates every access of the engine */
 	for (nth = 0; ; nth++) {
 		if (pdma_find_parent(nth, engine))
 			die("no engine without ATS");

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The life of two IOASIDs, told step by step
+ * The life cycle of two IOASIDs, step by step
  *
- * Every figure is read from the kernel or from the device when it is printed,
- * and checked. What is not as it must be is printed as such, and makes the
- * exit status 1. Nothing here that the tests do not test more thoroughly: this
- * is for reading.
+ * All figures are read from the kernel or the device at the time of printing,
+ * and checked. A wrong figure is marked and makes the exit status 1. Everything
+ * shown here is tested more thoroughly by the tests; this program is meant to
+ * be read.
  */
 #include "ioasid_utils.h"
 #include "ioasid_watch.h"
@@ -18,7 +18,7 @@
 #define POISON 0x5a5a5a5a5a5a5a5aULL
 #define MANY 2000
 
-/* What the guest of the virtual machine calls the number of its owner */
+/* The guest's PASID for the owner's IOASID */
 #define GUEST_PASID 7
 
 struct device {
@@ -27,7 +27,7 @@ struct device {
 	char uuid[PDMA_UUID_LEN + 1];
 	struct pdma_dev dev;
 	volatile __u64 *buf;
-	/* When it was parked */
+	/* Counters at the time of park */
 	__u64 last, done, refused, faults;
 };
 
@@ -90,7 +90,7 @@ static void tell_stream(struct device *d, __u32 id)
 	     (unsigned long long)value, d->label);
 }
 
-/* To be called right after what blocked the DMA: later values are late */
+/* Call this right after DMA was blocked: values that arrive later are late */
 static void note_last(struct device *d)
 {
 	size_t i;
@@ -102,7 +102,7 @@ static void note_last(struct device *d)
 		d->buf[i] = POISON;
 }
 
-/* The device goes on trying: nothing of that arrives, and nobody is bothered */
+/* The device keeps trying: nothing arrives, and no fault is reported */
 static void tell_blocked(struct device *d, const char *since)
 {
 	__u64 tried, late;
@@ -134,7 +134,7 @@ static void tell_log(int kmsg)
 	tell(!lines, "fault lines in the kernel log", "%d", lines);
 }
 
-/* @holders: kinds and counts, as the kernel lists them */
+/* @holders: kinds and counts in the format of debugfs */
 static void tell_row(__u32 id, const char *state, const char *holders,
 		     unsigned int attachments)
 {
@@ -154,7 +154,7 @@ static void tell_row(__u32 id, const char *state, const char *holders,
 	     row.attachments);
 }
 
-/* @before: what it had counted */
+/* @before: previous counter value */
 static void tell_guest(struct kvm_vm *vm, __u32 before)
 {
 	bool counts = vm_counts(vm);
@@ -163,7 +163,7 @@ static void tell_guest(struct kvm_vm *vm, __u32 before)
 	     "%u more, to %u", vm_counter(vm) - before, vm_counter(vm));
 }
 
-/* What all files have of the process that opened @fd */
+/* Counts over all files opened by the process that opened @fd */
 static void tell_set(int fd, __u32 active, __u32 parked)
 {
 	__u32 has_active = 0, has_parked = 0;
@@ -174,7 +174,7 @@ static void tell_set(int fd, __u32 active, __u32 parked)
 	     has_active, has_parked);
 }
 
-/* Number @id is not to be had */
+/* @id cannot be allocated */
 static void tell_taken(int fd, __u32 id)
 {
 	char what[64];

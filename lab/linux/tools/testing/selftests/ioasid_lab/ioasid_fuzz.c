@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Calls that nobody would make, and a search for more of them
+ * Random system calls, guided by coverage
  *
  *   ioasid_fuzz [--execs N] [--seconds T] [--seed S]
  *   ioasid_fuzz --replay FILE
  *
  * The defaults come from FUZZ_EXECS, FUZZ_SECONDS, FUZZ_SEED and FUZZ_REPLAY.
  *
- * An input is a sequence of calls: commands of /dev/ioasid, of a KVM device, of
- * mediated devices, with structs of words that need not make sense, at places
- * that may not be accessible, of descriptors that may be of another kind. Inputs
- * which take an edge in the kernel that none took before are kept, and others
- * are made of them (CONFIG_KCOV, with which objects is the kernel's choice).
- * Without kcov, inputs are random.
+ * An input is a sequence of calls on /dev/ioasid, a KVM device and mediated
+ * devices. Structs have random words and may be at inaccessible addresses, and
+ * descriptors may be of the wrong type. Inputs that reach a new edge in the
+ * kernel are kept and mutated (with CONFIG_KCOV; the kernel's build decides
+ * which objects are instrumented). Without kcov, inputs are random.
  *
- * What is expected: the errno that <linux/ioasid.h> says, where it says one;
- * nothing has changed when a call failed; nothing is left of a sequence. An
- * input that fails is made shorter, and printed for --replay: one call a line,
- * see call_print().
+ * Each call must return the errno that <linux/ioasid.h> specifies, if it does,
+ * a failed call must change nothing, and a sequence must leave nothing. A
+ * failing input is minimised and printed for --replay, one call per line, see
+ * call_print().
  */
 #define _GNU_SOURCE
 #include <getopt.h>
@@ -35,7 +34,7 @@
 
 #define ARRAY_LEN(x) (sizeof(x) / sizeof((x)[0]))
 
-/* What a descriptor is of. The first three are opened by the input. */
+/* Type of a descriptor. The first three are opened by the input. */
 enum object {
 	OBJ_FILE, OBJ_FILES = 3,
 	OBJ_VM = OBJ_FILES, OBJ_KVM_DEV,
@@ -75,7 +74,7 @@ static const struct {
 	[CMD_QUERY] = { "query", IOASID_QUERY, 8 },
 	[CMD_QUOTA] = { "quota", IOASID_SET_QUOTA, 3 },
 	[CMD_LIST] = { "list", IOASID_LIST, 5 },
-	/* The number is the first word */
+	/* The first word is the ioctl number */
 	[CMD_UNKNOWN] = { "ioctl", 0, 2 },
 	[CMD_FEATURE] = { "feature", VFIO_DEVICE_FEATURE, 12 },
 	[CMD_CREATE] = { "create", KVM_CREATE_DEVICE, 5 },
@@ -85,22 +84,22 @@ static const struct {
 };
 
 /*
- * A word of a struct, and how it is printed: a number, as that; the nth number
- * that the input has allocated; a descriptor; all others are pointers, and take
- * the place of two words.
+ * A word of a struct, with its letter when printed: a number, the nth IOASID
+ * allocated by the input, a descriptor, or a pointer. A pointer takes the place
+ * of two words.
  */
 enum kind {
 	KIND_VALUE,		/* hexadecimal */
 	KIND_ID,		/* i */
-	KIND_FD,		/* o, of that object */
-	KIND_PAYLOAD,		/* p: to the payload, readable and writable */
-	KIND_CUT,		/* s: the same, but only val bytes of it */
-	KIND_READ_ONLY,		/* r: the same, all of it, and no writes */
-	KIND_KERNEL,		/* k: to the kernel */
+	KIND_FD,		/* o: of that object */
+	KIND_PAYLOAD,		/* p: payload, readable and writable */
+	KIND_CUT,		/* s: payload, only val bytes accessible */
+	KIND_READ_ONLY,		/* r: payload, read-only */
+	KIND_KERNEL,		/* k: kernel address */
 	NR_KINDS,
 };
 
-/* No hexadecimal digit among them */
+/* None of these is a hexadecimal digit */
 static const char kind_names[] = "xiopsrk";
 
 struct word {
@@ -108,7 +107,7 @@ struct word {
 	__u32 val;
 };
 
-/* @place: where the struct is, one of the pointers among the kinds */
+/* @place: location of the struct, one of the pointer kinds */
 struct call {
 	__u8 cmd;
 	__u8 target;
@@ -124,7 +123,7 @@ struct input {
 	struct call calls[MAX_CALLS];
 };
 
-/* Two pages, of which the second cannot be accessed, and one to be read only */
+/* Two pages, the second of which is inaccessible, and a read-only page */
 struct area {
 	char *page;
 	char *rdonly;
@@ -133,10 +132,10 @@ struct area {
 static struct {
 	struct area arg, payload;
 	long page_size;
-	int watch;		/* a file of the set that nothing is done with */
-	int base_fd;		/* what the input opens is not below */
+	int watch;		/* an unused file of the same set */
+	int base_fd;		/* lowest descriptor opened by inputs */
 	int fds[NR_OBJECTS];
-	bool kvm_ioasid;	/* OBJ_KVM_DEV is of that type */
+	bool kvm_ioasid;	/* OBJ_KVM_DEV is an IOASID device */
 	struct pdma_dev dev[2];
 	char uuid[2][PDMA_UUID_LEN + 1];
 	bool cgroup;
@@ -144,7 +143,7 @@ static struct {
 	__u32 ids[MAX_IDS];
 	unsigned int nr_ids;
 	__u64 rnd;
-	char why[256];		/* the input has failed */
+	char why[256];		/* why the input failed */
 } env;
 
 /* kcov */
@@ -182,7 +181,7 @@ static void cover_begin(void)
 		__atomic_store_n(&cover.area[0], 0, __ATOMIC_RELAXED);
 }
 
-/* How many edges are new since cover_begin() */
+/* Number of new edges since cover_begin() */
 static unsigned int cover_end(void)
 {
 	unsigned long i, n, pc, last = 0, hash;
@@ -204,7 +203,7 @@ static unsigned int cover_end(void)
 	return new;
 }
 
-/* Random numbers: the same for the same seed */
+/* Reproducible random numbers */
 
 static __u64 rnd(void)
 {
@@ -221,7 +220,7 @@ static bool one_in(unsigned int n)
 	return !below(n);
 }
 
-/* Inputs as text */
+/* Text format of inputs */
 
 static void word_print(char *buf, size_t len, const struct word *word)
 {
@@ -232,8 +231,8 @@ static void word_print(char *buf, size_t len, const struct word *word)
 }
 
 /*
- * A call, its descriptor, where the struct is, its words; after a bar, those of
- * what it points to: "free 0 p0 18 0 2 0 p0 | i0 i1"
+ * Print a call: name, descriptor, location of the struct and its words; after a
+ * bar, the words of the payload: "free 0 p0 18 0 2 0 p0 | i0 i1"
  */
 static void call_print(char *buf, size_t len, const struct call *call)
 {
@@ -311,7 +310,7 @@ static void input_print(const struct input *input)
 	}
 }
 
-/* Of what input_print() has written, or the same without "#" */
+/* Read the output of input_print(), with or without "#" */
 static bool input_read(const char *file, struct input *input)
 {
 	char line[512], *text;
@@ -335,7 +334,7 @@ static bool input_read(const char *file, struct input *input)
 
 /* Running an input */
 
-/* The first is what counts */
+/* Keep the first failure */
 #define fail(...) do {							\
 	if (!env.why[0])						\
 		snprintf(env.why, sizeof(env.why), __VA_ARGS__);	\
@@ -362,7 +361,7 @@ static void *pointer(const struct area *area, const struct word *word)
 	}
 }
 
-/* What all of the words are, in @buf of one page */
+/* Write the values of the words to @buf, which is one page */
 static void write_words(char *buf, const struct word *words, unsigned int n)
 {
 	unsigned int i;
@@ -374,7 +373,7 @@ static void write_words(char *buf, const struct word *words, unsigned int n)
 		val = words[i].val;
 		switch (words[i].kind) {
 		case KIND_VALUE:
-			/* As a pointer, it is not one into this program */
+			/* Avoid valid pointers into this program */
 			if (val > MAX_COUNT + 1 && val < INT_MAX)
 				val |= 1U << 31;
 			break;
@@ -395,7 +394,7 @@ static void write_words(char *buf, const struct word *words, unsigned int n)
 	}
 }
 
-/* The same, at where @place tells: as much of it as can be written */
+/* Same, at @place, as far as that is writable */
 static void *write_area(struct area *area, const struct word *place,
 			const struct word *words, unsigned int n)
 {
@@ -417,7 +416,7 @@ static void *write_area(struct area *area, const struct word *place,
 
 static const struct word whole = { .kind = KIND_PAYLOAD };
 
-/* The payload is where the struct says that it is, or at the usual place */
+/* Use the location given by the struct, or the default one */
 static void write_payload(const struct call *call)
 {
 	const struct word *place = &whole;
@@ -444,8 +443,8 @@ static bool zeroes(const char *buf, size_t len)
 }
 
 /*
- * The errno that a command of /dev/ioasid must end with, whatever else is the
- * matter, 0: that depends. As <linux/ioasid.h> has it, in that order.
+ * The errno that a command of /dev/ioasid must return for these arguments, in
+ * the order of checks in <linux/ioasid.h>, or 0 if it depends on state.
  */
 static int expect_file(const struct call *call, const char *arg)
 {
@@ -486,7 +485,7 @@ static int expect_file(const struct call *call, const char *arg)
 	}
 }
 
-/* The same for the attributes of the KVM device */
+/* Same, for the attributes of the KVM device */
 static int expect_kvm(const struct call *call, const char *arg)
 {
 	struct kvm_device_attr attr;
@@ -520,7 +519,7 @@ static int expect_kvm(const struct call *call, const char *arg)
 	return map.guest_pasid > 0xfffff ? -EINVAL : 0;
 }
 
-/* The same for giving an IOASID to a device, and for taking it away */
+/* Same, for adding an IOASID to a device and for dropping it */
 static int expect_device(const char *arg)
 {
 	const __u32 ops = VFIO_DEVICE_IOASID_ADD | VFIO_DEVICE_IOASID_REPLACE |
@@ -550,7 +549,7 @@ static int expect(const struct call *call, unsigned long nr, const char *arg)
 	if (env.fds[call->target] < 0 || call->target == OBJ_PATH)
 		return -EBADF;
 	if (file && call->cmd == CMD_UNKNOWN) {
-		/* One of ours may be among them */
+		/* It may be a valid number */
 		return nr < IOASID_GET_INFO || nr > IOASID_LIST ? -ENOTTY : 0;
 	}
 	if (file && (call->cmd < CMD_INFO || call->cmd > CMD_LIST))
@@ -571,7 +570,7 @@ static int expect(const struct call *call, unsigned long nr, const char *arg)
 	return 0;
 }
 
-/* Whatever it is, it is one of those that are documented */
+/* The errno must be documented for the command in any case */
 static bool documented(const struct call *call, int error)
 {
 	switch (error) {
@@ -590,7 +589,7 @@ static bool documented(const struct call *call, int error)
 	case ESHUTDOWN:
 		return call->cmd == CMD_FEATURE || call->cmd == CMD_SET;
 	default:
-		/* Of KVM and VFIO */
+		/* Errors of KVM and VFIO */
 		return !is_file(call);
 	}
 }
@@ -601,7 +600,7 @@ static void remember(const __u32 *ids, unsigned int count)
 		env.ids[env.nr_ids++] = *ids++;
 }
 
-/* @count of what was allocated to where the struct says */
+/* @count IDs were allocated to the array given by the struct */
 static void check_numbers(const char *arg, unsigned int count)
 {
 	struct ioasid_alloc alloc;
@@ -621,7 +620,7 @@ static void check_numbers(const char *arg, unsigned int count)
 	remember(ids, count);
 }
 
-/* What this process has, and the quota of the file that is called */
+/* Counts of this process, and the quota of the called file */
 static void get_counts(const struct call *call, struct ioasid_info *info)
 {
 	__u32 active = 0, parked = 0;
@@ -635,7 +634,7 @@ static void get_counts(const struct call *call, struct ioasid_info *info)
 	info->parked = parked;
 }
 
-/* As the call may change it */
+/* Compare with the changes that the call should have made */
 static void check_counts(const struct call *call, int error, const char *arg,
 			 const struct ioasid_info *before)
 {
@@ -673,7 +672,7 @@ static void run_ioctl(const struct call *call)
 	int error, expected;
 	char *arg;
 
-	/* A descriptor that is not told could not be closed */
+	/* The new descriptor must be readable, so that it can be closed */
 	if (call->cmd == CMD_CREATE)
 		place = whole;
 	write_payload(call);
@@ -705,7 +704,7 @@ static void run_ioctl(const struct call *call)
 	if (call->cmd == CMD_UNKNOWN || place.kind == KIND_CUT ||
 	    place.kind == KIND_KERNEL)
 		arg = before;
-	/* A struct that is cut fails, or is that of a shorter one: both tell */
+	/* Accept a truncated struct: it fails or has a smaller size */
 	if (!error && call->cmd == CMD_ALLOC && is_file(call) && arg != before)
 		check_numbers(arg, ((struct ioasid_alloc *)arg)->count);
 	if (error || arg != before)
@@ -777,7 +776,7 @@ static long number_in(const char *path)
 	return pdma_read_file(path, buf, sizeof(buf)) ? -1 : atol(buf);
 }
 
-/* Lines of it: IOASIDs of the whole machine */
+/* Number of lines, for all IOASIDs of the machine */
 static unsigned int count_ioasids(void)
 {
 	FILE *f = fopen("/sys/kernel/debug/ioasid/ioasids", "r");
@@ -797,7 +796,7 @@ struct state {
 	__u32 parked;
 	unsigned int ioasids;
 	long long charged;
-	long taint;		/* a complaint of the kernel sets a bit */
+	long taint;		/* changes if the kernel warns */
 };
 
 static void get_state(struct state *state)
@@ -849,7 +848,7 @@ static void check_left(const struct state *before)
 		fail("the kernel complains, see its log");
 }
 
-/* True: nothing is wrong, else env.why tells */
+/* Returns true if nothing is wrong, else env.why is set */
 static bool input_run(const struct input *input, unsigned int *new)
 {
 	struct state before;
@@ -938,7 +937,7 @@ static void make_alloc(struct call *call)
 	add_word(call, V(0));
 	add_word(call, V(min));
 	add_word(call, V(min ? min + below(40) : 0));
-	/* More than a page of them would not be written to the payload */
+	/* The payload has room for a page of IDs only */
 	add_word(call, V(count > 1000 ? any_value() : count));
 	add_word(call, V(0));
 	add_word(call, PTR());
@@ -1052,7 +1051,7 @@ static void make_attr(struct call *call)
 	}
 }
 
-/* One that makes sense, mostly */
+/* Make a call that is mostly valid */
 static void make_call(struct call *call, enum command cmd)
 {
 	*call = (struct call){
@@ -1091,7 +1090,7 @@ static void make_call(struct call *call, enum command cmd)
 		make_list(call);
 		break;
 	case CMD_UNKNOWN:
-		/* With a size and a direction, or a number that is not used */
+		/* With size and direction bits, or an unused number */
 		add_word(call, V(IOASID_GET_INFO + below(9) +
 				 (one_in(2) ? 0xc0200000 : 0)));
 		add_word(call, V(32));
@@ -1127,7 +1126,7 @@ static enum command any_command(void)
 	return i;
 }
 
-/* Begins with something to work with. A VM takes longer than all the rest. */
+/* Start with files and IOASIDs, sometimes with a VM, which is slow */
 static void make_input(struct input *input)
 {
 	static const enum command first[] = {
@@ -1204,7 +1203,7 @@ static void delete_call(struct input *input, unsigned int at)
 		(input->len - at) * sizeof(input->calls[0]));
 }
 
-/* Part of @other at a random place */
+/* Insert part of @other at a random place */
 static void splice_calls(struct input *input, const struct input *other)
 {
 	unsigned int from = below(other->len), at = below(input->len + 1);
@@ -1244,8 +1243,8 @@ static void mutate(struct input *input, const struct input *other)
 }
 
 /*
- * Leave out what it fails without. What it has left in the kernel is no news the
- * second time, so that it can happen that it does not fail again.
+ * Remove calls that are not needed to fail. This may lose the failure, as state
+ * leaked by an earlier run is not detected again.
  */
 static void shrink(struct input *input)
 {
@@ -1311,7 +1310,7 @@ static bool map_area(struct area *area)
 	       !mprotect(area->page + env.page_size, env.page_size, PROT_NONE);
 }
 
-/* Two mediated devices of one engine, as far as there are any */
+/* Up to two mediated devices of one engine */
 static unsigned int setup_devices(void)
 {
 	char parent[NAME_MAX + 1];
@@ -1331,7 +1330,7 @@ static unsigned int setup_devices(void)
 	return n;
 }
 
-/* KVM waits for many, and it is not their length that is tested */
+/* KVM waits for many grace periods; their duration is not under test */
 static void setup_grace_periods(const char *expedited)
 {
 	pdma_write_file("/sys/kernel/rcu_expedited", expedited);
@@ -1348,7 +1347,7 @@ static bool setup_cgroup(void)
 	return !mkdir(env.group, 0755) && !enter(env.group);
 }
 
-/* @clean: nothing is known to be left, so that it is worth to wait for it */
+/* @clean: nothing was leaked, so waiting for the cgroup makes sense */
 static bool tear_down(bool clean)
 {
 	bool ok = true;
@@ -1367,7 +1366,7 @@ static bool tear_down(bool clean)
 	return ok;
 }
 
-/* Every input can be printed and read back: else none could be replayed */
+/* Check that inputs survive printing and parsing, as needed for replay */
 static bool text_is_the_input(void)
 {
 	char text[512], again[512];
@@ -1473,7 +1472,7 @@ int main(int argc, char **argv)
 				 "search_is_guided_by_coverage\n");
 	else
 		ksft_test_result_skip("search_is_guided_by_coverage\n");
-	/* What is left of an input that failed has been told */
+	/* What a failed input left behind was reported already */
 	clean = tear_down(ok);
 	if (ok)
 		ksft_test_result(clean, "nothing_is_left\n");

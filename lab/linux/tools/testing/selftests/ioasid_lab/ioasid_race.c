@@ -2,19 +2,18 @@
 /*
  * Random operations of several processes and threads at once
  *
- * From the environment: RACE_OPS, RACE_SEED, RACE_SECONDS, when it stops even if
- * fewer operations were done. With RACE_CPUS=1, a CPU is taken away and comes back
- * in some of the rounds.
+ * Settings from the environment: RACE_OPS, RACE_SEED, and RACE_SECONDS, a limit
+ * on the run time. With RACE_CPUS=1, some rounds take a CPU offline and online.
  *
- * ioasid_soak knows each answer, but does one thing at a time. Here nobody
- * knows who is first. So each thread writes down in memory that all share what
- * it has been given, and what it has been told is gone. An answer is wrong if
- * that was so before the call, or is so after it, and the answer denies it.
+ * Unlike ioasid_soak, which knows each answer but does one thing at a time,
+ * this program cannot know which thread is first. Each thread therefore records
+ * in shared memory what it was given, and what it was told is gone. An answer
+ * is wrong if it contradicts the record both before and after the call.
  *
- * The work is done in rounds. In each of them something else happens meanwhile:
- * a process is killed, an engine is reset, unbound or taken out, a CPU goes. At
- * the end of a round all threads stop, and everything is counted: exactly, but
- * for what a killed process was just doing.
+ * The work is done in rounds, each with a different event in the background: a
+ * process is killed, an engine is reset, unbound or removed, a CPU goes
+ * offline. At the end of a round, all threads stop and all counts are checked,
+ * exactly except for what a killed process was doing.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -34,16 +33,16 @@
 #define NR_PROCS	3
 #define NR_THREADS	2
 #define NR_RACERS	(NR_PROCS * NR_THREADS)
-/* One that stays open to the end of the round, and one that need not */
+/* Per process: one stays open until the end of the round, one may be closed */
 #define NR_FILES	(2 * NR_PROCS)
 #define KEPT(file)	(!((file) % 2))
 #define NR_GUEST	2
-/* IOASIDs that a device holds for long */
+/* IOASIDs that a device holds for a longer time */
 #define NR_HELD		3
 
 /*
- * Numbers of a round, which everybody knows. Each is used once, so that what is
- * told of a number that was freed cannot be told of its next life.
+ * IDs of a round, known to all threads. Each is used only once, so that an
+ * answer about a freed ID cannot refer to its next object.
  */
 #define NR_NUMS		400
 #define FIRST_ID	0x10000
@@ -59,7 +58,7 @@
 #define DRIVER		"/sys/bus/pci/drivers/pdma"
 #define CPU1		"/sys/devices/system/cpu/cpu1/online"
 
-/* What happens during a round */
+/* Background event of a round */
 enum event {
 	EV_NOTHING, EV_KILL, EV_RESET, EV_LIMIT, EV_MEMORY, EV_CPU, EV_UNBIND,
 	EV_REMOVE, NR_EVENTS
@@ -78,12 +77,12 @@ struct num {
 	__u32 id;
 };
 
-/* What a thread holds, and what it is about to change: numbers, or NONE */
+/* IDs that a thread holds and is about to change, or NONE */
 struct racer {
-	int held[NR_HELD];	/* by its device, which no other thread uses */
+	int held[NR_HELD];	/* by its device, which only this thread uses */
 	int guest_num[NR_GUEST];
-	int stream[NR_CHANS];	/* what each channel streams with */
-	/* From before a call until what it did is written down */
+	int stream[NR_CHANS];	/* stream of each channel */
+	/* Set before a call until its result is recorded */
 	int doing;
 	bool done;
 };
@@ -95,14 +94,14 @@ struct shared {
 	__u32 first_id;
 	struct num num[NR_NUMS];
 	struct racer racer[NR_RACERS];
-	/* By process: the descriptor of that file is no more, or about to be */
+	/* By process: the descriptor of this file is closed, or about to be */
 	bool closed[NR_PROCS][NR_FILES];
-	/* Who has a number of the window */
+	/* Holder of each ID of the window */
 	int window[WINDOW_LEN];
-	/* The process that is about to be killed, or dead; or NONE */
+	/* The process that is dead or about to be killed, or NONE */
 	int killed;
 	bool engine_gone;
-	/* Engines are reset: for moments, they start and attach nothing */
+	/* Engines are being reset: they may reject commands and attachments */
 	bool resets;
 	unsigned long ops;
 	unsigned long freed;
@@ -154,7 +153,7 @@ static __u32 rnd(struct thread *t, __u32 n)
 	return next_random(&t->rng) % n;
 }
 
-/* Nobody can know what an answer of a file that is being closed will be */
+/* Answers for a file that is being closed cannot be predicted */
 static bool file_is_open(int f)
 {
 	return !load(&shared->closed[proc][f]);
@@ -166,13 +165,13 @@ static int pick_num(struct thread *t)
 
 	if (count > NR_NUMS)
 		count = NR_NUMS;
-	/* Those that are not old have more to tell */
+	/* Prefer recent IDs */
 	if (count > 32 && rnd(t, 4))
 		return count - 1 - rnd(t, 32);
 	return count ? (int)rnd(t, count) : NONE;
 }
 
-/* Takes a number into account that the kernel has just given */
+/* Record a new IOASID */
 static void note_num(int n, int f, __u32 id)
 {
 	struct num *num = &shared->num[n];
@@ -240,7 +239,7 @@ static bool claim_window(int i, int mine)
 	while (!__atomic_compare_exchange_n(&shared->window[i], &holder, mine,
 					    false, __ATOMIC_SEQ_CST,
 					    __ATOMIC_SEQ_CST)) {
-		/* A process that is killed lets go, and cannot tell */
+		/* A killed process releases it without recording that */
 		if (holder &&
 		    load(&shared->killed) != (holder - 1) / NR_THREADS)
 			return fail("number %u is held twice, by %d and %d",
@@ -250,8 +249,8 @@ static bool claim_window(int i, int mine)
 }
 
 /*
- * A number that comes back at once, and that nobody else is told of. It is
- * mine until this device has let go of it, too.
+ * Allocate an ID that is freed again at once and not shown to others. This
+ * thread owns it until its device has dropped it, too.
  */
 static bool do_window(struct thread *t)
 {
@@ -333,7 +332,7 @@ static bool do_quota(struct thread *t)
 	return ret ? fail("quota: %d", ret) : true;
 }
 
-/* An answer of somebody who was shown number @n, which was @before the call */
+/* Check the answer of a user that was given ID @n, whose state was @before */
 static bool user_answer(const char *what, int n, int before, int ret)
 {
 	struct num *num = &shared->num[n];
@@ -347,8 +346,8 @@ static bool user_answer(const char *what, int n, int before, int ret)
 }
 
 /*
- * Whether DMA with number @n must work: nobody has freed it, its file stays open,
- * no process was killed that may just have freed it, and the engines are there.
+ * Whether DMA with ID @n must work: it is not freed, its file stays open, no
+ * killed process can have freed it, and no engine is reset or gone.
  */
 static bool is_usable(int n)
 {
@@ -357,7 +356,7 @@ static bool is_usable(int n)
 	       !shared->resets && !load(&shared->engine_gone);
 }
 
-/* A number is PARKED a moment before the thread that frees it says so */
+/* An IOASID is PARKED slightly before the freeing thread has recorded that */
 static bool has_become_unusable(int n)
 {
 	return wait_until(!is_usable(n));
@@ -368,7 +367,7 @@ static char *chan_buf(struct thread *t, int c)
 	return t->buf + c * BUF_LEN;
 }
 
-/* The device has dropped number @n, and with it the streams */
+/* The device has dropped ID @n, which ends its streams */
 static bool end_streams(struct thread *t, int n)
 {
 	int c;
@@ -386,7 +385,7 @@ static bool end_streams(struct thread *t, int n)
 	return true;
 }
 
-/* Where the device holds number @n, or NULL */
+/* The slot in which the device holds ID @n, or NULL */
 static int *find_held(struct thread *t, int n)
 {
 	int i;
@@ -428,7 +427,7 @@ static bool do_hold(struct thread *t)
 		return fail("number %u is held twice by a device", id);
 	if (!ret && old >= 0 && old != n && !end_streams(t, old))
 		return false;
-	/* Another device of this engine has it */
+	/* Another device of this engine holds it */
 	if (ret == -EBUSY || load(&shared->engine_gone) || !file_is_open(f) ||
 	    (ret == -EEXIST && has))
 		return true;
@@ -475,7 +474,7 @@ static bool do_drop_all(struct thread *t)
 	return true;
 }
 
-/* As many as the device holds, in ascending order, each of which it holds */
+/* The list must have exactly the held IDs in ascending order */
 static bool do_list(struct thread *t)
 {
 	struct vfio_device_ioasid entries[NR_HELD + 1];
@@ -509,7 +508,7 @@ static bool do_list(struct thread *t)
 	return true;
 }
 
-/* With a number that the device holds, or with another one */
+/* Copy with an ID that the device holds, or with another one */
 static bool do_copy(struct thread *t)
 {
 	int c = rnd(t, NR_CHANS), n = t->me->held[rnd(t, NR_HELD)];
@@ -546,7 +545,7 @@ static bool do_copy(struct thread *t)
 	return true;
 }
 
-/* Nothing may arrive any more of a stream whose number was freed */
+/* Nothing may arrive from a stream whose IOASID was freed */
 static bool check_silence(struct thread *t, int c)
 {
 	struct pdma_dev chan = pdma_channel(&t->dev, c);
@@ -563,7 +562,7 @@ static bool check_silence(struct thread *t, int c)
 	return true;
 }
 
-/* Any other stream goes on, whatever happens to other numbers of the device */
+/* All other streams keep running, whatever happens to other IDs */
 static bool check_progress(struct thread *t, int c)
 {
 	int n = t->me->stream[c];
@@ -617,7 +616,7 @@ static bool do_stream(struct thread *t)
 	if (before == NUM_FREED)
 		return fail("stream with what was freed");
 	t->me->stream[c] = n;
-	/* Most of the time, it is cut off by somebody: why not by me? */
+	/* Mostly, other threads end the stream; sometimes end it here */
 	return rnd(t, 2) ? true : do_free_num(t, n);
 }
 
@@ -657,7 +656,7 @@ static bool do_guest(struct thread *t)
 	return user_answer("KVM ADD", n, before, ret);
 }
 
-/* A file of its own, with numbers that go with it */
+/* Open and close a file with IOASIDs in it */
 static bool do_file(struct thread *t)
 {
 	int fd = ioasid_open(), ret;
@@ -677,7 +676,7 @@ static bool do_file(struct thread *t)
 	return true;
 }
 
-/* Another thread may be in the middle of a call: its descriptor stays valid */
+/* Replace the descriptor: calls of the other thread need a valid one */
 static bool do_close(struct thread *t)
 {
 	int f = 2 * rnd(t, NR_PROCS) + 1, null;
@@ -699,7 +698,7 @@ static bool do_free(struct thread *t)
 	return n < 0 ? true : do_free_num(t, n);
 }
 
-/* Those that are there twice happen more often */
+/* List an operation twice to run it more often */
 #define NR_KINDS 25
 
 static bool (*const op[NR_KINDS])(struct thread *t) = {
@@ -723,7 +722,7 @@ static void *thread_main(void *arg)
 	for (i = 0; i < ROUND_OPS / NR_RACERS && !load(&shared->stop); i++)
 		if (!one_op(t) || !check_streams(t))
 			break;
-	/* Who has it open keeps the engine from going away */
+	/* Removal of the engine waits for the close */
 	if (t->has_dev && load(&shared->engine_gone)) {
 		for (i = 0; i < NR_HELD; i++)
 			store(&t->me->held[i], NONE);
@@ -747,7 +746,7 @@ static int open_vm(void)
 	return vm_dev < 0 ? vm_dev : 0;
 }
 
-/* A process of racers. Ends when nobody is at the other end of @sock any more */
+/* A process with racer threads. Ends when the peer of @sock is closed. */
 static void process_main(int sock, __u64 seed)
 {
 	struct thread threads[NR_THREADS] = {};
@@ -807,8 +806,8 @@ static struct {
 	__u64 rng;
 	pid_t pid[NR_PROCS];	/* 0: killed */
 	int sock[NR_PROCS];
-	int file[NR_FILES];	/* those that are kept */
-	int engine;		/* taken away, or NONE */
+	int file[NR_FILES];	/* of the files that stay open */
+	int engine;		/* removed, or NONE */
 	int resets;
 	pid_t helper;
 } this_round;
@@ -931,7 +930,7 @@ static void use_memory(void)
 	pdma_write_file("/proc/sys/vm/compact_memory", "1");
 }
 
-/* @go: or come back */
+/* @go: remove the engine, else bring it back */
 static bool move_engine(enum event event, bool go)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX];
@@ -946,7 +945,7 @@ static bool move_engine(enum event event, bool go)
 	return !pdma_write_file(path, "1");
 }
 
-/* Returns when all have let go of the engine: so in a process of its own */
+/* Use another process, as this blocks while the engine is in use */
 static bool take_engine(enum event event)
 {
 	int e = draw(env.engines), i;
@@ -998,7 +997,7 @@ static bool move_process(void)
 		       fail("cannot move a process") : true;
 }
 
-/* Again and again, until false: it is not to happen once more */
+/* Called repeatedly until it returns false */
 static bool do_event(enum event event)
 {
 	unsigned int p = draw(NR_PROCS);
@@ -1016,7 +1015,7 @@ static bool do_event(enum event event)
 			return false;
 		if (pci_reset(env.engine[p % env.engines]))
 			return fail("cannot reset an engine");
-		/* Each takes a tenth of a second, in which nothing goes on */
+		/* Limit the number, as all work stops for 100 ms each time */
 		return ++this_round.resets < MAX_RESETS;
 	case EV_LIMIT:
 		return set_limit(p % NR_GROUPS, draw(2) ? "10" : "max") &&
@@ -1025,7 +1024,7 @@ static bool do_event(enum event event)
 		use_memory();
 		return true;
 	case EV_CPU:
-		/* A machine of one CPU has no such file */
+		/* Fails on a machine with one CPU, which lacks this file */
 		return !pdma_write_file(CPU1, "0") &&
 		       !pdma_write_file(CPU1, "1");
 	case EV_UNBIND:
@@ -1038,7 +1037,7 @@ static bool do_event(enum event event)
 	}
 }
 
-/* What a killed process was just doing is not known */
+/* The state is unknown if a killed process was changing it */
 static bool is_known(int n)
 {
 	int i;
@@ -1104,7 +1103,7 @@ static bool check_num(int n, int state, unsigned int users,
 	return true;
 }
 
-/* All threads have stopped and hold what they hold */
+/* All threads have stopped, and their records are final */
 static bool check_set(int p)
 {
 	unsigned int active = 0, parked = 0, slack = 0, users, attachments;
@@ -1118,7 +1117,7 @@ static bool check_set(int p)
 		if (state == NUM_NEW || f / 2 != p)
 			continue;
 		users = users_of(n, &attachments);
-		/* The end of its file has freed it */
+		/* Freed by closing its file */
 		if (!is_open(f))
 			state = NUM_FREED;
 		active += state == NUM_LIVE;
@@ -1127,7 +1126,7 @@ static bool check_set(int p)
 		    !check_num(n, state, users, attachments))
 			return false;
 	}
-	/* What it was given in its last moment, and what it had of the window */
+	/* Tolerate what a killed process may just have allocated */
 	if (shared->killed != NONE)
 		slack = NR_THREADS * (MAX_BATCH + 1);
 	wait_until(!ioasid_set_counts(this_round.file[2 * p], &set_active,
@@ -1151,7 +1150,7 @@ static unsigned int rows(void)
 	while (fgets(line, sizeof(line), f))
 		count++;
 	fclose(f);
-	/* One is the header */
+	/* Do not count the heading */
 	return count - 1;
 }
 

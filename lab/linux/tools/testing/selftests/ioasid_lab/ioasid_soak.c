@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Random operations of several processes, and a model that tells every answer
+ * Random operations of several processes, checked against a model
  *
  *   ioasid_soak [--ops N] [--seed S] [--seconds T]
  *   ioasid_soak --replay FILE
  *
  * The defaults of the three come from SOAK_OPS, SOAK_SEED and SOAK_SECONDS.
  *
- * One process drives the others ("actors") by sockets, one operation at a time,
- * so that the model knows each errno, each state and each counter. Operations
- * come in sequences. Each starts with nothing and must end with nothing. The
- * same seed gives the same sequences: an operation names slots, not what the
- * kernel has put there, and one that makes no sense at its place is left out.
- * For the same reason any part of a sequence is a sequence: one that fails is
- * replayed with parts removed until nothing more can be, and written down, one
- * operation a line, for --replay.
+ * One process drives the others ("actors") through sockets, one operation at a
+ * time, so that the model can predict each errno, state and counter. Each
+ * sequence of operations starts from nothing and must leave nothing. The same
+ * seed gives the same sequences: operations name slots rather than values
+ * chosen by the kernel, and an operation that makes no sense in its place is
+ * skipped. Therefore any part of a sequence is a valid sequence: a failing one
+ * is minimised by removing parts, and printed for --replay, one operation per
+ * line.
  */
 #define _GNU_SOURCE
 #include <getopt.h>
@@ -39,7 +39,7 @@
 #define NR_NUMS		24
 #define NR_VMS		2
 #define NR_GUEST	3
-/* Of files that are open, and of those that have left numbers behind */
+/* Accounts of open files, and of closed files that left IOASIDs behind */
 #define NR_ACCOUNTS	(NR_FILES + NR_NUMS + 1)
 
 #define SEQ_LEN		400
@@ -50,7 +50,7 @@
 
 #define REPLY_MS	60000
 
-/* Descriptors that every actor has */
+/* Descriptor numbers that all actors share */
 #define FD_MEM		90
 #define FD_SOCK		100
 #define BAD_FD		900
@@ -64,11 +64,11 @@ enum code {
 	OP_VM_OPEN, OP_VM_CLOSE, OP_ADD, OP_REPLACE, OP_DEL, OP_CLEAR, OP_MAPS,
 	OP_LIMIT, OP_MOVE, OP_RESET, OP_RECLAIM,
 	NR_OPS,
-	/* Not in a sequence: what fork and passing take besides */
+	/* Internal step of fork and pass, not part of sequences */
 	MSG_RECEIVE = NR_OPS,
 };
 
-/* Names of the operations and of what they are given: p is the actor */
+/* Names and arguments of the operations. The first argument is the actor p. */
 static const struct {
 	const char *name;
 	unsigned int weight;
@@ -126,7 +126,7 @@ struct reply {
 	__u32 val[8];
 };
 
-/* In the memory that all processes share */
+/* At the start of the memory shared by all processes */
 struct shared {
 	char uuid[NR_DEVS][PDMA_UUID_LEN + 1];
 };
@@ -182,7 +182,7 @@ static void actor_init(unsigned int nr)
 
 static void actor_loop(void);
 
-/* Siblings, not children: so that one process can wait for all of them */
+/* Create siblings rather than children, so that one process can wait for all */
 static int actor_fork(__u32 nr, __u32 *pid)
 {
 	long ret = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
@@ -260,7 +260,7 @@ static int actor_stop(__u32 d, __u32 c)
 	return pdma_stop(&chan);
 }
 
-/* How many of @count IOASIDs from number @start on there are; those in @val */
+/* List up to @count IOASIDs from ID @start into @val. Returns their number. */
 static int actor_list(__u32 d, __u32 start, __u32 count, __u32 *val)
 {
 	struct vfio_device_ioasid entries[MAX_BATCH];
@@ -276,7 +276,7 @@ static int actor_list(__u32 d, __u32 start, __u32 count, __u32 *val)
 	return ret;
 }
 
-/* Number and state of what each guest PASID is mapped to, 0: nothing */
+/* ID and state mapped at each guest PASID, or 0 */
 static int actor_maps(__u32 v, __u32 *val)
 {
 	struct kvm_ioasid_entry entries[NR_GUEST + 1];
@@ -451,8 +451,8 @@ static int actor_main(const char *nr, char *files)
 /* The model */
 
 struct num {
-	int state;	/* 0: nobody holds it, else enum ioasid_state */
-	__u32 id;	/* stays when it is recycled */
+	int state;	/* enum ioasid_state, or 0 if unused */
+	__u32 id;	/* kept after recycling */
 	int file;	/* -1: closed */
 	int account;
 	int group;
@@ -460,18 +460,18 @@ struct num {
 
 static struct {
 	struct {
-		pid_t pid;	/* 0: there is none */
+		pid_t pid;	/* 0: does not exist */
 		int group;
 	} proc[NR_PROCS];
 	struct {
-		unsigned int procs;	/* who has a descriptor, a bit for each */
+		unsigned int procs;	/* processes that have it open */
 		int account;
 	} file[NR_FILES];
 	struct num num[NR_NUMS];
 	struct {
-		int proc;	/* who has it open, -1: nobody */
+		int proc;	/* process that has it open, or -1 */
 		bool holds[NR_NUMS];
-		int stream[NR_CHANS];	/* a number that it holds, -1: none */
+		int stream[NR_CHANS];	/* slot of its IOASID, or -1 */
 	} dev[NR_DEVS];
 	struct {
 		int proc;
@@ -481,17 +481,17 @@ static struct {
 	__u32 limit[NR_GROUPS];
 } model;
 
-/* The driver's end of the socket of each actor */
+/* The driver's sockets to the actors */
 static int sock_of[NR_PROCS];
 
 static char why[256];
 
 /*
- * Successful answers; streams that ended because their IOASID was parked or
- * dropped; and how often another stream was seen to go on after such an end
+ * Successful operations; streams that ended because their IOASID was parked or
+ * dropped; and how often another stream was checked to continue after that
  */
 static unsigned long succeeded, cut_off, went_on;
-/* Some DMA must have ended just now: wait to see whether it has, and no other */
+/* DMA must just have ended: check that it has, and that no other DMA has */
 static bool settle;
 
 static bool fail(const char *fmt, ...)
@@ -594,7 +594,7 @@ static unsigned int count_window(void)
 	return count;
 }
 
-/* The IOASID of file @f with the number that slot @n has, or had: or -1 */
+/* The slot of the IOASID of file @f with the ID stored in slot @n, or -1 */
 static int find_num(int f, int n)
 {
 	int i;
@@ -613,7 +613,7 @@ static void put_num(int n)
 		model.num[n].state = 0;
 }
 
-/* Whether values of a stream arrive */
+/* Whether the stream should be arriving */
 static bool arrives(int d, int c)
 {
 	int n = model.dev[d].stream[c];
@@ -621,7 +621,7 @@ static bool arrives(int d, int c)
 	return n >= 0 && model.num[n].state == IOASID_STATE_ACTIVE;
 }
 
-/* A call has returned that ends all DMA of device @d with slot @n */
+/* A call that ends all DMA of device @d with slot @n has returned */
 static void cut_off_streams(int d, int n)
 {
 	int c;
@@ -688,7 +688,7 @@ static void set_guest(int v, int g, int n)
 	put_num(old);
 }
 
-/* Whether the kernel has as many users of slot @n, with number @id */
+/* Whether the kernel has the expected number of users of slot @n */
 static bool users_agree(int n, __u32 id)
 {
 	struct ioasid_row row;
@@ -699,7 +699,7 @@ static bool users_agree(int n, __u32 id)
 	return !ret && row.users == num_users(n);
 }
 
-/* KVM releases the reference of a mapping a grace period later */
+/* KVM drops the reference of a mapping after a grace period */
 static bool wait_put(int n, __u32 id)
 {
 	if (!wait_until(users_agree(n, id)))
@@ -732,7 +732,7 @@ static void close_file(int p, int f)
 	}
 }
 
-/* What close-on-exec takes away; exit takes the files, too */
+/* Resources closed by exec; exit also closes the files */
 static void drop_users(int p)
 {
 	int i;
@@ -756,7 +756,7 @@ static void drop_proc(int p)
 	model.proc[p].pid = 0;
 }
 
-/* The driver */
+/* The driver process */
 
 static bool receive(int p, struct reply *reply)
 {
@@ -866,7 +866,7 @@ static bool do_exec(int p)
 	return true;
 }
 
-/* The driver passes it on and keeps nothing */
+/* The driver forwards the descriptor and closes its copy */
 static bool do_pass(int p, int f, int q)
 {
 	struct msg m = { .code = OP_PASS, .arg = { f } };
@@ -979,7 +979,7 @@ static bool do_query(int p, int f, int n)
 
 	if (!has_file(p, f))
 		return do_simple(p, -EBADF, OP_QUERY, f, model.num[n].id, 0, 0);
-	/* Recycling takes a while */
+	/* Recycling is deferred */
 	if (found < 0) {
 		if (!wait_until(!ask(p, &reply, OP_QUERY, f, model.num[n].id, 0,
 				     0) || reply.ret == -ENOENT))
@@ -1022,7 +1022,7 @@ static bool do_info(int p, int f)
 	return true;
 }
 
-/* What a user is told that is shown file @f and slot @n. @found: or -1 */
+/* The errno for a user of file @f and slot @n. @found: the slot, or -1 */
 static int user_errno(int p, int f, int n, int *found)
 {
 	*found = find_num(f, n);
@@ -1033,7 +1033,7 @@ static int user_errno(int p, int f, int n, int *found)
 	return model.num[*found].state == IOASID_STATE_ACTIVE ? 0 : -ESHUTDOWN;
 }
 
-/* Without a slot (@found), the number may still be PARKED for a moment */
+/* If no slot was @found, the IOASID may still be PARKED for a moment */
 static bool expect_user(int wanted, int found, const struct reply *reply)
 {
 	if (wanted == -ENOENT && found < 0 && reply->ret == -ESHUTDOWN)
@@ -1041,7 +1041,7 @@ static bool expect_user(int wanted, int found, const struct reply *reply)
 	return expect(wanted, reply);
 }
 
-/* The slot that device @d holds with the number that slot @n has, or had; or -1 */
+/* The slot that device @d holds with the ID stored in slot @n, or -1 */
 static int find_held(int d, int n)
 {
 	int i;
@@ -1053,7 +1053,7 @@ static int find_held(int d, int n)
 	return -1;
 }
 
-/* Device @d is given slot @n, which is ACTIVE */
+/* The errno for adding slot @n, which is ACTIVE, to device @d */
 static int hold_errno(int d, int n)
 {
 	int i;
@@ -1114,7 +1114,7 @@ static bool do_dev_drop(int p, int d, int n)
 	return true;
 }
 
-/* The slot with the smallest number of at least @start that @d holds, or -1 */
+/* The slot with the smallest ID >= @start that device @d holds, or -1 */
 static int next_held(int d, __u32 start)
 {
 	int i, n = -1;
@@ -1126,7 +1126,7 @@ static int next_held(int d, __u32 start)
 	return n;
 }
 
-/* @next: where to go on listing */
+/* @next: where to continue */
 static bool do_dev_list(int p, int d, __u32 start, int count, __u32 *next)
 {
 	struct reply reply;
@@ -1165,7 +1165,7 @@ static bool check_list(int d)
 	return true;
 }
 
-/* A command for channel @c with the PASID that slot @n has, or had */
+/* Start a command on channel @c with the PASID stored in slot @n */
 static bool do_start_dma(int p, __u32 code, int d, int n, int c)
 {
 	int held = find_held(d, n), wanted = 0;
@@ -1328,10 +1328,10 @@ static bool do_vm(const struct op *op, int p, int v)
 	return true;
 }
 
-/* Most of the time, what an operation names is to exist. 0: it need not */
+/* Mostly choose arguments that exist. 0: do not adjust the argument */
 #define SOMETIMES(arg) ((arg) / 32 % 8)
 
-/* Slot @arg of those with a number of a file that @p has, and that file */
+/* Choose slot @arg among the IOASIDs of @p's files, and its file */
 static void aim_num(int p, __u32 *f, __u32 *n)
 {
 	int i, count = 0, slot[NR_NUMS];
@@ -1346,7 +1346,7 @@ static void aim_num(int p, __u32 *f, __u32 *n)
 	*f = model.num[*n].file;
 }
 
-/* Slot @arg of those that device @d holds */
+/* Choose slot @arg among those that device @d holds */
 static void aim_held(int d, __u32 *n)
 {
 	int i, count = 0, slot[NR_NUMS];
@@ -1380,7 +1380,7 @@ static void aim_proc(__u32 *p)
 		*p = slot[*p % count];
 }
 
-/* Depends on nothing but the operations before this one */
+/* Must depend only on the preceding operations */
 static void aim(struct op *op)
 {
 	int owner = -1, d = op->arg[0] % NR_DEVS;
@@ -1508,7 +1508,7 @@ static bool do_op(const struct op *drawn)
 	}
 }
 
-/* Nothing arrives of streams that have ended; all others go on */
+/* Nothing arrives from streams that have ended; all others are running */
 static bool check_streams(void)
 {
 	int d, c;
@@ -1548,7 +1548,7 @@ static bool check_groups(void)
 	return true;
 }
 
-/* All that can be asked of everything */
+/* Compare everything that can be queried */
 static bool check_all(void)
 {
 	int p, f, n, d;
@@ -1584,7 +1584,7 @@ static bool check_end(void)
 	return check_groups();
 }
 
-/* Actors of a sequence that has failed; the limits of the groups */
+/* Kill the actors of a failed sequence, and reset the limits */
 static void clean_up(void)
 {
 	struct reply drain;
@@ -1609,7 +1609,10 @@ static void clean_up(void)
 		do_limit(i, NO_LIMIT);
 }
 
-/* The index of the operation that failed, @count: the end; or -1, and why */
+/*
+ * Returns the index of the operation that failed, @count for the final checks,
+ * or -1 on success. On failure, why[] is set.
+ */
 static int run_sequence(const struct op *seq, int count)
 {
 	__u64 recorded[2] = {};
@@ -1656,7 +1659,7 @@ static void make_op(struct op *op)
 	*op = (struct op){ .code = code, .p = rnd() % 1024 };
 	for (i = 0; i < 4; i++)
 		op->arg[i] = rnd() % 1024;
-	/* What is enough most of the time, and what is not */
+	/* Mostly unlimited, otherwise small */
 	if (code == OP_QUOTA || code == OP_LIMIT)
 		op->arg[1] = rnd() % 4 ? NO_LIMIT : rnd() % 12;
 }
@@ -1667,7 +1670,7 @@ static void print_op(const struct op *op)
 	       op->arg[0], op->arg[1], op->arg[2], op->arg[3]);
 }
 
-/* Lines of a log that begin with "# op" or are an operation; others do not matter */
+/* Read the operations of a log, with or without "# op "; ignore other lines */
 static int read_ops(const char *path, struct op *seq, int max)
 {
 	char line[256], name[32];
@@ -1696,7 +1699,7 @@ static int read_ops(const char *path, struct op *seq, int max)
 	return count;
 }
 
-/* Delta debugging: leave out ever smaller parts as long as it still fails */
+/* Delta debugging: remove ever smaller parts as long as the rest still fails */
 static int shrink(struct op *seq, int count)
 {
 	struct op *less = calloc(count, sizeof(*less));
@@ -1714,11 +1717,11 @@ static int shrink(struct op *seq, int count)
 				at += len;
 				continue;
 			}
-			/* What comes after the failure does not matter */
+			/* Drop everything after the failure */
 			count = at_op < count - len ? at_op + 1 : count - len;
 			memcpy(seq, less, count * sizeof(*seq));
 		}
-		/* Once more, one by one, until none can be left out */
+		/* Repeat with single operations until none can be removed */
 		if (part > 1 || count == before)
 			part /= 2;
 	}
@@ -1774,7 +1777,7 @@ static bool run_random(__u64 seed, unsigned long total, unsigned long seconds)
 	for (done = 0; done < total; done += SEQ_LEN) {
 		if (seconds && now_us() - start > seconds * 1000000ull)
 			break;
-		/* A sequence can be had again without those before it */
+		/* Seed each sequence, so that it can be repeated on its own */
 		rng = seed + done;
 		for (i = 0; i < SEQ_LEN; i++)
 			make_op(&seq[i]);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The life of the PASIDs of two virtual machines, step by step
+ * The life cycle of the PASIDs of two virtual machines, step by step
  *
- * Runs in the host and starts two guests with QEMU. They run stock kernels: that of
- * Debian 12 allocates PASIDs by the virtual command, that of Debian 13 chooses the
- * numbers. Every figure is read from the device, the host's kernel, a guest or a
- * guest's memory when it is printed, and checked.
+ * Runs on the host and starts two guests with QEMU. The guests run stock
+ * kernels: Debian 12 allocates PASIDs through virtual commands, Debian 13
+ * chooses them on its own. All figures are read from the device, the host's
+ * kernel, a guest or a guest's memory at the time of printing, and checked.
  */
 #include <pthread.h>
 
@@ -32,7 +32,7 @@ struct guest {
 	struct vmm vm;
 	int pasid;
 	__u32 id;
-	int channel;		/* of the engine */
+	int channel;		/* channel number in the engine */
 	__u64 last;
 	__u64 done;
 	__u64 refused;
@@ -119,8 +119,8 @@ static void watch_start(struct watch *w, __u32 id)
 }
 
 /*
- * QEMU deletes the map entry right after the free, and KVM drops its reference a
- * grace period later: the thread may be too late to see it.
+ * QEMU deletes the mapping right after the free, and KVM drops its reference a
+ * grace period later: the thread may miss that state.
  */
 static void tell_parked(struct watch *w)
 {
@@ -316,7 +316,7 @@ int main(void)
 
 	step("Each guest allocates a PASID, both the same number");
 	one->pasid = alloc(one, &one->id);
-	/* Both start with the lowest number */
+	/* Both guests start with the lowest PASID */
 	do
 		two->pasid = alloc(two, &two->id);
 	while (two->pasid < one->pasid);

@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/*
- * What programs that do random things have in common: their settings, and random
- * numbers that are the same for the same seed.
- */
+/* Settings and reproducible random numbers of the randomised programs */
 #ifndef __SELFTEST_IOASID_RANDOM_UTILS_H
 #define __SELFTEST_IOASID_RANDOM_UTILS_H
 
 #include <stdlib.h>
 #include <linux/types.h>
 
-/* From the environment, or @value */
+/* Value from the environment, or @value if it is not set */
 static inline unsigned long long setting(const char *name,
 					 unsigned long long value)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What ioasid_soak and ioasid_race have in common: the engines, devices and
- * cgroups that are used from the first operation to the last one.
+ * Shared by ioasid_soak and ioasid_race: set up and remove the engines, devices
+ * and cgroups that are used for the whole run.
  */
 #ifndef __SELFTEST_IOASID_SOAK_UTILS_H
 #define __SELFTEST_IOASID_SOAK_UTILS_H
@@ -15,15 +15,15 @@
 #include "random_utils.h"
 
 #define NR_DEVS		4
-/* Of each of these mediated devices */
+/* Channels per mediated device */
 #define NR_CHANS	3
 #define NR_GROUPS	2
 
-/* Numbers that are asked for by range, few enough to run out of them */
+/* A small range of IDs for allocations by range, so that it runs out */
 #define WINDOW		5000
 #define WINDOW_LEN	8
 
-/* The memory of a device has a part for each channel */
+/* The memory of a device has one part per channel */
 #define IOVA		0x100000ULL
 #define BUF_LEN		0x4000
 #define DEV_BUF_LEN	(NR_CHANS * BUF_LEN)
@@ -60,7 +60,7 @@ static inline void set_up_cgroup(const char *name)
 	env.cgroup = true;
 }
 
-/* Device d is one of engine d % 2, if there is one */
+/* Create device d on engine d % 2, if there is such an engine */
 static inline void set_up_engines(char uuid[NR_DEVS][PDMA_UUID_LEN + 1])
 {
 	unsigned int d;
@@ -75,7 +75,7 @@ static inline void set_up_engines(char uuid[NR_DEVS][PDMA_UUID_LEN + 1])
 			ksft_exit_fail_msg("cannot create a mediated device\n");
 }
 
-/* @name: of the program */
+/* @name: name of the program, used for the cgroups */
 static inline void set_up_env(const char *name,
 			      char uuid[NR_DEVS][PDMA_UUID_LEN + 1])
 {
@@ -84,7 +84,7 @@ static inline void set_up_env(const char *name,
 	set_up_engines(uuid);
 }
 
-/* What a stream that has just ended must not change any more */
+/* A stream that has ended must not overwrite this */
 static inline void poison_stream(char *buf)
 {
 	memset(buf, POISON, STREAM_LEN);
@@ -95,7 +95,7 @@ static inline bool stream_is_poison(const char *buf)
 	return buf[0] == POISON && !memcmp(buf, buf + 1, STREAM_LEN - 1);
 }
 
-/* Whether all of it could be taken away */
+/* Returns whether everything could be removed */
 static inline bool tear_down_env(char uuid[NR_DEVS][PDMA_UUID_LEN + 1])
 {
 	bool ok = true;

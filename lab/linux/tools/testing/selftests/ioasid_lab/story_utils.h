@@ -25,7 +25,7 @@ step(const char *fmt, ...)
 	printf("\n");
 }
 
-/* Print a figure. @ok: it is as expected */
+/* Print a figure. @ok: whether it is as expected */
 static inline void __attribute__((format(printf, 3, 4)))
 tell(bool ok, const char *what, const char *fmt, ...)
 {
@@ -40,7 +40,7 @@ tell(bool ok, const char *what, const char *fmt, ...)
 		failures++;
 }
 
-/* Exit if @ret is negative: the rest depends on it */
+/* Exit if @ret is negative, as all further steps depend on it */
 static inline int must(int ret, const char *what)
 {
 	if (ret < 0) {
