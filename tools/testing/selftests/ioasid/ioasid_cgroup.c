@@ -790,7 +790,7 @@ TEST_F(cgroup, numbers_that_wait_for_the_worker_do_not_fill_a_cgroup)
 	__u32 ids[70];
 	int i, c;
 
-	/* Limit the cgroup itself, its parent, and many IOASIDs at once */
+	/* Limits of the cgroup and its parent, a full quota, many IOASIDs */
 	for (c = 0; c < ARRAY_LEN(counts); c++) {
 		int group = c == 1 ? TOP : A;
 		int rounds = counts[c] == 1 ? 300 : 20;

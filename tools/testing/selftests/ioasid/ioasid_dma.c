@@ -744,7 +744,7 @@ TEST_F(dma, trace_events_tell_one_life)
 		     "ioasid_detach ioasid_put ioasid_recycle", life.events);
 }
 
-/* What was submitted to the invalidation queue while one IOASID was parked */
+/* Descriptors submitted to the invalidation queue while an IOASID is parked */
 struct flush {
 	__u32 id;
 	bool parking, draining;

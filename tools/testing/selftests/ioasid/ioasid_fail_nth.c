@@ -344,7 +344,7 @@ static int call_recycle(struct world *w)
 	return ioasid_wait_recycled(w->fd, w->ids[0]) ? 0 : -ETIMEDOUT;
 }
 
-/* The only IOASID in use of its owner */
+/* Attach only one of the owner's IOASIDs */
 static int prepare_park(struct world *w)
 {
 	int ret = prepare_owner(w);

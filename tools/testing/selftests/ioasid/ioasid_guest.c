@@ -1084,7 +1084,7 @@ TEST_F(pci, function_level_reset_stops_dma)
 	test_reset(_metadata, self, flr);
 	/* The bit reads as 0 */
 	expect_config(PCI_EXP_DEVCTL_READRQ_512B, flr, 2);
-	/* Also when only the upper byte is written */
+	/* Same if only the upper byte is written */
 	set_config(flr + 1, 1, PCI_EXP_DEVCTL_BCR_FLR >> 8);
 	expect_both_stopped();
 	expect_config(0, PCI_COMMAND, 2);

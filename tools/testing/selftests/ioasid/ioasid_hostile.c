@@ -18,8 +18,8 @@
  *	parked IOASIDs count: ioasid_dma, ioasid_cgroup
  *	many processes share the limit of their cgroup: here
  * It does not learn the IDs of others
- *	IDs of others look like unused IDs, with FREE, QUERY
- *	and KVM: here, with VFIO: ioasid_mdev
+ *	IDs of others look like unused IDs, with FREE, QUERY and KVM: here,
+ *	with VFIO: ioasid_mdev
  *	fdinfo and debugfs are not readable: here
  *	ALLOC with a range fails with ENOSPC if the IDs are taken, as
  *	documented, but does not tell who holds them.
@@ -231,7 +231,7 @@ TEST_F(hostile, endless_calls_hang_nobody_and_can_be_killed)
 	expect_service_in_flood(_metadata, self, -1);
 }
 
-/* It cannot starve others */
+/* It cannot starve other sets */
 
 /* Requests over quota do not transiently reduce what is available to others */
 TEST_F(hostile, refused_requests_take_nothing_from_others)
@@ -293,8 +293,8 @@ TEST_F(hostile, many_processes_have_what_their_cgroup_has)
 #define NUMBERS	2000
 
 /*
- * Error of the statistics: the kernel adds up slab bytes per page and per CPU,
- * so that a few are not shown yet, or still shown after they were uncharged
+ * Tolerance for the statistics: the kernel accumulates slab bytes per page and
+ * per CPU, so the latest charges and uncharges may not be visible yet
  */
 #define CHARGE_SLACK 0x4000
 
@@ -959,7 +959,7 @@ TEST_F(hold, what_a_call_holds_counts_in_the_cgroup_of_who_makes_it)
 					  "kernel") < size / 4));
 }
 
-/* It does not learn the numbers of others */
+/* It does not learn the IDs of others */
 
 static int kvm_answer(struct kvm_vm *vm, int fd, __u32 id)
 {
@@ -1033,7 +1033,7 @@ TEST_F(hostile, numbers_of_others_look_as_those_that_do_not_exist)
 	vm_close(&vm);
 }
 
-/* It cannot keep a number beyond its references */
+/* It cannot keep an ID beyond its references */
 
 /* A descriptor that is never received goes away with its socket */
 TEST_F(hostile, number_in_flight_goes_with_the_socket)

@@ -905,7 +905,7 @@ TEST_F(kvm, get_to_a_bad_pointer_is_efault_and_changes_nothing)
 	ASSERT_EQ(0, mprotect(p, page, PROT_READ));
 	test_err_map_get(EFAULT, self->dev, p);
 
-	/* The array: all mapped, all but one byte, only the last element not */
+	/* Bad arrays: invalid pointers; last byte or last element unmapped */
 	list.entries = 0;
 	test_err_map_get(EFAULT, self->dev, &list);
 	list.entries = -4096ULL;

@@ -731,7 +731,7 @@ TEST_F(mdev, parked_ioasid_can_be_replaced_and_dropped)
 	ASSERT_EQ(0, pdma_add_ioasid(&self->dev, self->ioasid, self->other));
 	test_cmd_free(self->ioasid, 1, &self->id);
 	test_cmd_free(self->ioasid, 1, &self->other);
-	/* A parked IOASID cannot be added or replaced by itself */
+	/* A parked IOASID cannot be added again, or replace itself */
 	EXPECT_EQ(-ESHUTDOWN, pdma_add_ioasid(&self->dev, self->ioasid,
 					      self->id));
 	EXPECT_EQ(-ESHUTDOWN, pdma_replace_ioasid(&self->dev, self->ioasid,
@@ -1582,7 +1582,7 @@ static void count_round(struct race *race)
 	__atomic_fetch_add(&race->rounds, 1, __ATOMIC_RELAXED);
 }
 
-/* Whether to continue: either side may still lack time or rounds */
+/* Continue until both sides have reached the minimum time and rounds */
 static bool race_goes_on(struct race *race, __u64 start, unsigned int rounds)
 {
 	__u64 ms = pdma_now_ms() - start;

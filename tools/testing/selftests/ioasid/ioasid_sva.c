@@ -266,7 +266,7 @@ TEST_F(sva, unbind_ends_dma)
 				      50, 1));
 	expect_silence();
 
-	/* Without the PASID entry, the engine could not continue either */
+	/* The PASID entry is gone, so the engine could not continue either */
 	expect_plain(_metadata, rig, pasid);
 	EXPECT_EQ(arrived, pdma_done(&rig->dev));
 	EXPECT_TRUE(buf_is_poison(rig->buf, BUF_LEN));

@@ -680,7 +680,7 @@ TEST_F(handover, parked_number_hinders_no_other_driver)
  */
 struct life {
 	int step;		/* step in progress, or the last one */
-	int error;		/* of that step */
+	int error;		/* result of that step */
 	__u32 id;		/* written by the kernel */
 	bool freed;		/* freed, or being freed */
 	int last;		/* step announced by a byte in @told */

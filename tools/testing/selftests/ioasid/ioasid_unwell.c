@@ -15,8 +15,8 @@
 /*
  * Upper bound for the wait caused by one function that never responds: two
  * timeouts, a third one if the hardware does not identify the function, and one
- * second for everything else. A busy host takes longer, but the slack is still
- * less than one timeout per batch.
+ * second for everything else. The slack is for busy hosts; it is small enough
+ * to notice one timeout per batch, or an endless wait.
  */
 #define BOUND_MS (3 * TIMEOUT_MS + 1000)
 #define SLACK_MS 20000
@@ -455,8 +455,8 @@ TEST_F(unwell, resume_without_a_reset_does_not_lift_the_fence)
 }
 
 /*
- * vfio-pci does not use a PCI core function that saves, resets and restores: it
- * restores a state saved long before.
+ * vfio-pci does not reset with a PCI core function that saves and restores the
+ * state: it restores a state saved long before.
  */
 FIXTURE(owned)
 {

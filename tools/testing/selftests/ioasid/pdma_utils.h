@@ -77,10 +77,10 @@ static_assert(sizeof(struct pdma_submit) == PDMA_SUBMIT_SIZE, "size");
 struct pdma_dev {
 	int device;
 	int group;		/* -1: opened through the character device */
-	int container;		/* or an iommufd that acts as one */
+	int container;		/* may be an iommufd; -1: none */
 	int iommufd;		/* /dev/iommu, or -1 */
 	__u32 ioas_id;		/* valid with iommufd */
-	bool borrowed;		/* belongs to another pdma_dev */
+	bool borrowed;		/* do not close container or iommufd */
 	__u64 config_offset;	/* 0: not a mediated device */
 	__u64 submit_offset;
 	__u64 status_offset;
