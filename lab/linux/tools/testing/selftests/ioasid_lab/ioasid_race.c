@@ -8,7 +8,8 @@
  * Unlike ioasid_soak, which knows each answer but does one thing at a time,
  * this program cannot know which thread is first. Each thread therefore records
  * in shared memory what it was given, and what it was told is gone. An answer
- * is wrong if it contradicts the record both before and after the call.
+ * is wrong if it contradicts what was recorded before the call or what holds
+ * after it.
  *
  * The work is done in rounds, each with a different event in the background: a
  * process is killed, an engine is reset, unbound or removed, a CPU goes
@@ -77,11 +78,11 @@ struct num {
 	__u32 id;
 };
 
-/* IDs that a thread holds and is about to change, or NONE */
+/* IDs that a thread holds or is about to change, or NONE */
 struct racer {
 	int held[NR_HELD];	/* by its device, which only this thread uses */
 	int guest_num[NR_GUEST];
-	int stream[NR_CHANS];	/* stream of each channel */
+	int stream[NR_CHANS];	/* ID that each channel streams with */
 	/* Set before a call until its result is recorded */
 	int doing;
 	bool done;
@@ -143,7 +144,7 @@ struct thread {
 	bool has_dev;
 };
 
-/* Of this process */
+/* In this process */
 static int proc;
 static int file[NR_FILES];
 static int vm = -1, vm_dev = -1;
@@ -806,7 +807,7 @@ static struct {
 	__u64 rng;
 	pid_t pid[NR_PROCS];	/* 0: killed */
 	int sock[NR_PROCS];
-	int file[NR_FILES];	/* of the files that stay open */
+	int file[NR_FILES];	/* files that stay open */
 	int engine;		/* removed, or NONE */
 	int resets;
 	pid_t helper;
