@@ -88,7 +88,7 @@ FIXTURE_TEARDOWN_PARENT(pci)
 	__u64 __done;							\
 									\
 	poison_buf((_buf), PAGE);					\
-	/* Count from here: earlier writes may have been poisoned */	\
+	/* Count from here, since earlier writes may be overwritten */	\
 	__done = bar_done(&self->bar, _ch);				\
 	EXPECT_TRUE(wait_until(bar_done(&self->bar, _ch) >= __done + 3)); \
 	EXPECT_FALSE(buf_is_poison(_buf, PAGE));			\
