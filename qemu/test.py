@@ -232,8 +232,8 @@ class Function:
         return 0
 
 
-class Pdma(Function):
-    """The device under test: registers, and what a driver does with them."""
+class PasidFunction(Function):
+    """A function with BAR 0 that issues requests with PASIDs"""
 
     def __init__(self, machine, bus, devfn, bar):
         super().__init__(machine, bus, devfn)
@@ -271,6 +271,10 @@ class Pdma(Function):
 
     def flr(self):
         self.write(self.exp_cap + 8, DEVCTL_FLR, "w")
+
+
+class Pdma(PasidFunction):
+    """The device under test: registers, and what a driver does with them."""
 
     # Control page
     def control(self, offset, letter="l"):
@@ -366,7 +370,7 @@ class Pdma(Function):
         return arrived
 
 
-class Dsa(Function):
+class Dsa(PasidFunction):
     """A Data Streaming Accelerator, and what a driver does with it."""
 
     REGISTERS = dict(
@@ -378,26 +382,13 @@ class Dsa(Function):
     VECTORS = 9
 
     def __init__(self, machine, bus, devfn, bar):
-        super().__init__(machine, bus, devfn)
-        self.bar = bar
         self.portals = bar + 0x20000
-        self.pasid_cap = self.extended_capability(EXT_CAP_PASID)
-        self.ats_cap = self.extended_capability(EXT_CAP_ATS)
-        self.pri_cap = self.extended_capability(EXT_CAP_PRI)
-        self.exp_cap = self.capability(CAP_EXP)
-        self.directory = 0
-        self.enable()
-
-    pasid_control, ats_control = Pdma.pasid_control, Pdma.ats_control
-    pri_control, enable_pri = Pdma.pri_control, Pdma.enable_pri
-    pri_status, flr = Pdma.pri_status, Pdma.flr
+        super().__init__(machine, bus, devfn, bar)
 
     def enable(self):
-        for offset, value in ((0x10, self.bar), (0x14, 0), (0x18, self.portals),
-                              (0x1c, 0)):
+        for offset, value in ((0x14, 0), (0x18, self.portals), (0x1c, 0)):
             self.write(offset, value)
-        self.write(PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, "w")
-        self.pasid_control(1)
+        super().enable()
 
     def get(self, name, letter="l"):
         return self.machine.read(letter, self.bar + self.REGISTERS[name])
