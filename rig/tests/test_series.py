@@ -112,7 +112,7 @@ class SeriesTest(Case):
             self.assertHolds(core["v2-0000-cover-letter.patch"], "Subject of core\n", "1 file changed")
             # The other one is as it was
             self.assertEqual(s.series(S="core")[1], fixes)
-            self.assertHolds(s.fails("rig/series", **IDENTITY, S="users"), "no mailing users", "core, fixes")
+            self.assertHolds(s.fails("rig/series", **IDENTITY, S="users"), "no mailing users", "fixes core")
 
     def test_mailing_is_as_long_as_the_list_takes(self):
         with Series() as s:
@@ -123,6 +123,8 @@ class SeriesTest(Case):
             s.write("repo/patches/users.txt", "Subject\n\nText\n")
             s.tree()
             self.assertHolds(s.fails("rig/series", **IDENTITY), "16 patches in the mailing users", "15 at once")
+            # Not even the mailings that are short enough
+            self.assertEqual(os.path.exists(s.path(f"repo/build/linux-{BASE}/series")), False)
 
     def test_series_of_nobody_says_so(self):
         with Series() as s:
