@@ -421,7 +421,7 @@ again:
 	fi;
 #endif
 
-	/* ioasid_owner_find_get() */
+	/* ioasid_account_find_get() */
 	reader[u] = 1;
 	d_step {
 		found = xa[n];
