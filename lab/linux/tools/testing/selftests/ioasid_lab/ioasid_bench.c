@@ -5,12 +5,12 @@
  *
  *   ioasid_bench ioctl     IOASID_ALLOC and IOASID_FREE of one and of many
  *			 IOASIDs, compared with iommufd
- *   ioasid_bench memory    memory for all possible IOASIDs
+ *   ioasid_bench memory    memory for as many IOASIDs as a user may have
  *   ioasid_bench close N PER_DOMAIN DEVICES [plain]
- *			 close a file with N attached IOASIDs, for up to this
- *			 many devices with ATS ("plain": without ATS),
- *			 compared with teardown one by one; PER_DOMAIN of
- *			 them share a domain, 0: all
+ *			 allocate N IOASIDs, attach them to up to this many
+ *			 devices with ATS ("plain": without ATS), close their
+ *			 file, detach and recycle them, compared with teardown
+ *			 one by one; PER_DOMAIN of them share a domain, 0: all
  *   ioasid_bench bystander N
  *			 one close of N IOASIDs, each in its own domain,
  *			 during an unrelated stream; the trace of the emulator
@@ -40,7 +40,8 @@
 #define BENCH "/sys/kernel/debug/ioasid_bench/"
 #define QUEUES "/sys/kernel/debug/iommu/intel/invalidation_queue"
 
-#define NR_IDS 1048575u
+/* As many as a user may have by default, a quarter of the PASID space */
+#define NR_IDS 262143u
 #define MAX_DEVICES 8
 
 static __u32 ids[NR_IDS];
@@ -205,22 +206,15 @@ static __u64 mem_free_kib(void)
 static void bench_memory(void)
 {
 	int fd = open_ioasid();
-	__u32 free = NR_IDS;
 	__u64 before, after;
-	int ret;
 
 	memset(ids, 0, sizeof(ids));
-	/* A few IDs may be in use: allocate as many as are free */
 	before = mem_free_kib();
-	while ((ret = ioasid_alloc(fd, 0, 0, free, ids)) == -ENOSPC &&
-	       free > NR_IDS - 1000)
-		free--;
-	if (ret)
-		die("IOASID_ALLOC");
+	alloc_ids(fd, NR_IDS);
 	after = mem_free_kib();
 	printf("what,bytes\n");
-	printf("%u IOASIDs,%llu\n", free, (before - after) * 1024);
-	printf("each of them,%llu\n", (before - after) * 1024 / free);
+	printf("%u IOASIDs,%llu\n", NR_IDS, (before - after) * 1024);
+	printf("each of them,%llu\n", (before - after) * 1024 / NR_IDS);
 	close(fd);
 }
 
@@ -315,7 +309,6 @@ static void attach_all(int attach_fd, int fd, __u32 count, __u32 per_domain,
 {
 	int i;
 
-	alloc_ids(fd, count);
 	for (i = 0; i < nr_devices; i++)
 		if (attach_ids(attach_fd, devices[i], fd, count, ids,
 			       per_domain))
@@ -344,6 +337,7 @@ static void bench_close(__u32 count, __u32 per_domain, int nr_devices)
 
 	if (teardown_fd < 0)
 		die(BENCH "teardown");
+	alloc_ids(fd, count);
 	attach_all(attach_fd, fd, count, per_domain, nr_devices);
 	cost_begin("now");
 	teardown_all(teardown_fd, count, nr_devices);
@@ -354,13 +348,23 @@ static void bench_close(__u32 count, __u32 per_domain, int nr_devices)
 
 	fd = open_ioasid();
 	attach_fd = open_attach();
+	cost_begin("now");
+	alloc_ids(fd, count);
+	print_cost("alloc", count, nr_devices, per_domain, cost_end());
+
+	cost_begin("now");
 	attach_all(attach_fd, fd, count, per_domain, nr_devices);
+	print_cost("attach", count, nr_devices, per_domain, cost_end());
+
 	cost_begin("now");
 	close(fd);
 	print_cost("close", count, nr_devices, per_domain, cost_end());
 
+	cost_begin("now");
 	if (ioctl(attach_fd, IOASID_TEST_DETACH))
 		die("IOASID_TEST_DETACH");
+	print_cost("detach", count, nr_devices, per_domain, cost_end());
+
 	cost_begin("recycled");
 	if (ioctl(attach_fd, IOASID_TEST_PUT))
 		die("IOASID_TEST_PUT");
