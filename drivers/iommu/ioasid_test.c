@@ -18,6 +18,7 @@
 #include <linux/platform_device.h>
 #include <linux/property.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/seq_file.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
@@ -63,6 +64,7 @@ static struct mock_iommu {
 	/* If set, the driver completes the first and waits for the last */
 	struct completion *in_set;
 	struct completion *in_sync;
+	struct completion *in_unpark;
 	struct completion *go_on;
 	/* Its flush comes last and waits for go_on */
 	struct device *stuck;
@@ -225,6 +227,10 @@ static void mock_park_sync(struct iommu_pasid_gather *gather)
 static void mock_unpark_dev_pasid(struct device *dev, ioasid_t pasid)
 {
 	mock_log('U');
+	if (mock.in_unpark) {
+		complete(mock.in_unpark);
+		wait_for_completion(mock.go_on);
+	}
 	mock_set_entry(dev, pasid, MOCK_UNPARKED);
 }
 
@@ -423,6 +429,7 @@ static int ioasid_test_init(struct kunit *test)
 		fix->dev[i] = mock_device_add(test, i, NULL);
 	mock.in_set = NULL;
 	mock.in_sync = NULL;
+	mock.in_unpark = NULL;
 	mock.stuck = NULL;
 	mock.set_ret = 0;
 	memset(mock.log, 0, sizeof(mock.log));
@@ -2155,6 +2162,63 @@ static void kernel_does_not_wait_for_a_busy_group(struct kunit *test)
 	ioasid_put(stranger);
 }
 
+/* Allocates an IOASID in a thread of its own */
+struct killed {
+	struct ioasid_set *set;
+	struct completion begun, done;
+	struct ioasid *ret;
+};
+
+static int killed_fn(void *data)
+{
+	struct killed *k = data;
+
+	allow_kernel_signal(SIGKILL);
+	complete(&k->begun);
+	k->ret = ioasid_alloc(k->set, 9, 9);
+	complete(&k->done);
+	return 0;
+}
+
+/* Whoever waits for the recycling of others can be killed meanwhile */
+static void wait_for_the_worker_is_killable(struct kunit *test)
+{
+	struct ioasid_fixture *fix = test->priv;
+	struct ioasid *a = ioasid_test_alloc(test, 9, 9);
+	struct killed k = { .set = fix->set };
+	DECLARE_COMPLETION_ONSTACK(in_unpark);
+	DECLARE_COMPLETION_ONSTACK(go_on);
+	struct task_struct *task;
+
+	init_completion(&k.begun);
+	init_completion(&k.done);
+	task = kthread_create(killed_fn, &k, "ioasid-killed");
+	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, task);
+	get_task_struct(task);
+
+	ioasid_get(a);
+	ioasid_test_attach(test, a, fix->dev[0]);
+	ioasid_free(a);
+	ioasid_detach_device(a, &mock_domain, fix->dev[0]);
+	mock.in_unpark = &in_unpark;
+	mock.go_on = &go_on;
+	ioasid_put(a);
+	wait_for_completion(&in_unpark);
+
+	wake_up_process(task);
+	wait_for_completion(&k.begun);
+	KUNIT_EXPECT_EQ(test, wait_for_completion_timeout(&k.done, A_WHILE), 0);
+	send_sig(SIGKILL, task, 1);
+	KUNIT_EXPECT_NE(test, wait_for_completion_timeout(&k.done, HZ), 0);
+
+	complete(&go_on);
+	kthread_stop_put(task);
+	KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(k.ret), -EINTR);
+	if (!IS_ERR(k.ret))
+		ioasid_free(k.ret);
+	ioasid_recycle_flush();
+}
+
 /*
  * Invariant no-notice: any lock held here that does not belong to the IOMMU
  * core or driver could cause a deadlock. Users are never called, as there is
@@ -3061,6 +3125,7 @@ static struct kunit_case ioasid_cases[] = {
 	KUNIT_CASE(busy_group_delays_no_flush),
 	KUNIT_CASE(busy_group_delays_no_other_recycle),
 	KUNIT_CASE(kernel_does_not_wait_for_a_busy_group),
+	KUNIT_CASE(wait_for_the_worker_is_killable),
 	KUNIT_CASE(park_holds_no_lock_of_others),
 	KUNIT_CASE(many_share_a_flush),
 	KUNIT_CASE(group_of_two_is_flushed_under_its_mutex),
