@@ -184,7 +184,7 @@ static __u32 stream(struct __test_metadata *_metadata, struct channel *ch,
 
 /* Overlapping invalidations during DMA, with requests in flight */
 static void no_late_writes(struct __test_metadata *_metadata, struct rig *rig,
-			   bool by_close)
+			   int rounds, bool by_close)
 {
 	static const struct {
 		__u32 len, period, burst;
@@ -195,7 +195,7 @@ static void no_late_writes(struct __test_metadata *_metadata, struct rig *rig,
 	int round, owner, late = 0;
 	__u32 id;
 
-	for (round = 0; round < 500; round++) {
+	for (round = 0; round < rounds; round++) {
 		struct channel *ch = &rig->ch[round % 2];
 		int k = round / 2 % ARRAY_LEN(streams);
 
@@ -217,12 +217,12 @@ static void no_late_writes(struct __test_metadata *_metadata, struct rig *rig,
 
 TEST_F(unwell, no_write_after_free_returns)
 {
-	no_late_writes(_metadata, &self->rig, false);
+	no_late_writes(_metadata, &self->rig, 500, false);
 }
 
 TEST_F(unwell, no_write_after_close_returns)
 {
-	no_late_writes(_metadata, &self->rig, true);
+	no_late_writes(_metadata, &self->rig, 1000, true);
 }
 
 /* More invalidations in one flush than a function can have pending */
