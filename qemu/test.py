@@ -133,7 +133,7 @@ class QTest:
         ours, monitor = socket.socketpair()
         args = args + ["-chardev", f"socket,id=monitor,fd={monitor.fileno()}",
                        "-mon", "chardev=monitor,mode=control"]
-        # Freed memory becomes garbage, so that a use of it is noticed
+        # Fill freed memory with garbage, so that its use is noticed
         self.process = subprocess.Popen(
             args, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, pass_fds=(monitor.fileno(),),
@@ -149,7 +149,7 @@ class QTest:
     def close(self):
         """End the emulator, and return what it wrote to its standard error."""
         self.monitor.close()
-        self.process.kill()     # It may be stuck, and has nothing to save
+        self.process.kill()     # It may be stuck, and has no state to save
         _, errors = self.process.communicate()
         return self.errors or errors.decode(errors="replace")
 
@@ -602,7 +602,7 @@ class Machine:
         self.qtest.command(f"clock_step {ns}")
 
     def allocate(self, size=PAGE, align=PAGE):
-        """Guest memory, which is zero because nobody used it before."""
+        """Guest memory that was not used before, so it is zero."""
         addr = (self.next_free + align - 1) // align * align
         self.next_free = addr + size
         check(self.next_free <= RAM_MB << 20, "the test wants too much memory")
@@ -644,7 +644,7 @@ class Machine:
         check(self.reg(GSTS) & command, "a global command took effect")
 
     def interrupts(self):
-        """The (address, data) of those that VT-d has sent since the last call."""
+        """The (address, data) of the interrupts that VT-d has sent since the last call."""
         return [(int(addr, 16), int(data, 16)) for addr, data in
                 re.findall(r"vtd_irq_generate addr 0x(\w+) data 0x(\w+)",
                            self.log.read())]
@@ -838,7 +838,7 @@ def device_ptlb(sid, pasid, addr=0, size=0, every_pasid=0, depth=0):
 
 
 def device_ptlb_range(sid, pasid, addr, order):
-    """2^order pages: the lowest clear bit above the page tells the size."""
+    """2^order pages: the lowest clear bit above the page offset encodes the size."""
     bits = (1 << order - 1) - 1 << 12 if order else 0
     return device_ptlb(sid, pasid, addr | bits, 1 if order else 0)
 
@@ -1630,7 +1630,7 @@ atc_test("atc_of_other_pasids_stays", False,
 atc_test("atc_of_other_devices_stays", False,
          lambda sid: device_ptlb_all(sid + 8, PASID),
          lambda sid: device_ptlb(sid + 8, 0, 0x7ffffffffffff000, 1, 1))
-# PCIe ATS: a request without PASID invalidates what has no PASID
+# PCIe ATS: an invalidation without PASID is for translations without PASID
 atc_test("atc_with_pasid_outlives_invalidation_without", False,
          lambda sid: device_tlb(sid, 0x7ffffffffffff000, 1))
 
@@ -2135,7 +2135,7 @@ def timeout_takes_others_with_it(m):
     second, third = m.allocate(), m.allocate()
     m.dev.set_atc_mode(R.ATC_MUTE)
     m.submit(device_ptlb_all(m.dev.sid, PASID), m.wait())
-    # Of somebody else, and slower than the timeout
+    # For another function, and slower than the timeout
     m.qom_set("/machine/peripheral/iommu", "x-inv-delay-us", 10 ** 9)
     m.submit(iotlb(IOTLB_GLOBAL), wait_status(second, 1), iotlb(IOTLB_GLOBAL))
     m.step(1000 * US)
@@ -2171,7 +2171,7 @@ def functions_are_asked_as_often_as_they_can_take(m):
         before = m.dev.control(R.ATC_COUNT, "q")
         m.dev.set_atc_mode(R.ATC_LATE, 100)
         m.submit(*[device_ptlb(m.dev.sid, PASID, IOVA, depth=depth)] * 40)
-        # Nobody gets past the descriptor that there is no room for
+        # No request gets past the descriptor for which there is no room
         m.submit(device_ptlb_all(m.other.sid, PASID), m.wait())
         check_equal(m.dev.control(R.ATC_COUNT, "q") - before, taken, "pending")
         check_equal((m.tail - (m.reg(IQH) >> 5)) % QUEUE_SLOTS, 42 - taken,
@@ -2289,7 +2289,7 @@ def context_entry_can_forbid_ats(m):
     check(not m.arrives(1), "a translation request")
     check_equal(m.fault()[0], NO_ATS, "reason")
     check_equal(m.dev.control(R.UR_COUNT, "q"), 1, "UR, not for a write")
-    # The function has learnt that there is no ATS for it
+    # The function has been told that ATS is not supported
     check(m.arrives(1), "an untranslated request")
     m.dev.ats_control(ATS_ENABLE)
     check(not m.arrives(2), "a translation request")
@@ -2573,7 +2573,7 @@ def request_that_overflowed_is_sent_again(m):
 # --------------------------------------- VT-d: page requests that are not allowed
 
 def refused_page_request(name, reason, change):
-    """The IOMMU answers by itself, and records a fault that FPD can suppress."""
+    """The IOMMU responds on its own, and records a fault that FPD can suppress."""
     def run(m):
         change(m)
         m.invalidate(context_cache(CC_GLOBAL), pasid_cache(PC_GLOBAL))
@@ -3167,7 +3167,7 @@ def channel_waits_for_its_timeout(m):
     m.step(20 * US)
     check_equal(m.dev.status(0), REFUSED, "after")
     check_equal(m.result(), R.PAGE_TIMED_OUT, "result")
-    # The next command does not take the late response for its own
+    # The next command does not mistake the late response for its own
     m.ask()
     check(m.request().index != request.index, "the index is in use")
     m.respond(request)
@@ -3188,7 +3188,7 @@ def page_requests_are_limited_to_the_allocation(m):
     check([r.pasid for r in requests] == [6, 7], "two requests")
     m.step(100 * US)
     check(m.requests() == [], "no more")
-    # What a channel does not wait for is outstanding nevertheless
+    # Requests that the channel no longer waits for are still outstanding
     m.dev.stop(0)
     m.step(100 * US)
     check(m.requests() == [], "stopped")
@@ -3283,7 +3283,7 @@ def flr_ends_page_requests_but_not_those_on_their_way(m):
     m.dev.set(0, R.PAGE_DELAY, 0)
     m.ask()
     check_equal(m.request().index, first.index, "the index is free")
-    # The response for the past is taken for one for the present: drain first
+    # The response to an old request is taken for that to a new one: drain first
     m.respond(second)
     check_equal(m.dev.pri_status(), PRI_PASID | PRI_UPRGI, "unexpected index")
 
@@ -4661,7 +4661,7 @@ def dsa_can_be_unplugged_while_it_works(m):
 
 
 def random_descriptor(rng, m):
-    """Nearly right, or else most of its bytes would never be looked at"""
+    """Nearly valid, or most of its bytes would never be checked"""
     if rng.random() < 0.05:
         return rng.randbytes(64)
     where = (m.SRC, m.DST, m.REC, m.LIST, m.MISSING, IOVA + m.pages * PAGE - 64, 0,
@@ -4755,7 +4755,7 @@ def run_one(rig, options, others, function):
             function(machine)
         return None
     except Exception as error:
-        # Also what is no Broken: a rule may break in a way nobody thought of
+        # Catch all exceptions, not only Broken: a bug may show in unexpected ways
         frames = traceback.extract_tb(error.__traceback__)
         lines = ", ".join(str(f.lineno) for f in frames
                           if f.name not in ("run_one", "check", "check_equal"))
