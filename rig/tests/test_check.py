@@ -12,6 +12,16 @@ class CheckTest(Case):
         self.assertEqual(load("check").touched_lines("--- a/x.c\n+++ b/x.c\n@@ -1 +2,3 @@ f\n-a\n+b\n+c\n+d\n"
                                                     "@@ -9,2 +11 @@\n-a\n-b\n+c\n"), {"x.c": {2, 3, 4, 11}})
 
+    def test_combination_must_define_and_export_what_it_needs(self):
+        check = load("check")
+        check.symbols = lambda unit: unit
+        known = set()
+        # The kernel and a module: what they define, need and export
+        everything = [({"get", "put"}, {"printk"}, {"get"}), ({"init"}, {"get"}, set())]
+        self.assertEqual(check.unresolved(everything, known), [])
+        self.assertEqual(check.unresolved([everything[0], (set(), {"get", "put", "printk"}, set())], known), ["put"])
+        self.assertEqual(check.unresolved([(set(), {"get", "printk"}, set())], known), ["get"])
+
     def test_compiler_warning_in_a_macro_is_found_where_we_use_it(self):
         check = load("check")
         text = (f"{check.SRC}/include/linux/printk.h:5:2: warning: argument is null [-Wformat]\n"
