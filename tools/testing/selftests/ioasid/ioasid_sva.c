@@ -101,7 +101,7 @@ static bool wait_free(int fd, __u32 id)
 	})) && !ioasid_free(fd, 1, &id);
 }
 
-/* What every test has */
+/* Common to all fixtures */
 struct rig {
 	struct lent engine;
 	int fd;
