@@ -110,6 +110,51 @@ modules()
 	done <"$linux/$1/modules.order"
 }
 
+# unpack_debs DEBS ROOT: the packages in the folder DEBS, not installed
+unpack_debs()
+{
+	local debs=$1 root=$2 deb
+
+	rm -rf "$root.new" "$root"
+	mkdir -p "$root.new"
+	for deb in "$debs"/*.deb; do
+		dpkg-deb -x "$deb" "$root.new"
+	done
+	touch "$root.new"
+	mv "$root.new" "$root"
+}
+
+# pack_program OUT FOLDER NAME PROGRAM LOADER [LOADER-ARGUMENT...]: a program with its
+# loader and libraries, as arguments for rig/initramfs. In the guest, FOLDER/NAME is a
+# script that starts it; it is written to OUT.
+pack_program()
+{
+	local out=$1 folder=$2 name=$3 program=$4 loader=$5 library
+
+	[ -x "$program" ] || die "no $program"
+	shift 4
+	cat >"$out/$name" <<-END
+		#!/bin/sh
+		exec $folder/lib/$name/ld.so --library-path $folder/lib/$name $folder/lib/$name/program "\$@"
+	END
+	echo "$folder/$name=$out/$name"
+	echo "$folder/lib/$name/program=$program"
+	echo "$folder/lib/$name/ld.so=$loader"
+	"$@" --list "$program" | sed -n 's/.* => \(.*\) (0x.*/\1/p' | while read -r library; do
+		echo "$folder/lib/$name/${library##*/}=$library"
+	done
+}
+
+# pack_unpacked OUT FOLDER NAME ROOT FILE: the same for a program of packages that
+# unpack_debs() has unpacked
+pack_unpacked()
+{
+	local root=$4
+
+	pack_program "$1" "$2" "$3" "$root/$5" "$(realpath "$root"/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2)" \
+		--library-path "$root/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu"
+}
+
 # complaints CONSOLE: the lines of a kernel log that should not be there
 complaints()
 {
