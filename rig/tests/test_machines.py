@@ -22,7 +22,7 @@ class Machines(Scratch):
         for name in programs.split():
             self.write(f"{out}/selftests/{name}", name)
         self.write("repo/rig/data/peers.txt", f"{BASE} passed iommu/iommufd 1\n")
-        for name in ("setup", "unpack", "tree", "kernel", "selftests", "guests", "initramfs", "kunit"):
+        for name in ("setup", "unpack", "tree", "kernel", "selftests", "guests", "accel", "initramfs", "kunit"):
             self.stub(f"repo/rig/{name}", "")
         for name in ("rig/selftest", "rig/models", "qemu/test.py"):
             self.stub(f"repo/{name}", "echo 1..1; echo ok 1 works\n")
@@ -77,6 +77,13 @@ class MachinesTest(Case):
             s.test("ioasid_sva")
             self.assertEqual(["x-flts=on" in line for line in s.started()], [True])
             self.assertHolds(s.started()[0], "iommu_sva.allow_unsafe_x86=1")
+
+    def test_kind_of_machine_is_started_with_all_of_its_programs(self):
+        with Machines("ioasid ioasid_dma ioasid_sva ioasid_dsa") as s:
+            self.assertHolds(s.test("dsa"), "machine 1: dsa ioasid_dsa ...", "3 passed, 0 failed, 0 skipped")
+            self.assertHolds(s.test("flts"), "machine 1: flts ioasid_dma flts ioasid_sva ...")
+            self.assertEqual([("-device dsa," in line, "IOASID_SHORT" in line) for line in s.started()],
+                             [(True, False), (False, False)])
 
     def test_failure_on_the_machine_with_first_stage_is_told_apart(self):
         with Machines("ioasid_dma") as s:

@@ -12,6 +12,8 @@
 #ifndef __SELFTEST_IOASID_FIXTURE_H
 #define __SELFTEST_IOASID_FIXTURE_H
 
+#include <sched.h>
+
 #include "../kselftest_harness.h"
 #include "cgroup_utils.h"
 #include "ioasid_utils.h"
@@ -119,6 +121,40 @@ static inline const char *unfit_for_sva(const char *name)
 	if (sva_is_refused())
 		return "this kernel refuses SVA, and IOASID_SVA is not set";
 	return NULL;
+}
+
+/* PASIDs of processes (SVA) */
+
+/*
+ * Run on each CPU once: an idle CPU keeps the mm of the last process that ran
+ * there, and thereby its PASID.
+ */
+static inline void visit_all_cpus(void)
+{
+	cpu_set_t all, one;
+	int cpu;
+
+	if (sched_getaffinity(0, sizeof(all), &all))
+		return;
+	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		sched_setaffinity(0, sizeof(one), &one);
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
+/* Returns whether the PASID of a process that is gone becomes free */
+static inline bool wait_process_free(int fd, __u32 id)
+{
+	__u32 got;
+
+	return wait_until(({
+		visit_all_cpus();
+		!ioasid_alloc(fd, id, id, 1, &got);
+	})) && !ioasid_free(fd, 1, &id);
 }
 
 /* Memory that a device may write to */

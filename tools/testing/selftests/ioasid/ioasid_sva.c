@@ -8,7 +8,6 @@
  * memory in advance.
  */
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -67,38 +66,6 @@ static void expect_refused(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, pdma_wait_refused(dev, 10));
 	EXPECT_EQ(arrived, pdma_done(dev));
 	EXPECT_TRUE(buf_is_poison(buf, BUF_LEN));
-}
-
-/*
- * An idle CPU keeps the last address space that it has had, and the PASID with
- * it, until it gets another one.
- */
-static void visit_all_cpus(void)
-{
-	cpu_set_t all, one;
-	int cpu;
-
-	if (sched_getaffinity(0, sizeof(all), &all))
-		return;
-	for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-		if (!CPU_ISSET(cpu, &all))
-			continue;
-		CPU_ZERO(&one);
-		CPU_SET(cpu, &one);
-		sched_setaffinity(0, sizeof(one), &one);
-	}
-	sched_setaffinity(0, sizeof(all), &all);
-}
-
-/* Whether the number of a process that is gone can be had */
-static bool wait_free(int fd, __u32 id)
-{
-	__u32 got;
-
-	return wait_until(({
-		visit_all_cpus();
-		!ioasid_alloc(fd, id, id, 1, &got);
-	})) && !ioasid_free(fd, 1, &id);
 }
 
 /* Common to all fixtures */
@@ -602,7 +569,7 @@ TEST_F(sva, number_of_a_dead_process_is_free_though_its_file_lives_on)
 		if (round > 2)
 			close(fd);
 		ASSERT_EQ(pid, waitpid(pid, NULL, 0));
-		EXPECT_TRUE(wait_free(rig->fd, pasid));
+		EXPECT_TRUE(wait_process_free(rig->fd, pasid));
 		if (round)
 			expect_taken(rig->fd, id);
 		if (round)
@@ -611,7 +578,7 @@ TEST_F(sva, number_of_a_dead_process_is_free_though_its_file_lives_on)
 			close(fd);
 		close(sock[0]);
 		close(sock[1]);
-		EXPECT_TRUE(wait_free(rig->fd, id));
+		EXPECT_TRUE(wait_process_free(rig->fd, id));
 	}
 	expect_silence();
 }
@@ -789,7 +756,7 @@ TEST_F(sva, exit_of_a_process_needs_no_memory)
 	expect_refused(_metadata, &rig->dev, rig->buf);
 	expect_silence();
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
-	EXPECT_TRUE(wait_free(rig->fd, rig->shared->pasid));
+	EXPECT_TRUE(wait_process_free(rig->fd, rig->shared->pasid));
 	expect_plain(_metadata, rig, rig->shared->pasid);
 }
 
@@ -1245,7 +1212,7 @@ static void do_round(struct __test_metadata *_metadata, struct sweep *sweep,
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	ASSERT_EQ(0, status);
 	EXPECT_EQ(w->next, rig->shared->pasid);
-	EXPECT_TRUE(wait_free(rig->fd, rig->shared->pasid));
+	EXPECT_TRUE(wait_process_free(rig->fd, rig->shared->pasid));
 	test_set_in_use(rig->fd, w->next - 1, 0);
 	/* The IOMMU driver may log that it is out of memory, but no faults */
 	EXPECT_EQ(rig->faults, bar_recorded(&rig->bar));
@@ -1407,7 +1374,7 @@ TEST_F(end, blocks_dma_of_a_file_that_stays_open)
 
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
 	reap(pid, variant->how);
-	EXPECT_TRUE(wait_free(rig->fd, pasid));
+	EXPECT_TRUE(wait_process_free(rig->fd, pasid));
 	EXPECT_TRUE(buf_is_poison(rig->buf, BUF_LEN));
 	expect_silence();
 	expect_plain(_metadata, rig, pasid);
@@ -1434,7 +1401,7 @@ TEST_F(end, leaves_nothing_of_a_file_of_the_process)
 		/* exec closes the file after the mm is gone */
 		EXPECT_TRUE(wait_until(bar_find_channel(&rig->bar, pasid) ==
 				       -ENOENT));
-		EXPECT_TRUE(wait_free(rig->fd, pasid));
+		EXPECT_TRUE(wait_process_free(rig->fd, pasid));
 		EXPECT_TRUE(buf_is_poison(rig->buf, BUF_LEN));
 		expect_silence();
 		reap(pid, variant->how);
@@ -1456,7 +1423,7 @@ TEST_F(end, number_serves_a_user_afterwards)
 	expect_refused(_metadata, &rig->dev, rig->buf);
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
 	reap(pid, variant->how);
-	ASSERT_TRUE(wait_free(rig->fd, pasid));
+	ASSERT_TRUE(wait_process_free(rig->fd, pasid));
 
 	test_cmd_alloc(rig->fd, pasid, pasid, 1, &got);
 	ASSERT_EQ(0, sva_attach(&rig->dev, rig->fd, pasid));
@@ -1770,7 +1737,7 @@ TEST_F(end, stays_blocked_and_silent_across_a_reset)
 
 	EXPECT_EQ(0, sva_unbind(&rig->dev));
 	reap(pid, variant->how);
-	EXPECT_TRUE(wait_free(rig->fd, pasid));
+	EXPECT_TRUE(wait_process_free(rig->fd, pasid));
 	expect_silence();
 	expect_plain(_metadata, rig, pasid);
 }
@@ -1809,7 +1776,7 @@ TEST_F(end, in_the_middle_of_a_reset_blocks)
 		expect_silently_blocked(_metadata, rig, pasid);
 		EXPECT_EQ(0, sva_unbind(&rig->dev));
 		reap(pid, variant->how);
-		ASSERT_TRUE(wait_free(rig->fd, pasid));
+		ASSERT_TRUE(wait_process_free(rig->fd, pasid));
 	}
 	expect_silence();
 	expect_plain(_metadata, rig, pasid);

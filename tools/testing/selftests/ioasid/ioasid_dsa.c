@@ -1,0 +1,582 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * PASIDs of Intel's Data Streaming Accelerator (DSA): the one that its driver, idxd,
+ * allocates for the kernel, and those of processes (SVA). Neither device nor driver
+ * know IOASIDs. The tests also run on a real machine, see
+ * Documentation/driver-api/ioasid.rst.
+ *
+ * They configure a DSA that is not enabled, through sysfs, and leave it disabled.
+ */
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+
+#include "ioasid_fixture.h"
+#include "dsa_utils.h"
+
+#define PAGE 4096
+/* Memory of a transfer, several pages */
+#define MOVE_LEN (8 * PAGE)
+/* Transfers that a process has in flight, fewer than fit into the queue */
+#define NR_MOVES 8
+
+/* Written by a child process that keeps the device busy */
+struct shared {
+	int error;		/* of opening the queue */
+	__u32 moved;		/* transfers that have arrived */
+};
+
+#define load(ptr) __atomic_load_n(ptr, __ATOMIC_SEQ_CST)
+#define store(ptr, val) __atomic_store_n(ptr, val, __ATOMIC_SEQ_CST)
+
+static bool kernel_is_before(unsigned int major, unsigned int minor)
+{
+	unsigned int version, patchlevel;
+	struct utsname name;
+
+	return !uname(&name) &&
+	       sscanf(name.release, "%u.%u", &version, &patchlevel) == 2 &&
+	       (version < major || (version == major && patchlevel < minor));
+}
+
+struct rig {
+	struct dsa dsa;
+	const char *driver;	/* of WQ 0, NULL if the device is disabled */
+	int fd;
+	int kmsg;
+	struct shared *shared;
+	volatile char *buf;	/* NR_MOVES * MOVE_LEN, shared with processes of the test */
+};
+
+/* Returns NULL, or why the test cannot run */
+static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
+{
+	const char *why = setup_ioasid(_metadata, &rig->fd);
+	char on[8];
+	int ret;
+
+	if (why)
+		return why;
+	if (!pdma_exists(DSA_BUS "/drivers/idxd"))
+		return "no driver idxd";
+	ret = dsa_find(&rig->dsa);
+	if (ret == -ENODEV)
+		return "no DSA that idxd drives";
+	if (ret)
+		return "every DSA is in use";
+	if (dsa_read(&rig->dsa, "pasid_enabled", on, sizeof(on)) ||
+	    strcmp(on, "1"))
+		return "idxd has no PASIDs: scalable mode, page requests or SVA are missing";
+	/* idxd of 6.12 dereferences NULL when it disables a device without one */
+	if (dsa_read(&rig->dsa, "event_log_size", on, sizeof(on)) == -ENOENT &&
+	    kernel_is_before(7, 0))
+		return "idxd of this kernel cannot disable a DSA without event log";
+	if (dsa_map_regs(&rig->dsa))
+		return "the registers of the DSA cannot be read";
+	setup_kmsg(_metadata, &rig->kmsg);
+	rig->buf = map_shared(NR_MOVES * MOVE_LEN);
+	rig->shared = map_shared(sizeof(*rig->shared));
+	ASSERT_NE(NULL, rig->buf);
+	ASSERT_NE(NULL, rig->shared);
+	return NULL;
+}
+
+static const char *setup_user(struct __test_metadata *_metadata, struct rig *rig)
+{
+	const char *why = setup(_metadata, rig);
+
+	return why ? why : unfit_for_sva(rig->dsa.pci);
+}
+
+static void enable(struct __test_metadata *_metadata, struct rig *rig,
+		   const char *type, const char *driver)
+{
+	rig->driver = driver;
+	ASSERT_EQ(0, dsa_enable(&rig->dsa, type, driver));
+	ASSERT_TRUE(dsa_wq_is_enabled(&rig->dsa));
+}
+
+static void disable(struct __test_metadata *_metadata, struct rig *rig)
+{
+	if (dsa_wq_is_enabled(&rig->dsa))
+		EXPECT_EQ(0, dsa_disable_wq(&rig->dsa, rig->driver));
+	if (!dsa_is(&rig->dsa, "disabled"))
+		EXPECT_EQ(0, dsa_disable(&rig->dsa));
+	EXPECT_TRUE(dsa_is(&rig->dsa, "disabled"));
+	rig->driver = NULL;
+}
+
+/* A queue of the kernel */
+
+FIXTURE(kernel)
+{
+	struct rig rig;
+};
+
+FIXTURE_SETUP(kernel)
+{
+	skip_for(setup(_metadata, &self->rig));
+}
+
+FIXTURE_TEARDOWN_PARENT(kernel)
+{
+	if (self->rig.driver)
+		disable(_metadata, &self->rig);
+}
+
+/* idxd attaches the domain of the DMA API to its PASID */
+TEST_F(kernel, system_pasid_is_taken_from_the_numbers_of_all)
+{
+	struct rig *rig = &self->rig;
+	__u32 pasid;
+
+	enable(_metadata, rig, "kernel", "dmaengine");
+	pasid = dsa_wq_pasid(&rig->dsa);
+	EXPECT_NE(0, pasid);
+	expect_taken(rig->fd, pasid);
+	disable(_metadata, rig);
+	/* The PASID belongs to the driver, not to the queue */
+	expect_taken(rig->fd, pasid);
+
+	ASSERT_EQ(0, pci_write(rig->dsa.pci, "driver/unbind", rig->dsa.pci));
+	expect_free(rig->fd, pasid);
+	ASSERT_EQ(0, pdma_write_file("/sys/bus/pci/drivers_probe", rig->dsa.pci));
+	enable(_metadata, rig, "kernel", "dmaengine");
+	pasid = dsa_wq_pasid(&rig->dsa);
+	EXPECT_NE(0, pasid);
+	expect_taken(rig->fd, pasid);
+}
+
+#define DMATEST "/sys/module/dmatest/parameters/"
+
+/* The DMA channel of the DSA */
+static int find_channel(struct rig *rig, char name[NAME_MAX + 1])
+{
+	char path[PDMA_PATH_LEN + NAME_MAX], real[PATH_MAX];
+	struct dirent *entry;
+	int ret = -ENODEV;
+	DIR *dir;
+
+	dir = opendir("/sys/class/dma");
+	if (!dir)
+		return -errno;
+	while (ret && (entry = readdir(dir))) {
+		snprintf(path, sizeof(path), "/sys/class/dma/%s/device",
+			 entry->d_name);
+		if (!realpath(path, real) ||
+		    strcmp(strrchr(real, '/') + 1, rig->dsa.pci))
+			continue;
+		snprintf(name, NAME_MAX + 1, "%s", entry->d_name);
+		ret = 0;
+	}
+	closedir(dir);
+	return ret;
+}
+
+/* Read the summary that dmatest's only thread logs at its end */
+static int dmatest_summary(int kmsg, unsigned int *tests, unsigned int *failures)
+{
+	char msg[8192], *at;
+	int ret;
+
+	while ((ret = kmsg_next(kmsg, msg, sizeof(msg))) > 0) {
+		at = strstr(msg, ": summary ");
+		if (at && strstr(msg, "dmatest: ") &&
+		    sscanf(at, ": summary %u tests, %u failures", tests,
+			   failures) == 2)
+			return 0;
+	}
+	return ret ? ret : -ENODATA;
+}
+
+TEST_F(kernel, queue_passes_dmatest)
+{
+	struct rig *rig = &self->rig;
+	unsigned int tests = 0, failures = 0, rounds = short_run() ? 50 : 500;
+	char channel[NAME_MAX + 1], number[16];
+
+	if (!pdma_exists(DMATEST))
+		SKIP(return, "no dmatest");
+	enable(_metadata, rig, "kernel", "dmaengine");
+	ASSERT_EQ(0, find_channel(rig, channel));
+
+	snprintf(number, sizeof(number), "%u", rounds);
+	ASSERT_EQ(0, pdma_write_file(DMATEST "iterations", number));
+	snprintf(number, sizeof(number), "%u", IOASID_WAIT_MS);
+	ASSERT_EQ(0, pdma_write_file(DMATEST "timeout", number));
+	ASSERT_EQ(0, pdma_write_file(DMATEST "channel", channel));
+	ASSERT_EQ(0, pdma_write_file(DMATEST "run", "1"));
+	EXPECT_TRUE(wait_until(!dmatest_summary(rig->kmsg, &tests, &failures)));
+	/* Release the channel */
+	EXPECT_EQ(0, pdma_write_file(DMATEST "run", "0"));
+	EXPECT_EQ(rounds, tests);
+	EXPECT_EQ(0, failures);
+	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
+}
+
+/* Queues of processes */
+
+FIXTURE(user)
+{
+	struct rig rig;
+};
+
+FIXTURE_SETUP(user)
+{
+	skip_for(setup_user(_metadata, &self->rig));
+	enable(_metadata, &self->rig, "user", "user");
+}
+
+FIXTURE_TEARDOWN_PARENT(user)
+{
+	if (self->rig.driver)
+		disable(_metadata, &self->rig);
+}
+
+static struct dsa_completion_record record
+	__attribute__((aligned(sizeof(struct dsa_completion_record))));
+
+/* Memory without any present page */
+static volatile char *fresh(struct __test_metadata *_metadata, int prot)
+{
+	void *buf = mmap(NULL, MOVE_LEN, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			 0);
+
+	EXPECT_NE(MAP_FAILED, buf);
+	return buf;
+}
+
+static void fill(volatile char *buf, char seed)
+{
+	size_t i;
+
+	for (i = 0; i < MOVE_LEN; i++)
+		buf[i] = i * 7 + i / 256 + seed;
+}
+
+/* A process can open the queue and move memory */
+static void expect_usable(struct __test_metadata *_metadata, struct rig *rig)
+{
+	volatile char *src = fresh(_metadata, PROT_READ | PROT_WRITE);
+	volatile char *dst = fresh(_metadata, PROT_READ | PROT_WRITE);
+	struct dsa_hw_desc desc = dsa_memmove(&record, dst, src, MOVE_LEN,
+					      IDXD_OP_FLAG_BOF);
+	struct dsa_queue queue;
+
+	fill(src, 1);
+	ASSERT_EQ(0, dsa_open(&rig->dsa, &queue));
+	EXPECT_EQ(DSA_COMP_SUCCESS, dsa_execute(&queue, &desc));
+	EXPECT_EQ(0, memcmp((void *)src, (void *)dst, MOVE_LEN));
+	dsa_close(&queue);
+	munmap((void *)src, MOVE_LEN);
+	munmap((void *)dst, MOVE_LEN);
+}
+
+TEST_F(user, memory_of_a_process_is_moved)
+{
+	struct rig *rig = &self->rig;
+	volatile char *src = fresh(_metadata, PROT_READ | PROT_WRITE);
+	volatile char *dst = fresh(_metadata, PROT_READ | PROT_WRITE);
+	struct dsa_hw_desc desc = dsa_memmove(&record, dst, src, MOVE_LEN, 0);
+	struct dsa_queue queue;
+	__u32 pasid;
+
+	fill(src, 0);
+	fill(dst, 1);
+	ASSERT_EQ(0, dsa_open(&rig->dsa, &queue));
+	pasid = dsa_wq_pasid(&rig->dsa);
+	EXPECT_NE(0, pasid);
+	expect_taken(rig->fd, pasid);
+	EXPECT_EQ(1, dsa_wq_clients(&rig->dsa));
+	EXPECT_EQ(DSA_COMP_SUCCESS, dsa_execute(&queue, &desc));
+	EXPECT_EQ(0, memcmp((void *)src, (void *)dst, MOVE_LEN));
+	dsa_close(&queue);
+	EXPECT_EQ(0, dsa_wq_clients(&rig->dsa));
+	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
+}
+
+TEST_F(user, page_requests_are_served)
+{
+	struct rig *rig = &self->rig;
+	volatile char *src = fresh(_metadata, PROT_READ | PROT_WRITE);
+	volatile char *dst = fresh(_metadata, PROT_READ | PROT_WRITE);
+	struct dsa_hw_desc desc = dsa_memmove(&record, dst, src, MOVE_LEN, 0);
+	unsigned char vec[MOVE_LEN / PAGE];
+	struct dsa_queue queue;
+	int i;
+
+	fill(src, 0);
+	ASSERT_EQ(0, dsa_open(&rig->dsa, &queue));
+	/* Without BOF, the device does not request pages: it stops at the first one */
+	EXPECT_EQ(DSA_COMP_PAGE_FAULT_NOBOF,
+		  DSA_COMP_STATUS(dsa_execute(&queue, &desc)));
+	EXPECT_EQ((uintptr_t)dst, record.fault_addr);
+	EXPECT_EQ(0, record.bytes_completed);
+	ASSERT_EQ(0, mincore((void *)dst, MOVE_LEN, vec));
+	for (i = 0; i < MOVE_LEN / PAGE; i++)
+		EXPECT_EQ(0, vec[i] & 1);
+
+	desc.flags |= IDXD_OP_FLAG_BOF;
+	EXPECT_EQ(DSA_COMP_SUCCESS, dsa_execute(&queue, &desc));
+	EXPECT_EQ(0, memcmp((void *)src, (void *)dst, MOVE_LEN));
+	dsa_close(&queue);
+	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
+}
+
+TEST_F(user, page_requests_without_permission_are_refused)
+{
+	struct rig *rig = &self->rig;
+	volatile char *src = fresh(_metadata, PROT_READ | PROT_WRITE);
+	volatile char *dst = fresh(_metadata, PROT_READ);
+	struct dsa_hw_desc desc = dsa_memmove(&record, dst, src, MOVE_LEN,
+					      IDXD_OP_FLAG_BOF);
+	struct dsa_queue queue;
+
+	fill(src, 0);
+	ASSERT_EQ(0, dsa_open(&rig->dsa, &queue));
+	EXPECT_EQ(DSA_COMP_PAGE_FAULT_IR,
+		  DSA_COMP_STATUS(dsa_execute(&queue, &desc)));
+	EXPECT_EQ((uintptr_t)dst, record.fault_addr);
+	EXPECT_EQ(0, dst[0]);
+	dsa_close(&queue);
+	expect_usable(_metadata, rig);
+}
+
+/*
+ * Child process: move memory forever. Half of the transfers write to @rig->buf, the
+ * others to pages that the device must request. A transfer has arrived when its last
+ * byte has.
+ *
+ * The descriptors have no completion records. If the device cannot write a record, it
+ * goes to the event log, and idxd copies it from there to the process, even if that is
+ * exiting: the copy can fault in a page after the mm was unmapped ("BUG: Bad
+ * rss-counter state").
+ */
+static void keep_busy(struct rig *rig)
+{
+	static struct dsa_completion_record none
+		__attribute__((aligned(sizeof(struct dsa_completion_record))));
+	struct dsa_hw_desc moves[NR_MOVES];
+	volatile char *src, *dst[NR_MOVES];
+	struct dsa_queue queue;
+	char stamp = 0;
+	int i, ret;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	src = map_shared(NR_MOVES * MOVE_LEN);
+	memset((void *)src, ~POISON, NR_MOVES * MOVE_LEN);
+	memset((void *)rig->buf, 0, NR_MOVES * MOVE_LEN);
+	ret = dsa_open(&rig->dsa, &queue);
+	if (ret) {
+		store(&rig->shared->error, ret);
+		_exit(1);
+	}
+	for (i = 0; i < NR_MOVES; i++) {
+		dst[i] = rig->buf + i * MOVE_LEN;
+		if (i % 2)
+			dst[i] = mmap(NULL, MOVE_LEN, PROT_READ | PROT_WRITE,
+				      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		moves[i] = dsa_memmove(&none, dst[i], src + i * MOVE_LEN,
+				       MOVE_LEN, IDXD_OP_FLAG_BOF);
+		moves[i].flags &= ~(IDXD_OP_FLAG_CRAV | IDXD_OP_FLAG_RCR);
+	}
+	for (;;) {
+		stamp++;
+		for (i = 0; i < NR_MOVES; i++) {
+			src[i * MOVE_LEN + MOVE_LEN - 1] = stamp;
+			dsa_submit(&queue, &moves[i]);
+		}
+		for (i = 0; i < NR_MOVES; i++) {
+			while (dst[i][MOVE_LEN - 1] != stamp)
+				;
+			store(&rig->shared->moved, rig->shared->moved + 1);
+			if (i % 2)
+				madvise((void *)dst[i], MOVE_LEN, MADV_DONTNEED);
+		}
+	}
+}
+
+static void expect_moving(struct __test_metadata *_metadata, struct rig *rig)
+{
+	__u32 before = load(&rig->shared->moved);
+
+	EXPECT_TRUE(wait_until(load(&rig->shared->moved) > before + NR_MOVES));
+}
+
+/* Returns when transfers of the process arrive */
+static pid_t start_busy(struct __test_metadata *_metadata, struct rig *rig)
+{
+	pid_t pid;
+
+	rig->shared->error = 0;
+	rig->shared->moved = 0;
+	pid = fork();
+	if (!pid)
+		keep_busy(rig);
+	EXPECT_LT(0, pid);
+	EXPECT_TRUE(wait_until(load(&rig->shared->moved) ||
+			       load(&rig->shared->error)));
+	EXPECT_EQ(0, rig->shared->error);
+	return pid;
+}
+
+/* Nothing is written from now on */
+static void expect_stopped(struct __test_metadata *_metadata, struct rig *rig,
+			   unsigned int ms)
+{
+	poison_buf(rig->buf, NR_MOVES * MOVE_LEN);
+	pdma_sleep_ms(ms);
+	EXPECT_TRUE(buf_is_poison(rig->buf, NR_MOVES * MOVE_LEN));
+}
+
+static void end(struct __test_metadata *_metadata, pid_t pid)
+{
+	kill(pid, SIGKILL);
+	EXPECT_EQ(pid, waitpid(pid, NULL, 0));
+}
+
+TEST_F(user, killed_process_leaves_nothing)
+{
+	struct rig *rig = &self->rig;
+	int round, rounds = times(100);
+	__u32 pasid;
+	pid_t pid;
+
+	srand(1);
+	for (round = 0; round < rounds && !_metadata->exit_code; round++) {
+		pid = start_busy(_metadata, rig);
+		pasid = dsa_wq_pasid(&rig->dsa);
+		EXPECT_NE(0, pasid);
+		usleep(rand() % 20000);
+		end(_metadata, pid);
+		/* Serving a page request delays the end of the mm and its file */
+		EXPECT_TRUE(wait_until(!dsa_wq_clients(&rig->dsa)));
+		expect_stopped(_metadata, rig, 5);
+		EXPECT_TRUE(wait_process_free(rig->fd, pasid));
+	}
+	TH_LOG("%d processes were killed", round);
+	expect_usable(_metadata, rig);
+	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
+}
+
+/*
+ * The process still has the file open meanwhile. It must close it before the queue is
+ * enabled again, or idxd loses count of its clients.
+ */
+TEST_F(user, disable_ends_work_in_flight)
+{
+	struct rig *rig = &self->rig;
+	__u32 pasid;
+	pid_t pid;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		pid = start_busy(_metadata, rig);
+		expect_moving(_metadata, rig);
+		pasid = dsa_wq_pasid(&rig->dsa);
+		/* The queue only, then the device with its queue */
+		EXPECT_EQ(0, i ? dsa_disable(&rig->dsa) :
+				 dsa_disable_wq(&rig->dsa, rig->driver));
+		expect_stopped(_metadata, rig, A_WHILE_MS);
+		expect_taken(rig->fd, pasid);
+		end(_metadata, pid);
+		EXPECT_TRUE(wait_process_free(rig->fd, pasid));
+		disable(_metadata, rig);
+		enable(_metadata, rig, "user", "user");
+		expect_usable(_metadata, rig);
+	}
+	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
+}
+
+TEST_F(user, reset_ends_work_in_flight)
+{
+	struct rig *rig = &self->rig;
+	__u32 pasid;
+	pid_t pid;
+
+	pid = start_busy(_metadata, rig);
+	expect_moving(_metadata, rig);
+	pasid = dsa_wq_pasid(&rig->dsa);
+	EXPECT_EQ(0, pci_reset(rig->dsa.pci));
+	expect_stopped(_metadata, rig, A_WHILE_MS);
+	expect_taken(rig->fd, pasid);
+	end(_metadata, pid);
+	EXPECT_TRUE(wait_process_free(rig->fd, pasid));
+	/* idxd of 6.12 does not notice the reset; that of 7.3 enables both again */
+	disable(_metadata, rig);
+	enable(_metadata, rig, "user", "user");
+	expect_usable(_metadata, rig);
+	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
+}
+
+/* Both PASIDs are freed with the device. After the rescan, it gets new ones. */
+TEST_F(user, remove_and_rescan_after_work_in_flight)
+{
+	struct rig *rig = &self->rig;
+	__u32 pasid, system;
+	pid_t pid;
+
+	disable(_metadata, rig);
+	enable(_metadata, rig, "kernel", "dmaengine");
+	system = dsa_wq_pasid(&rig->dsa);
+	disable(_metadata, rig);
+	enable(_metadata, rig, "user", "user");
+	pid = start_busy(_metadata, rig);
+	expect_moving(_metadata, rig);
+	pasid = dsa_wq_pasid(&rig->dsa);
+	EXPECT_NE(system, pasid);
+	kill(pid, SIGKILL);
+	/* idxd of 6.12 uses freed memory if it is enabled when the device goes */
+	disable(_metadata, rig);
+	EXPECT_EQ(pid, waitpid(pid, NULL, 0));
+	munmap((void *)rig->dsa.regs, DSA_REGS_SIZE);
+	EXPECT_EQ(0, pci_write(rig->dsa.pci, "remove", "1"));
+	expect_stopped(_metadata, rig, A_WHILE_MS);
+	EXPECT_TRUE(wait_process_free(rig->fd, pasid));
+	expect_free(rig->fd, system);
+
+	ASSERT_EQ(0, pdma_write_file("/sys/bus/pci/rescan", "1"));
+	ASSERT_TRUE(wait_until(!dsa_find(&rig->dsa)));
+	ASSERT_EQ(0, dsa_map_regs(&rig->dsa));
+	enable(_metadata, rig, "user", "user");
+	expect_usable(_metadata, rig);
+	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
+}
+
+/* Run accel-config, whose output goes to the output of the test */
+static int accel_config(struct rig *rig, const char *format)
+{
+	char command[256];
+	int n = snprintf(command, sizeof(command), "accel-config ");
+
+	snprintf(command + n, sizeof(command) - n, format, rig->dsa.nr,
+		 rig->dsa.nr);
+	fflush(stdout);
+	return system(command);
+}
+
+TEST_F(user, accel_config_configures_the_queue)
+{
+	struct rig *rig = &self->rig;
+
+	if (system("accel-config --version >/dev/null 2>&1"))
+		SKIP(return, "no accel-config");
+	disable(_metadata, rig);
+	rig->driver = "user";
+	EXPECT_EQ(0, accel_config(rig, "config-engine dsa%d/engine%d.0 -g 0"));
+	EXPECT_EQ(0, accel_config(rig, "config-wq dsa%d/wq%d.0 -g 0 -s 16 -p 10"));
+	EXPECT_EQ(0, accel_config(rig, "config-wq dsa%d/wq%d.0 -m dedicated -b 1"));
+	EXPECT_EQ(0, accel_config(rig, "config-wq dsa%d/wq%d.0 -y user -n me -d user"));
+	EXPECT_EQ(0, accel_config(rig, "enable-device dsa%d"));
+	EXPECT_EQ(0, accel_config(rig, "enable-wq dsa%d/wq%d.0"));
+	ASSERT_TRUE(dsa_wq_is_enabled(&rig->dsa));
+	expect_usable(_metadata, rig);
+	EXPECT_EQ(0, accel_config(rig, "disable-wq dsa%d/wq%d.0"));
+	EXPECT_FALSE(dsa_wq_is_enabled(&rig->dsa));
+	EXPECT_EQ(0, accel_config(rig, "disable-device dsa%d"));
+	EXPECT_TRUE(dsa_is(&rig->dsa, "disabled"));
+	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
+}
+
+TEST_HARNESS_MAIN
