@@ -80,7 +80,11 @@ static inline int dsa_find(struct dsa *dsa)
 /* Registers, see drivers/dma/idxd/registers.h */
 
 #define DSA_REGS_SIZE	0x1000
+#define DSA_WQCAP	0x20
+#define DSA_GRPCAP	0x30
 #define DSA_OFFSETS	0x60
+#define DSA_CMD		0xa0
+#define DSA_CMDSTS	0xa8
 
 static inline int dsa_map_regs(struct dsa *dsa)
 {
@@ -115,6 +119,8 @@ static inline __u32 dsa_wq_pasid(struct dsa *dsa)
 }
 
 /* The device and its WQ 0, the only WQ of the first engine */
+
+#define DSA_WQ_SIZE 16
 
 static inline int dsa_bind(const char *driver, const char *what,
 			   const char *format, struct dsa *dsa)
@@ -235,20 +241,24 @@ dsa_memmove(struct dsa_completion_record *record, volatile void *dst,
 	};
 }
 
-/*
- * A full WQ drops descriptors silently: the caller must limit those in flight. Clears
- * the completion record.
- */
+/* A full WQ drops descriptors silently: the caller must limit those in flight */
+static inline void dsa_write_portal(struct dsa_queue *queue,
+				    struct dsa_hw_desc *desc)
+{
+	/* movdir64b (%rdx), %rax, for assemblers that do not know it */
+	asm volatile("sfence\n\t"
+		     ".byte 0x66, 0x0f, 0x38, 0xf8, 0x02"
+		     : : "a"(queue->portal), "d"(desc) : "memory");
+}
+
+/* Also clears the completion record */
 static inline void dsa_submit(struct dsa_queue *queue, struct dsa_hw_desc *desc)
 {
 	struct dsa_completion_record *record =
 		(void *)(uintptr_t)desc->completion_addr;
 
 	memset((void *)record, 0, sizeof(*record));
-	/* movdir64b (%rdx), %rax, for assemblers that do not know it */
-	asm volatile("sfence\n\t"
-		     ".byte 0x66, 0x0f, 0x38, 0xf8, 0x02"
-		     : : "a"(queue->portal), "d"(desc) : "memory");
+	dsa_write_portal(queue, desc);
 }
 
 static inline bool dsa_is_complete(const struct dsa_completion_record *record)
@@ -265,6 +275,104 @@ static inline int dsa_execute(struct dsa_queue *queue, struct dsa_hw_desc *desc)
 	dsa_submit(queue, desc);
 	wait_until(dsa_is_complete(record));
 	return record->status;
+}
+
+/* The DSA under vfio-pci: this program is its driver */
+
+struct dsa_vfio {
+	struct pdma_dev dev;
+	struct pdma_bar bar;
+	void *portals;
+	size_t portals_len;
+};
+
+/* Commands */
+enum {
+	DSA_ENABLE_DEVICE = 1,
+	DSA_ENABLE_WQ = 6,
+	DSA_DISABLE_WQ,
+	DSA_DRAIN_WQ,
+};
+
+static inline int dsa_vfio_open(struct dsa *dsa, struct dsa_vfio *vfio,
+				__u32 *dev_id)
+{
+	struct vfio_region_info info;
+	int ret;
+
+	ret = vfio_open_pci(&vfio->dev, dsa->pci, dev_id);
+	if (!ret)
+		ret = vfio_map_bar(&vfio->bar, vfio->dev.device);
+	if (!ret)
+		ret = pdma_region(vfio->dev.device, VFIO_PCI_BAR2_REGION_INDEX,
+				  &info);
+	if (ret)
+		return ret;
+	vfio->portals_len = info.size;
+	vfio->portals = mmap(NULL, info.size, PROT_WRITE, MAP_SHARED,
+			     vfio->dev.device, info.offset);
+	return vfio->portals == MAP_FAILED ? -errno : 0;
+}
+
+static inline void dsa_vfio_close(struct dsa_vfio *vfio)
+{
+	munmap(vfio->portals, vfio->portals_len);
+	bar_unmap(&vfio->bar);
+	pdma_close(&vfio->dev);
+}
+
+/* Returns the error code of the command, 0 if it succeeded */
+static inline __u32 dsa_vfio_command(struct dsa_vfio *vfio, __u32 command,
+				     __u32 operand)
+{
+	bar_write32(&vfio->bar, DSA_CMD, command << 20 | operand);
+	wait_until(!(bar_read32(&vfio->bar, DSA_CMDSTS) >> 31));
+	return bar_read32(&vfio->bar, DSA_CMDSTS);
+}
+
+/* Enable the device, with WQs 0 and 1 and an engine in its first group */
+static inline __u32 dsa_vfio_enable(struct dsa_vfio *vfio)
+{
+	size_t group = (bar_read32(&vfio->bar, DSA_OFFSETS) & 0xffff) * 0x100;
+	size_t wq = (bar_read32(&vfio->bar, DSA_OFFSETS) >> 16) * 0x100;
+	size_t stride = 32 << (bar_read32(&vfio->bar, DSA_WQCAP) >> 24 & 0xf);
+	__u32 buffers = bar_read32(&vfio->bar, DSA_GRPCAP) >> 8 & 0xff;
+	int i;
+
+	bar_write64(&vfio->bar, group, 3);
+	bar_write64(&vfio->bar, group + 32, 1);
+	bar_write64(&vfio->bar, group + 40, buffers << 20 | 1 << 3 | 1);
+	for (i = 0; i < 2; i++)
+		bar_write32(&vfio->bar, wq + i * stride, DSA_WQ_SIZE);
+	return dsa_vfio_command(vfio, DSA_ENABLE_DEVICE, 0);
+}
+
+/* Let WQ @nr, which is disabled, use @pasid */
+static inline __u32 dsa_vfio_enable_wq(struct dsa_vfio *vfio, int nr,
+				       __u32 pasid)
+{
+	size_t stride = 32 << (bar_read32(&vfio->bar, DSA_WQCAP) >> 24 & 0xf);
+	size_t wq = (bar_read32(&vfio->bar, DSA_OFFSETS) >> 16) * 0x100 +
+		    nr * stride;
+
+	/* Dedicated, priority 10, transfers of 2^20 bytes at most */
+	bar_write32(&vfio->bar, wq + 8, 1 << 28 | pasid << 8 | 10 << 4 | 1);
+	bar_write32(&vfio->bar, wq + 12, 20);
+	return dsa_vfio_command(vfio, DSA_ENABLE_WQ, nr);
+}
+
+/* @command: DSA_DISABLE_WQ or DSA_DRAIN_WQ, which end when the WQ is empty */
+static inline __u32 dsa_vfio_wq(struct dsa_vfio *vfio, __u32 command, int nr)
+{
+	return dsa_vfio_command(vfio, command, 1 << nr);
+}
+
+static inline struct dsa_queue dsa_vfio_queue(struct dsa_vfio *vfio, int nr)
+{
+	/* The second of four portals is the limited one */
+	return (struct dsa_queue){
+		.portal = vfio->portals + (4 * nr + 1) * DSA_PORTAL_SIZE,
+	};
 }
 
 #endif

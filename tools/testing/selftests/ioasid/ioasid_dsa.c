@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * PASIDs of Intel's Data Streaming Accelerator (DSA): the one that its driver, idxd,
- * allocates for the kernel, and those of processes (SVA). Neither device nor driver
- * know IOASIDs. The tests also run on a real machine, see
- * Documentation/driver-api/ioasid.rst.
+ * PASIDs of Intel's Data Streaming Accelerator (DSA): the PASID that its driver, idxd,
+ * allocates for the kernel, PASIDs of processes (SVA), and IOASIDs under vfio-pci. The
+ * tests also run on real hardware, see Documentation/driver-api/ioasid.rst.
  *
- * They configure a DSA that is not enabled, through sysfs, and leave it disabled.
+ * They use a DSA that is disabled, and leave it disabled.
  */
 #include <signal.h>
 #include <sys/prctl.h>
@@ -355,8 +354,6 @@ TEST_F(user, page_requests_without_permission_are_refused)
  */
 static void keep_busy(struct rig *rig)
 {
-	static struct dsa_completion_record none
-		__attribute__((aligned(sizeof(struct dsa_completion_record))));
 	struct dsa_hw_desc moves[NR_MOVES];
 	volatile char *src, *dst[NR_MOVES];
 	struct dsa_queue queue;
@@ -377,7 +374,7 @@ static void keep_busy(struct rig *rig)
 		if (i % 2)
 			dst[i] = mmap(NULL, MOVE_LEN, PROT_READ | PROT_WRITE,
 				      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		moves[i] = dsa_memmove(&none, dst[i], src + i * MOVE_LEN,
+		moves[i] = dsa_memmove(NULL, dst[i], src + i * MOVE_LEN,
 				       MOVE_LEN, IDXD_OP_FLAG_BOF);
 		moves[i].flags &= ~(IDXD_OP_FLAG_CRAV | IDXD_OP_FLAG_RCR);
 	}
@@ -385,7 +382,7 @@ static void keep_busy(struct rig *rig)
 		stamp++;
 		for (i = 0; i < NR_MOVES; i++) {
 			src[i * MOVE_LEN + MOVE_LEN - 1] = stamp;
-			dsa_submit(&queue, &moves[i]);
+			dsa_write_portal(&queue, &moves[i]);
 		}
 		for (i = 0; i < NR_MOVES; i++) {
 			while (dst[i][MOVE_LEN - 1] != stamp)
@@ -577,6 +574,185 @@ TEST_F(user, accel_config_configures_the_queue)
 	EXPECT_EQ(0, accel_config(rig, "disable-device dsa%d"));
 	EXPECT_TRUE(dsa_is(&rig->dsa, "disabled"));
 	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
+}
+
+/* Queues under vfio-pci, each with an IOASID */
+
+#define NR_QUEUES 2
+/* Of an address space: source, destination and completion record */
+#define SPACE_LEN (2 * MOVE_LEN + PAGE)
+
+FIXTURE(vfio)
+{
+	struct dsa dsa;
+	bool ours;		/* vfio-pci has the DSA */
+	struct dsa_vfio vfio;
+	int kmsg;
+	struct {
+		int fd;		/* /dev/ioasid */
+		__u32 id;
+		__u32 hwpt;
+		volatile char *buf;
+	} space[NR_QUEUES];
+};
+
+static const char *setup_vfio(struct dsa *dsa)
+{
+	if (!pdma_exists(DSA_BUS "/drivers/idxd") || dsa_find(dsa))
+		return "no DSA that is disabled";
+	if (!pdma_exists(PCI_DRIVERS "vfio-pci"))
+		return "no driver vfio-pci";
+	if (!file_has("/sys/module/vfio_pci/parameters/disable_denylist", "Y"))
+		return "vfio-pci refuses DSA without vfio_pci.disable_denylist=1";
+	return NULL;
+}
+
+FIXTURE_SETUP(vfio)
+{
+	struct pdma_feature probe = {};
+	__u32 dev_id = 0;
+	int i;
+
+	skip_for(setup_vfio(&self->dsa));
+	for (i = 0; i < NR_QUEUES; i++)
+		skip_for(setup_ioasid(_metadata, &self->space[i].fd));
+	setup_kmsg(_metadata, &self->kmsg);
+	ASSERT_EQ(0, pci_set_driver(self->dsa.pci, "vfio-pci"));
+	self->ours = true;
+	ASSERT_EQ(0, dsa_vfio_open(&self->dsa, &self->vfio, &dev_id));
+	if (pdma_feature_ioasid(&self->vfio.dev, VFIO_DEVICE_FEATURE_PROBE |
+				VFIO_DEVICE_FEATURE_SET, &probe) == -ENOTTY) {
+		/* Without a teardown */
+		dsa_vfio_close(&self->vfio);
+		EXPECT_EQ(0, pci_set_driver(self->dsa.pci, ""));
+		SKIP(return, "vfio-pci takes no IOASIDs");
+	}
+
+	ASSERT_EQ(0, dsa_vfio_enable(&self->vfio));
+	for (i = 0; i < NR_QUEUES; i++) {
+		self->space[i].buf = pdma_alloc_buffer(SPACE_LEN);
+		ASSERT_NE(NULL, self->space[i].buf);
+		ASSERT_EQ(0, vfio_map_space(&self->vfio.dev, self->space[i].buf,
+					    IOVA, SPACE_LEN));
+		ASSERT_EQ(0, vfio_alloc_hwpt(&self->vfio.dev, dev_id,
+					     &self->space[i].hwpt));
+		test_cmd_alloc(self->space[i].fd, 0, 0, 1, &self->space[i].id);
+		ASSERT_EQ(0, pdma_add_ioasid(&self->vfio.dev, self->space[i].fd,
+					     self->space[i].id));
+		ASSERT_EQ(0, pt_attach(&self->vfio.dev, self->space[i].id,
+				       self->space[i].hwpt));
+		ASSERT_EQ(0, dsa_vfio_enable_wq(&self->vfio, i,
+						self->space[i].id));
+	}
+}
+
+FIXTURE_TEARDOWN_PARENT(vfio)
+{
+	if (self->ours)
+		EXPECT_EQ(0, pci_set_driver(self->dsa.pci, ""));
+}
+
+/* Copy the first half of the queue's address space to the second half */
+static void vfio_move(FIXTURE_DATA(vfio) *self, int nr)
+{
+	struct dsa_hw_desc desc = dsa_memmove(NULL, NULL, NULL, MOVE_LEN, 0);
+	struct dsa_queue queue = dsa_vfio_queue(&self->vfio, nr);
+
+	desc.src_addr = IOVA;
+	desc.dst_addr = IOVA + MOVE_LEN;
+	desc.completion_addr = IOVA + 2 * MOVE_LEN;
+	dsa_write_portal(&queue, &desc);
+}
+
+static struct dsa_completion_record *vfio_record(FIXTURE_DATA(vfio) *self,
+						 int nr)
+{
+	return (void *)self->space[nr].buf + 2 * MOVE_LEN;
+}
+
+#define expect_queue_moves(_nr) do {					\
+	volatile char *__buf = self->space[_nr].buf;			\
+									\
+	fill(__buf, rand());						\
+	memset(vfio_record(self, _nr), 0, PAGE);			\
+	vfio_move(self, _nr);						\
+	EXPECT_TRUE(wait_until(dsa_is_complete(vfio_record(self, _nr)))); \
+	EXPECT_EQ(DSA_COMP_SUCCESS, vfio_record(self, _nr)->status);	\
+	EXPECT_EQ(0, memcmp((void *)__buf, (void *)__buf + MOVE_LEN,	\
+			    MOVE_LEN));					\
+} while (0)
+
+/* The device executes a transfer, and nothing arrives */
+#define expect_queue_blocked(_nr) do {					\
+	volatile char *__buf = self->space[_nr].buf;			\
+									\
+	poison_buf(__buf, SPACE_LEN);					\
+	vfio_move(self, _nr);						\
+	EXPECT_EQ(0, dsa_vfio_wq(&self->vfio, DSA_DRAIN_WQ, _nr));	\
+	EXPECT_TRUE(buf_is_poison(__buf, SPACE_LEN));			\
+} while (0)
+
+TEST_F(vfio, close_of_the_owner_blocks_its_queue_only)
+{
+	expect_queue_moves(0);
+	expect_queue_moves(1);
+	close(self->space[0].fd);
+	expect_queue_blocked(0);
+	expect_queue_moves(1);
+	expect_taken(self->space[1].fd, self->space[0].id);
+
+	/* The reference of the device is the last one */
+	EXPECT_EQ(0, pdma_drop_ioasid(&self->vfio.dev, self->space[0].id));
+	EXPECT_TRUE(ioasid_wait_recycled(self->space[1].fd,
+					 self->space[0].id));
+	expect_free(self->space[1].fd, self->space[0].id);
+	expect_queue_moves(1);
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+TEST_F(vfio, reset_brings_back_what_is_active_and_nothing_else)
+{
+	int i;
+
+	expect_queue_moves(0);
+	expect_queue_moves(1);
+	test_cmd_free(self->space[0].fd, 1, &self->space[0].id);
+	ASSERT_EQ(0, ioctl(self->vfio.dev.device, VFIO_DEVICE_RESET));
+	ASSERT_EQ(0, dsa_vfio_enable(&self->vfio));
+	for (i = 0; i < NR_QUEUES; i++)
+		ASSERT_EQ(0, dsa_vfio_enable_wq(&self->vfio, i,
+						self->space[i].id));
+	expect_queue_blocked(0);
+	expect_queue_moves(1);
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
+}
+
+/* The queue is full of transfers when the owner frees the IOASID */
+TEST_F(vfio, nothing_arrives_after_free)
+{
+	int round, i, rounds = times(200);
+	__u32 *id = &self->space[0].id;
+
+	for (round = 0; round < rounds && !_metadata->exit_code; round++) {
+		for (i = 0; i < DSA_WQ_SIZE; i++)
+			vfio_move(self, 0);
+		usleep(rand() % 200);
+		test_cmd_free(self->space[0].fd, 1, id);
+		poison_buf(self->space[0].buf, SPACE_LEN);
+		EXPECT_EQ(0, dsa_vfio_wq(&self->vfio, DSA_DISABLE_WQ, 0));
+		EXPECT_TRUE(buf_is_poison(self->space[0].buf, SPACE_LEN));
+
+		EXPECT_EQ(0, pdma_drop_ioasid(&self->vfio.dev, *id));
+		test_cmd_alloc(self->space[0].fd, 0, 0, 1, id);
+		ASSERT_EQ(0, pdma_add_ioasid(&self->vfio.dev,
+					     self->space[0].fd, *id));
+		ASSERT_EQ(0, pt_attach(&self->vfio.dev, *id,
+				       self->space[0].hwpt));
+		ASSERT_EQ(0, dsa_vfio_enable_wq(&self->vfio, 0, *id));
+	}
+	expect_queue_moves(0);
+	expect_queue_moves(1);
+	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
 TEST_HARNESS_MAIN
