@@ -10,29 +10,30 @@ export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T LONG V SIGNOFF OPS SEED SECOND
 .PHONY: help setup qemu tree refresh series bisect kernel boot run vmm test soak models mutants coverage kcsan fuzz peers check bench deb kunit selftests clean
 
 help:
-	@echo "make run        the life of a PASID, step by step"
+	@echo "make run        walk through the life cycle of a PASID"
 	@echo "make vmm        the same for PASIDs of two virtual machines"
-	@echo "make test       all tests but long ones: LONG=1, T=PROGRAM or T=KUNITSUITE"
-	@echo "make soak       random operations for long: OPS=N SEED=S SECONDS_MAX=T PROGRAM="
-	@echo "make models     the models, all configurations"
-	@echo "make mutants    break the code, see which test notices: M=NAME"
-	@echo "make coverage   what of our kernel code the tests reach, by gcov"
-	@echo "make kcsan      tests in a kernel that looks for data races: T=NAME"
-	@echo "make fuzz       calls that nobody would make, guided by coverage"
-	@echo "make peers      the kernel's own tests, on pristine and patched: T=SUITE"
-	@echo "make check      the kernel's checkers on our code: T=NAME"
-	@echo "make bench      what PASIDs cost: tables and plots, into lab/bench/"
-	@echo "make setup      install the Debian packages that are missing"
-	@echo "make qemu       build the emulator: VT-d corrected, and the DMA engine"
+	@echo "make test       all tests; LONG=1 for long ones in full, T=PROGRAM or T=SUITE for one"
+	@echo "make soak       long runs of random operations: OPS=N SEED=S SECONDS_MAX=T PROGRAM="
+	@echo "make models     check the models, all configurations"
+	@echo "make mutants    break the code and see which test notices: M=NAME"
+	@echo "make coverage   measure how much of our kernel code the tests reach (gcov)"
+	@echo "make kcsan      run tests in a kernel that detects data races: T=NAME"
+	@echo "make fuzz       random calls, guided by coverage"
+	@echo "make peers      run the kernel's own tests on the pristine and patched kernel: T=SUITE"
+	@echo "make check      run the kernel's checkers on our code: T=NAME"
+	@echo "make bench      measure what PASIDs cost: tables and plots in lab/bench/"
+	@echo "make setup      install missing Debian packages"
+	@echo "make qemu       build the emulator: QEMU with corrected VT-d, and the test devices"
 	@echo "make tree       merge the repository into $(BUILD)/linux-$(BASE)/src"
-	@echo "make refresh    write edits made there back: P=PATCH"
-	@echo "make series     write the mailings: S=fixes, core, users or tests; make bisect builds each step"
+	@echo "make refresh    write edits made in that tree back: P=PATCH"
+	@echo "make series     write the mailings: S=fixes, core, users, tests or qemu"
+	@echo "make bisect     build each step of the series"
 	@echo "make kernel     build a kernel: CONFIG=run (default) or CONFIG=test (debug)"
 	@echo "make selftests  build the kselftest programs"
-	@echo "make kunit      KUnit tests of the core under user mode Linux: T=SUITE"
-	@echo "make boot       a shell in the guest: KERNEL=bzImage"
-	@echo "make deb        Debian packages of the patched kernel: FLAVOUR=cloud-amd64"
-	@echo "make clean      remove everything that was built ($(BUILD)/)"
+	@echo "make kunit      run KUnit tests of the core under user mode Linux: T=SUITE"
+	@echo "make boot       get a shell in the emulated machine: KERNEL=bzImage"
+	@echo "make deb        build Debian packages of the patched kernel: FLAVOUR=cloud-amd64"
+	@echo "make clean      remove all output ($(BUILD)/)"
 	@echo "BASE=$(BASE) is the kernel, BUILD=$(BUILD) output, KERNEL_SRC=DIR pristine tree"
 
 setup:
@@ -48,7 +49,7 @@ tree: setup
 refresh:
 	@rig/tree refresh $(P)
 
-series: tree
+series: $(if $(filter qemu,$(S)),setup,tree)
 	@rig/series
 
 bisect: series

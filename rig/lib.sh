@@ -88,6 +88,18 @@ need_space()
 		die "$2 needs $1 MiB free in ${3:-$BUILD}, there are $free MiB"
 }
 
+# qemu_tarball: the source of the emulator
+qemu_tarball()
+{
+	local file tarball=
+
+	for file in "$BUILD"/packages/qemu/qemu_*.orig.tar.xz; do
+		[ ! -f "$file" ] || tarball=$file
+	done
+	[ -n "$tarball" ] || die "no source of the emulator: run make setup"
+	echo "$tarball"
+}
+
 # lock FILE: hold it until the script ends
 lock()
 {

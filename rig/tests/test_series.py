@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """rig/series and rig/bisect, on a series of a few patches"""
 import os
+import subprocess
 
 from lib import BASE
-from support import SECOND, Case, Stacked, holds
+from support import SECOND, Case, Scratch, Stacked, holds
 
 IDENTITY = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@b", "GIT_AUTHOR_DATE": "2026-01-01T00:00:00+00:00"}
 
@@ -34,6 +35,38 @@ class Series(Stacked):
     def does_not(self, *parts):
         holds(self.fails("rig/tree", "commit", **IDENTITY, GIT_COMMITTER_NAME="A", GIT_COMMITTER_EMAIL="a@b"),
               *parts)
+
+
+QEMU = "repo/qemu/patches/0001-device.patch"
+
+
+class Emulator(Scratch):
+    """A release of QEMU, a patch with a new file, one for the VMM that adds to a file which it makes"""
+
+    def __init__(self):
+        super().__init__()
+        self.write("qemu-10.0.1/hw/i386/Kconfig", "config VTD\n")
+        self.write("qemu-10.0.1/hw/Kconfig", "config HW\n")
+        os.makedirs(self.path("repo/build/packages/qemu"))
+        subprocess.run(["tar", "-C", self.top, "-cJf", self.path("repo/build/packages/qemu/qemu_10.0.1+ds.orig.tar.xz"),
+                        "qemu-10.0.1"], check=True)
+        self.write("repo/qemu/cover.txt", "Subject of QEMU\n\nText, for @VERSION@.\n")
+        self.write("repo/qemu/hw/i386/device.c", "int device;\n")
+        self.write("repo/samples/vfio-mdev/device.h", "int registers;\n")
+        self.write(QEMU, "Subject: [PATCH] hw/i386: add a device\n\nWhy.\n---\n+++ b/hw/i386/device.c\n"
+                   "+++ b/hw/i386/device.h\n\ndiff --git a/hw/i386/Kconfig b/hw/i386/Kconfig\n--- a/hw/i386/Kconfig\n"
+                   "+++ b/hw/i386/Kconfig\n@@ -1 +1,2 @@\n config VTD\n+config DEVICE\n")
+        self.write("repo/qemu/vmm/0001-object.patch", "Subject: [PATCH] backends: add an object\n---\n"
+                   "--- /dev/null\n+++ b/backends/object.c\n@@ -0,0 +1 @@\n+int object;\n")
+        self.write("repo/qemu/vmm/0002-more.patch", "Subject: [PATCH] backends: add more\n---\n"
+                   "--- a/backends/object.c\n+++ b/backends/object.c\n@@ -1 +1,2 @@\n int object;\n+int more;\n")
+
+    def series(self, **environment):
+        output = self.run("rig/series", **{**IDENTITY, "S": "qemu", **environment})
+        return output, {name: self.read("repo/build/qemu/series/" + name)
+                        for name in sorted(os.listdir(self.path("repo/build/qemu/series")))}
+
+
 LAB = f"repo/lab/patches/{BASE}/0901-lab.patch"
 
 
@@ -125,6 +158,29 @@ class SeriesTest(Case):
             self.assertHolds(s.fails("rig/series", **IDENTITY), "16 patches in the mailing users", "15 at once")
             # Not even the mailings that are short enough
             self.assertEqual(os.path.exists(s.path(f"repo/build/linux-{BASE}/series")), False)
+
+    def test_mailing_for_qemu(self):
+        with Emulator() as s:
+            output, patches = s.series(V="2", SIGNOFF="1")
+            self.assertHolds(output, "qemu: 3 patches and a cover letter: ")
+            self.assertEqual(list(patches), ["v2-0000-cover-letter.patch", "v2-0001-hw-i386-add-a-device.patch",
+                                             "v2-0002-backends-add-an-object.patch", "v2-0003-backends-add-more.patch"])
+            cover, device, _, more = patches.values()
+            self.assertHolds(cover, "Subject: [PATCH v2 0/3] Subject of QEMU\n", "Text, for 10.0.1.\n", "A (3):\n")
+            self.assertHolds(device, "From: A <a@b>\n", "Why.\n\nSigned-off-by: A <a@b>\n---\n", "+config DEVICE\n",
+                             "+int device;\n", "b/hw/i386/device.h\n", "+int registers;\n")
+            self.assertHolds(more, " int object;\n+int more;\n")
+            self.assertEqual(os.path.exists(s.path("repo/build/qemu/series.am")), False)
+            self.assertEqual(list(s.series()[1])[0], "0000-cover-letter.patch")
+
+    def test_mailing_for_qemu_is_complete_and_applies(self):
+        with Emulator() as s:
+            s.write("repo/qemu/hw/i386/more.c", "int more;\n")
+            self.assertHolds(s.run("rig/series", status=1, **IDENTITY, S="qemu"), "apply the patches with git am failed")
+            self.assertHolds(s.read("repo/build/log/series-qemu-am.log"), "hw/i386/more.c: No such file")
+            os.remove(s.path("repo/qemu/hw/i386/more.c"))
+            s.write(QEMU, s.read(QEMU).replace(" config VTD", " config VT"))
+            self.assertHolds(s.run("rig/series", status=1, **IDENTITY, S="qemu"), "hw/i386/Kconfig: patch does not apply")
 
     def test_series_of_nobody_says_so(self):
         with Series() as s:

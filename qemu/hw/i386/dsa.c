@@ -21,10 +21,10 @@
  * - readback of destinations and in drain descriptors;
  * - any effect of read buffers, traffic classes, steering tags, cache control, and
  *   of privileged mode on translation, which the IOMMU does not look at;
- * - errors of hardware, other than those that the IOMMU or software brings about;
+ * - errors of hardware, except those that the IOMMU or software causes;
  * - a limit for the time that a page request takes, and migration.
  *
- * Writes are posted: if the IOMMU refuses one, the device goes on without knowing.
+ * Writes are posted: if the IOMMU refuses one, the device does not notice.
  */
 
 #include "qemu/osdep.h"
@@ -71,7 +71,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(DSAState, DSA)
 #define DSA_ASK_PERIOD_US       10
 #define DSA_RESPONSE_PERIOD_US  1000
 
-/* BAR 0: registers. What a register contains stands where it is read. */
+/* BAR 0: registers. Their contents are described where they are read. */
 #define DSA_BAR0_SIZE           (64 * KiB)
 #define DSA_REG_VERSION         0x00
 #define DSA_REG_GENCAP          0x10
@@ -165,8 +165,8 @@ typedef enum DSACommand {
 #define DSA_CMDSTS_ACTIVE       (1u << 31)
 
 /*
- * Error codes of commands. Which of the four of groups stands for which mistake
- * is our choice.
+ * Error codes of commands. The meanings of the four codes for groups are our
+ * choice.
  */
 typedef enum DSACommandError {
     DSA_CMD_OK = 0x00,
@@ -229,7 +229,7 @@ typedef enum DSAOpcode {
 
 /* Status of a completion record, and error of SWERR */
 typedef enum DSAStatus {
-    DSA_ABORTED = 0x00,             /* Nobody is told */
+    DSA_ABORTED = 0x00,             /* Not reported to software */
     DSA_SUCCESS = 0x01,
     DSA_FALSE_PREDICATE = 0x02,
     DSA_PAGE_FAULT = 0x03,
@@ -256,7 +256,7 @@ typedef enum DSAStatus {
     DSA_SUBMIT_FULL = 0x54,
 } DSAStatus;
 
-#define DSA_STATUS_WRITE        (1u << 7)   /* The fault is one of a write */
+#define DSA_STATUS_WRITE        (1u << 7)   /* Fault on a write */
 
 #define DSA_SWERR_VALID         (1u << 0)
 #define DSA_SWERR_OVERFLOW      (1u << 1)
@@ -313,13 +313,12 @@ typedef struct DSAWQ {
     bool stopping;              /* Takes no more descriptors */
     QTAILQ_HEAD(, DSAWork) queue;
     uint32_t num_queued;
-    uint32_t credit;            /* Descriptors until it is others' turn */
+    uint32_t credit;            /* Descriptors until the next WQ's turn */
 } DSAWQ;
 
 /*
- * What an engine does. Once it is aborted, the engine and the rest of the device
- * do not know of it any more, and it ends at the next opportunity without having
- * touched anything.
+ * Work of an engine. Once it is aborted, the engine and the rest of the device
+ * forget it, and it ends at the next opportunity without touching anything.
  */
 typedef struct DSAJob {
     PASIDRequester requester;
@@ -340,7 +339,7 @@ typedef struct DSAJob {
     uint8_t data[2][DSA_PAGE_SIZE];
 } DSAJob;
 
-/* A descriptor that is executed, and what comes of it */
+/* A descriptor that is being executed, and its result */
 typedef struct DSAOp {
     DSAJob *job;
     uint32_t pasid;             /* Of its requests */
@@ -386,21 +385,21 @@ struct DSAState {
     uint32_t evl_head;
     uint32_t evl_tail;
     bool evl_pending;
-    DSAJob *evl_writer;         /* Who writes an entry, or NULL */
+    DSAJob *evl_writer;         /* The job that writes an entry, or NULL */
 
     DSAGroupConfig groups[DSA_NUM_GROUPS];
     DSAWQ wqs[DSA_NUM_WQS];
-    uint32_t handles;           /* Vectors that software has a handle of */
+    uint32_t handles;           /* Vectors that software has a handle for */
 
     uint32_t cmd;
     uint32_t cmdsts;
-    uint64_t cmd_seq;           /* A drain is for what came before */
+    uint64_t cmd_seq;           /* A drain waits for earlier descriptors */
     QEMUTimer cmd_timer;
 
     GHashTable *slots;          /* DSASlot by CPU */
     uint64_t seq;
     DSAJob *jobs[DSA_NUM_ENGINES];
-    uint32_t turn[DSA_NUM_GROUPS];  /* The WQ that it is the turn of */
+    uint32_t turn[DSA_NUM_GROUPS];  /* The WQ whose turn it is */
     QEMUTimer dispatch_timer;
 };
 
@@ -519,7 +518,7 @@ static void dsa_failed(PASIDFunction *fn)
     }
 }
 
-/* Start work, unless it is on its way already */
+/* Start work, unless that is scheduled already */
 static void dsa_kick(DSAState *s)
 {
     timer_mod_anticipate(&s->dispatch_timer, pasid_fn_after(DSA_PERIOD_US));
@@ -618,7 +617,7 @@ static void coroutine_fn dsa_wait_until(DSAJob *job, int64_t ns)
     dsa_wait(job);
 }
 
-/* Ask for a page and wait for the response. False: there is none. */
+/* Request a page and wait for the response. False: there is none. */
 static bool coroutine_fn dsa_ask(DSAOp *op, uint64_t iova, bool is_write)
 {
     DSAJob *job = op->job;
@@ -643,7 +642,7 @@ static bool coroutine_fn dsa_ask(DSAOp *op, uint64_t iova, bool is_write)
 
 /*
  * An access that does not cross a page. Without access, @block until the page is
- * there, if the WQ and the function can ask for it. *@op knows of the fault.
+ * there, if the WQ and the function can request it. *@op records the fault.
  */
 static DSAStatus coroutine_fn dsa_access(DSAOp *op, uint64_t iova, void *buf,
                                          uint32_t len, bool is_write,
@@ -739,7 +738,7 @@ static DSAStatus coroutine_fn dsa_write(DSAOp *op, int buf, uint64_t iova,
     return dsa_data(op, iova, op->job->data[buf], len, true);
 }
 
-/* A part is done. Others go on meanwhile. */
+/* A part is done. Let others continue. */
 static DSAStatus coroutine_fn dsa_progress(DSAOp *op, uint32_t len)
 {
     op->completed += len;
@@ -790,7 +789,7 @@ static DSAStatus coroutine_fn dsa_memmove(DSAOp *op)
             status = dsa_progress(op, len);
         }
     }
-    /* It tells the direction to whoever goes on with the rest */
+    /* Software needs the direction to continue with the rest */
     if (status == DSA_SUCCESS) {
         op->result = 0;
     }
@@ -829,7 +828,7 @@ static DSAStatus coroutine_fn dsa_dualcast(DSAOp *op)
     return status;
 }
 
-/* Put the bytes of a pattern as they belong at an offset of the data */
+/* Rotate the bytes of a pattern for an offset of the data */
 static void dsa_pattern(DSAOp *op, int buf, const uint8_t *pattern,
                         uint32_t offset, uint32_t len)
 {
@@ -938,7 +937,7 @@ static DSAStatus coroutine_fn dsa_batch(DSAOp *op)
         }
         memcpy(desc, job->data[0], DSA_DESC_SIZE);
 
-        /* What is behind a fence depends on what is ahead of it */
+        /* Descriptors behind a fence depend on those ahead of it */
         if (failed && (desc[4] & DSA_FENCE)) {
             break;
         }
@@ -1046,7 +1045,7 @@ static DSAStatus dsa_check(DSAOp *op)
         return DSA_BAD_FLAGS;
     }
 
-    /* The PASID and Priv of the WQ count, not those of the descriptor */
+    /* Use the PASID and Priv of the WQ, not those of the descriptor */
     if (ldl_le_p(op->desc) & 0x7ff00000) {
         return DSA_BAD_RESERVED;
     }
@@ -1143,7 +1142,7 @@ static bool coroutine_fn dsa_log(DSAOp *op, const uint64_t *error,
     return true;
 }
 
-/* What cannot be in the completion record goes to the event log, or to SWERR */
+/* Errors that do not fit a completion record go to the event log or SWERR */
 static void coroutine_fn dsa_error(DSAOp *op, DSAStatus error, uint64_t addr,
                                    bool is_write, const uint8_t *record)
 {
@@ -1165,7 +1164,7 @@ static void coroutine_fn dsa_error(DSAOp *op, DSAStatus error, uint64_t addr,
     }
 }
 
-/* There is no interrupt for what is not in the completion record */
+/* There is no interrupt for errors outside of a completion record */
 static DSAStatus coroutine_fn dsa_complete(DSAOp *op)
 {
     uint64_t addr = ldq_le_p(op->desc + 8);
@@ -1336,7 +1335,7 @@ static void dsa_submit(DSAState *s, uint32_t portal, const uint8_t *desc)
     trace_dsa_submit(dsa_sid(s), index, portal % DSA_PORTALS,
                      dsa_opcode(desc), wq->num_queued);
 
-    /* A posted write has no other way to tell that it came to nothing */
+    /* There is no other way to report that a posted write failed */
     if (!wq->enabled || wq->stopping) {
         dsa_swerr(s, dsa_swerr_wq(index, DSA_SUBMIT_DISABLED) |
                   (uint64_t)dsa_opcode(desc) << 32, 0, 0);
@@ -1601,7 +1600,7 @@ static uint32_t dsa_command_wqs(DSAState *s)
     }
 }
 
-/* What happens at once, or else is refused */
+/* The part of a command that takes effect at once, or is rejected */
 static DSACommandError dsa_begin_command(DSAState *s, uint32_t *result)
 {
     uint32_t code = DSA_CMD_CODE(s->cmd);
@@ -1631,7 +1630,7 @@ static DSACommandError dsa_begin_command(DSAState *s, uint32_t *result)
     case DSA_CMD_DRAIN_WQ:
     case DSA_CMD_ABORT_WQ:
     case DSA_CMD_RESET_WQ:
-        /* Bits 19:16 select 16 WQs, of which there are not even as many */
+        /* Bits 19:16 select a block of 16 WQs, but there are fewer than 16 */
         if (!operand || operand >> DSA_NUM_WQS) {
             return DSA_CMD_BAD_WQ;
         }
@@ -1670,7 +1669,7 @@ static DSACommandError dsa_begin_command(DSAState *s, uint32_t *result)
     return DSA_CMD_OK;
 }
 
-/* All that it has to wait for is over */
+/* Everything that the command waits for has ended */
 static void dsa_end_command(DSAState *s)
 {
     uint32_t code = DSA_CMD_CODE(s->cmd);
@@ -1716,7 +1715,7 @@ static void dsa_cmd_timer(void *opaque)
     }
     for (i = 0; i < DSA_NUM_WQS; i++) {
         if ((wqs >> i & 1) && dsa_wq_busy(s, i, s->cmd_seq)) {
-            return;             /* The end of a job comes back to this */
+            return;             /* Called again at the end of a job */
         }
     }
     dsa_end_command(s);
@@ -1737,7 +1736,7 @@ static void dsa_command(DSAState *s, uint32_t cmd)
     s->cmd_seq = s->seq;
     error = dsa_begin_command(s, &result);
     if (error != DSA_CMD_OK) {
-        /* It has nothing to wait for, and nothing to do in the end */
+        /* Nothing to wait for, and nothing to do at the end */
         s->cmd &= DSA_CMD_INT;
     }
     s->cmdsts = DSA_CMDSTS_ACTIVE | error | result << 8;

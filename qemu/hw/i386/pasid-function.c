@@ -52,7 +52,7 @@ struct PASIDFlight {
     VTDRequest req;
     uint64_t iova;              /* Of a translated request, too */
     uint32_t pasid;
-    PASIDRequester *reader;     /* Of a read. NULL: nobody waits for it */
+    PASIDRequester *reader;     /* Of a read. NULL: no one waits for it */
     void *buf;
     int64_t due;
     QTAILQ_ENTRY(PASIDFlight) next;
@@ -109,7 +109,7 @@ static uint8_t *pri_cap(PASIDFunction *fn)
     return fn->vtd.pdev->config + PRI_CAP_OFFSET;
 }
 
-/* A failed function asks for nothing until software enables it again */
+/* A failed function sends no requests until software enables it again */
 bool pasid_fn_pri_enabled(PASIDFunction *fn)
 {
     return fn->pri && pasid_fn_ats_enabled(fn) &&
@@ -401,7 +401,7 @@ static PASIDPage *ask_for_translation(PASIDFunction *fn, PASIDAtc *atc,
     if (g_hash_table_size(atc->pages) >= MAX_ATC_PAGES) {
         g_hash_table_remove_all(atc->pages);
     }
-    /* The answer is good for this kind of access: ask for the other one */
+    /* The answer is only valid for this kind of access: request the other */
     page = g_new(PASIDPage, 1);
     page->iova = ask->iova & ~(uint64_t)(PASID_FN_PAGE_SIZE - 1);
     page->addr = ask->addr - (ask->iova - page->iova);

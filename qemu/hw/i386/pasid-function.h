@@ -54,7 +54,7 @@ struct PASIDRequester {
     PASIDFunction *fn;
     /* The data of a read in flight has arrived */
     void (*landed)(PASIDRequester *r);
-    /* So has the response to its page requests, of a code as VTD_PAGE_SUCCESS */
+    /* The response to its page requests has arrived: a VTD_PAGE_ code */
     void (*respond)(PASIDRequester *r, uint8_t code);
     PASIDGroup *group;          /* Whose response it waits for */
 };
@@ -78,7 +78,7 @@ typedef enum PASIDOutcome {
     PASID_NO_PAGE,              /* Nothing was sent */
 } PASIDOutcome;
 
-/* A page to ask for */
+/* A page to request */
 typedef struct PASIDWanted {
     uint64_t iova;
     bool is_write;
@@ -104,7 +104,7 @@ struct PASIDFunction {
     bool pri;
     bool privileged;            /* The PASID capability offers that mode */
 
-    /* Software must enable PRI again: nobody gets a response any more */
+    /* Responses are lost until software enables PRI again */
     void (*failed)(PASIDFunction *fn);
 
     GHashTable *atcs;           /* Translations by PASID */
@@ -144,7 +144,7 @@ bool pasid_fn_pasid_enabled(PASIDFunction *fn);
 bool pasid_fn_privileged_enabled(PASIDFunction *fn);
 bool pasid_fn_ats_enabled(PASIDFunction *fn);
 bool pasid_fn_pri_enabled(PASIDFunction *fn);
-/* Of no use, but software can do it */
+/* Useless, but software can do it */
 bool pasid_fn_pri_without_ats(PASIDFunction *fn);
 
 /* The virtual time in @us */
@@ -162,7 +162,7 @@ void pasid_fn_push_writes(PASIDFunction *fn);
 /* Send page requests as one group. False: too many are outstanding. */
 bool pasid_fn_ask(PASIDRequester *r, uint32_t pasid, const PASIDWanted *wanted,
                   uint32_t num_wanted, int64_t delay_ns);
-/* Neither data nor a response arrives at the requester any more */
+/* Deliver neither data nor a response to the requester any more */
 void pasid_fn_cancel(PASIDRequester *r);
 
 #endif

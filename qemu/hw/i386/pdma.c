@@ -39,7 +39,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(PDMAState, PDMA)
 #define PDMA_DEFAULT_PERIOD     100
 #define PDMA_MAX_BURST          4096
 #define PDMA_DEFAULT_BURST      1
-/* The time from one part of a copy to the next one */
+/* The time between two parts of a copy */
 #define PDMA_COPY_PERIOD        1
 
 #define PDMA_MAX_GROUP_PAGES    2
@@ -50,7 +50,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(PDMAState, PDMA)
 
 typedef struct PDMAChannel PDMAChannel;
 
-/* What a command works with: the registers at the time it was written */
+/* Parameters of a command: the registers at the time it was written */
 typedef struct PDMACommand {
     uint32_t cmd;
     uint64_t src;
@@ -130,8 +130,8 @@ static void pdma_page_result(PDMAChannel *ch, uint32_t result)
 }
 
 /*
- * A channel waits for a response, or to be allowed to send its requests. Returns
- * false if it can go on, with what came of it in page_result.
+ * Wait for a response, or for permission to send page requests. Returns false
+ * if the channel can continue; page_result has the outcome.
  */
 static bool pdma_wait(PDMAChannel *ch)
 {
@@ -169,7 +169,7 @@ static void pdma_want(PDMAChannel *ch, uint32_t i, uint64_t iova,
     ch->num_wanted = i + 1;
 }
 
-/* Ask for what is wanted. The timer goes on when there is an answer. */
+/* Send the page requests. The timer continues when there is a response. */
 static void pdma_ask_for_pages(PDMAChannel *ch)
 {
     ch->status |= PDMA_STATUS_WAITING;
@@ -318,7 +318,7 @@ static void pdma_copy(PDMAChannel *ch)
             return;
         }
         if (ch->s->fn.flight_us) {
-            return;             /* pdma_landed() goes on */
+            return;             /* pdma_landed() continues */
         }
         ch->have_data = true;
     }
