@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=bash
 #
-# Sourced by the scripts in this folder: where things are, how a long step is
-# told, how a script fails.
+# Sourced by the scripts in this folder: where things are, how to report a long step,
+# how to fail.
 #
 # From the environment: BASE (kernel version), BUILD (output folder), both
-# optional. Everything that is made goes below BUILD.
+# optional. All output goes below BUILD.
 
 set -euo pipefail
 umask 022
@@ -53,7 +53,7 @@ step()
 	shift 2
 	say "$step_what ..."
 	# Not in a condition: there, bash would ignore "set -e" in a function. The
-	# outer redirection is for what bash itself says when it is killed.
+	# outer redirection is for messages of bash itself when it is killed.
 	set +e
 	{
 		(
@@ -78,7 +78,7 @@ step()
 	die "$step_what failed, see $step_log"
 }
 
-# need_space MIB WHAT [FOLDER]: checked before something big is written
+# need_space MIB WHAT [FOLDER]: call before writing something big
 need_space()
 {
 	local free

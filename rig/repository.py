@@ -64,7 +64,7 @@ def series(run):
 # ---- what is mailed and what is not
 
 def payload(files):
-    """None of these files, and nothing in the text of the series, names the lab, its programs or the rig"""
+    """Neither these files nor the text of the series may name the lab, its programs or the rig"""
     programs = sorted(os.path.splitext(os.path.basename(path))[0]
                       for path in glob.glob(os.path.join(LAB, "linux/**/*.c"), recursive=True))
     named = re.compile(r"(?<![\w/])(?:lab|rig)/|\b(?:the|test) rig\b|\b(?:" + "|".join(programs) + r")\b")
@@ -87,7 +87,7 @@ def flagged(script, path, run):
 
 
 def semantic_patches(run):
-    """They flag the lines marked FLAG of their examples, and no others"""
+    """They must flag exactly the lines marked FLAG in their examples"""
     scripts = {os.path.basename(path)[:-len(".cocci")]: path
                for path in glob.glob(os.path.join(COCCI, "*.cocci"))}
     examples = {os.path.basename(path) for path in glob.glob(os.path.join(COCCI, "*.c"))}
@@ -155,7 +155,7 @@ def races():
         found.append((path, start, f"{len(tests)} of {len(reasons)} reasons have tests"))
     found += [(path, line_of(text, f"``{name}``"), f"there is no test {name}")
               for names in tests for name in re.findall(r"``(.+?)``", names) if not has_test(name)]
-    # What the models say of the same reasons
+    # The same reasons in the document of the models
     path = "lab/models/README.md"
     text = read(os.path.join(TOP, path))
     rows = re.findall(r"^\| ([A-Z]) \| (.*) \|$", text, re.M)
@@ -174,7 +174,7 @@ RESOURCES = {"fd": 4, "fd_iommufd": 4, "fd_kvmdev": 4, "ioas_handle": 4}
 
 
 def described_size(kind, sizes):
-    """Of a field: its base type is the last word"""
+    """The type of a field: its base type is the last word"""
     number = re.search(r"\bint(\d+)(\[[^\[\]]*\])?\]?$", kind)
     if kind.startswith("ptr64["):
         return 8
@@ -182,7 +182,7 @@ def described_size(kind, sizes):
 
 
 def described(text):
-    """Gives C that compiles if the headers say the same, and the commands"""
+    """Returns C code that compiles if the headers agree, and the commands"""
     text = re.sub(r"^#.*\n|\t\((?:in)?out\)$", "", text, flags=re.M)
     sizes = dict(RESOURCES)
     for name, base in re.findall(r"^resource (\w+)\[(\w+)\]", text, re.M):
@@ -209,9 +209,9 @@ def described(text):
 
 
 def compile_described(text):
-    """Gives the errors of the compiler, and the commands"""
+    """Returns the errors of the compiler, and the commands"""
     with tempfile.TemporaryDirectory() as folder:
-        # The headers are not installed, they still ask for those of the kernel
+        # The headers are not installed, so they still include kernel headers
         os.mkdir(os.path.join(folder, "linux"))
         for header in ("compiler.h", "compiler_types.h"):
             with open(os.path.join(folder, "linux", header), "w", encoding="ascii"):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-What a test run said: reads TAP and KTAP, kernel logs and kmemleak's reports,
-and makes one list of results of them. As a program: prints the lines of a
-kernel log that should not be there.
+Reads the output of a test run, TAP and KTAP, kernel logs and kmemleak's reports, and
+makes one list of results. As a program: prints the lines of a kernel log that should
+not be there.
 
 The kernel's tools/testing/kunit/kunit_parser.py gives the same results of a run
 that passes, and "make kunit" shows them with it. It is not used here, because it
@@ -19,7 +19,7 @@ PASS, FAIL, SKIP = "passed", "failed", "skipped"
 
 
 class Result:
-    """Of one test, or of several that share their fate"""
+    """The result of one test, or of several with a common result"""
 
     def __init__(self, outcome, name, why="", details=(), count=1):
         self.outcome, self.name, self.why, self.details = outcome, name, why, list(details)
@@ -42,7 +42,7 @@ DETAILS = 30        # lines before a failed result that are shown with it
 
 
 class Stream:
-    """One level of nesting: a plan and the results that came"""
+    """One level of nesting: a plan and its results"""
 
     def __init__(self):
         self.name, self.planned, self.skip, self.tests = "", None, None, []
@@ -55,7 +55,7 @@ class Test:
 
 
 def read_tap(lines):
-    """Builds the tree of results; what did not end is closed as failed"""
+    """Builds the tree of results; anything unfinished is closed as failed"""
     streams = {0: Stream()}
     recent = []
     for line in lines:
@@ -113,7 +113,7 @@ def flatten(stream, path):
 
 
 def program(name, lines, status, needs_plan=True):
-    """The results of a program that writes TAP, and what its exit status says"""
+    """The results of a program that writes TAP, and of its exit status"""
     stream = read_tap(lines)
     results = flatten(stream, name)
     if stream.planned == 0 and stream.skip is not None:

@@ -81,7 +81,7 @@ def log_lines(lines):
             # Printed in the middle of a splat
             if left and text.startswith("Modules linked in:"):
                 continue
-            # What it was allocating when the limit was reached is chance
+            # The allocation that reaches the limit is random
             text = re.sub(r"( invoked oom-killer): .*", r"\1", text)
             name = "log " + re.sub(r"\b(0x)?[0-9a-f]*[0-9][0-9a-f]*\b", "N", text).replace("#", "")
             splat = found.setdefault(name, Result(FAIL, name)).details
@@ -135,7 +135,7 @@ def verdict(table, name, pristine, patched):
 
 
 def compare(table, suites, patched, pristine):
-    """Gives a result for each test, and one for each program whose tests are not as many as before"""
+    """Returns a result for each test, and for each program whose number of tests has changed"""
     runs = [by_name(run) for run in (patched, pristine)]
 
     def chosen(name):
@@ -165,7 +165,7 @@ def compare(table, suites, patched, pristine):
 
 
 def compare_part(table, results):
-    """The same for some tests on the patched kernel alone: the table has to do"""
+    """The same for some tests on the patched kernel alone, compared with the table only"""
     return [r for name, result in by_name(results).items() for r in judge(table, name, None, result.outcome, result)]
 
 
