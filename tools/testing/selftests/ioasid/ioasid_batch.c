@@ -298,7 +298,7 @@ TEST_F(batch, free_of_some_leaves_the_others)
 	__u32 i, count = variant->count, some[MAX_IDS];
 
 	if (count == 1)
-		SKIP(return, "one has no others");
+		SKIP(return, "needs several PASIDs");
 	start_batch(_metadata, self->owner, count, self->ids, self->ch, 2,
 		    self->attach, self->engine.name, 0);
 	/* Both the first, which is freed, and the last one stream */

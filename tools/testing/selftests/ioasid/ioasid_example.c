@@ -56,7 +56,7 @@ static int must(int ret, const char *what)
 static void must_fail(int ret, int error, const char *what)
 {
 	if (ret >= 0)
-		fail(what, "it is not refused");
+		fail(what, "it was not rejected");
 	if (errno != error)
 		fail(what, strerror(errno));
 }
@@ -64,7 +64,7 @@ static void must_fail(int ret, int error, const char *what)
 static void must_be(bool ok, const char *what)
 {
 	if (!ok)
-		fail(what, "it is not so");
+		fail(what, "that is not the case");
 }
 
 /* /dev/ioasid */
@@ -314,7 +314,7 @@ int main(int argc, char **argv)
 		users++;
 		step("a device holds PASID %u", id);
 	} else {
-		step("no VFIO device # SKIP there is no PASID DMA engine");
+		step("no VFIO device # SKIP no PASID DMA engine");
 	}
 
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -326,7 +326,7 @@ int main(int argc, char **argv)
 		users++;
 		step("a guest knows PASID %u as %u", id, GUEST_PASID);
 	} else {
-		step("no virtual machine # SKIP there is no /dev/kvm");
+		step("no virtual machine # SKIP no /dev/kvm");
 	}
 	must_be_held(owner, id, IOASID_STATE_ACTIVE, users);
 
@@ -364,13 +364,13 @@ int main(int argc, char **argv)
 		must_be_held(owner, id, IOASID_STATE_PARKED, users);
 		must(vm_unmap(vm_ioasids, GUEST_PASID),
 		     "KVM_DEV_IOASID_MAP_DEL");
-		step("the guest knows it no more");
+		step("the guest mapping is deleted");
 	}
 	must_be_recycled(owner, id);
 
 	/* The number can be allocated again. */
 	must(ioasid_alloc(owner, id, &again), "IOASID_ALLOC");
-	must_be(again == id, "the number that was asked for");
+	must_be(again == id, "the requested number was allocated");
 	step("PASID %u is allocated again", again);
 
 	printf("1..%u\n", steps);

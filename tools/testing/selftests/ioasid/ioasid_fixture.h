@@ -65,7 +65,7 @@ static inline const char *setup_vm(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, ret);
 	vm->dev = kvm_ioasid_create(vm->vm);
 	if (vm->dev == -ENODEV)
-		return "KVM does not hold IOASIDs";
+		return "KVM does not support IOASIDs";
 	ASSERT_LE(0, vm->dev);
 	return NULL;
 }
@@ -442,7 +442,7 @@ static inline const char *cannot_suspend(const char *pm_test)
 		if (!file_has(PM_TEST, pm_test))
 			return "no " PM_TEST;
 	} else if (!getenv("IOASID_WAKE") && !pdma_exists(ALARM)) {
-		return "nothing wakes this machine, it has no " ALARM;
+		return "nothing can wake this machine: no " ALARM;
 	}
 	return NULL;
 }

@@ -450,7 +450,7 @@ TEST_F(guest, device_of_another_engine_takes_the_same_number)
 	char parent[NAME_MAX + 1];
 
 	if (pdma_find_parent(1, parent))
-		SKIP(return, "there is one engine only");
+		SKIP(return, "only one engine");
 	open_dev(1, parent, &self->machine[0]);
 	start_guest(&dev[0], 0, GUEST_PASID);
 	start_guest(&dev[1], 0, GUEST_PASID);

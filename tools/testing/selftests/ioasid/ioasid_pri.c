@@ -112,7 +112,7 @@ static bool has_pages(const char *engine)
 static const char *unfit_for_pages(const char *engine)
 {
 	return has_pages(engine) ? unfit_for_sva(engine) :
-				   "the IOMMU has no page requests";
+				   "the IOMMU does not support page requests";
 }
 
 static const char *setup(struct __test_metadata *_metadata, struct rig *rig)

@@ -344,7 +344,7 @@ TEST_F(pci, active_works_again)
 	__u64 recorded;
 
 	if (!self->takes_ioasids)
-		SKIP(return, "vfio-pci takes no IOASIDs");
+		SKIP(return, "vfio-pci does not support IOASIDs");
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
 	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	ASSERT_EQ(0, pt_attach(&self->dev, PLAIN_PASID, self->hwpt[1]));
@@ -380,7 +380,7 @@ TEST_F(pci, parked_stays_parked_until_it_is_recycled)
 	__u64 recorded;
 
 	if (!self->takes_ioasids)
-		SKIP(return, "vfio-pci takes no IOASIDs");
+		SKIP(return, "vfio-pci does not support IOASIDs");
 	ASSERT_EQ(0, pdma_set_ioasid(&self->dev, self->fd, self->id));
 	ASSERT_EQ(0, pt_attach(&self->dev, self->id, self->hwpt[0]));
 	start(0, self->id, 0);

@@ -874,7 +874,7 @@ static const char *look_at_remains(FIXTURE_DATA(death) *self,
 	     ioasid_free(self->fd, 1, &got)))
 		return "the number is not free";
 	if (!is_poison(&self->ch))
-		return "something was written after it was killed";
+		return "memory was written after it was killed";
 	return NULL;
 }
 
@@ -913,7 +913,7 @@ static const char *live_and_die(FIXTURE_DATA(death) *self, struct life *life,
 	    !WIFSIGNALED(status))
 		return "it was not killed";
 	if (!far_enough)
-		return "it did not get as far as it should";
+		return "it was killed before it got far enough";
 	return look_at_remains(self, life, owner);
 }
 

@@ -80,7 +80,7 @@ static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 	if (find_ats_engine(0, &rig->sick) || find_ats_engine(1, &rig->well))
 		return "no two engines with ATS";
 	if (!bar_read32(&rig->sick.bar, PDMA_FLIGHT_US))
-		return "hardware that takes no time";
+		return "the IOMMU does not delay invalidations";
 	setup_kmsg(_metadata, &rig->kmsg);
 	ASSERT_FALSE(is_fenced(&rig->sick));
 	for (i = 0; i < ARRAY_LEN(rig->ch); i++) {
@@ -474,7 +474,7 @@ FIXTURE_SETUP(owned)
 	if (find_ats_engine(0, &self->sick))
 		SKIP(return, "no engine with ATS");
 	if (!bar_read32(&self->sick.bar, PDMA_FLIGHT_US))
-		SKIP(return, "hardware that takes no time");
+		SKIP(return, "the IOMMU does not delay invalidations");
 	if (!pdma_exists(PCI_DRIVERS "vfio-pci"))
 		SKIP(return, "no driver vfio-pci");
 	bar_unmap(&self->sick.bar);

@@ -1031,9 +1031,9 @@ static const char *skipped(const struct machines *m, const struct test *test)
 	if (short_run() && !(test->guests & (m->first ? FIRST : SECOND)))
 		return LONG_ONLY;
 	if (!vmm_has_guest(m->guest))
-		return "there is no such guest";
+		return "no such guest";
 	if (!program || access(program, X_OK))
-		return "there is no such program";
+		return "no such program";
 	return NULL;
 }
 
@@ -1103,7 +1103,7 @@ int main(int argc, char **argv)
 
 	ksft_print_header();
 	if (!why && pdma_find_parent(0, parent))
-		why = "there is no DMA engine";
+		why = "no DMA engine";
 	if (why)
 		ksft_exit_skip("%s\n", why);
 	for (i = 0; i < ARRAY_SIZE(tests); i++)

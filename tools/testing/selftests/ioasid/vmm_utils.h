@@ -106,7 +106,7 @@ static inline const char *vmm_missing(void)
 	if (!getenv("VMM_QEMU") || !getenv("VMM_GUESTS"))
 		return "VMM_QEMU and VMM_GUESTS are not set";
 	if (access("/dev/kvm", R_OK | W_OK))
-		return "there is no KVM";
+		return "no KVM";
 	return NULL;
 }
 
