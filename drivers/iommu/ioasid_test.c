@@ -1412,7 +1412,7 @@ static void kernel_gets_no_number_that_is_taken(struct kunit *test)
 
 	a = ioasid_alloc(fix->set, IOASID_MIN, IOASID_MIN);
 	if (IS_ERR(a))
-		kunit_skip(test, "somebody has the first number");
+		kunit_skip(test, "the first number is in use");
 	KUNIT_EXPECT_EQ(test, ioasid_alloc_global(IOASID_MIN), 0);
 	ioasid_free(a);
 	ioasid_recycle_flush();
@@ -2137,7 +2137,7 @@ static void kernel_does_not_wait_for_a_busy_group(struct kunit *test)
 
 	first = ioasid_alloc(fix->set, IOASID_MIN, IOASID_MIN);
 	if (IS_ERR(first))
-		kunit_skip(test, "somebody has the first number");
+		kunit_skip(test, "the first number is in use");
 	stranger = ioasid_test_alloc(test, 20, 20);
 	ioasid_get(stranger);
 	ioasid_get(first);
@@ -2231,7 +2231,7 @@ static void park_holds_no_lock_of_others(struct kunit *test)
 	struct ioasid *a;
 
 	if (!IS_ENABLED(CONFIG_LOCKDEP))
-		kunit_skip(test, "lockdep does not count the locks");
+		kunit_skip(test, "needs lockdep to count locks");
 
 	a = ioasid_test_alloc(test, 9, 9);
 	ioasid_get(a);

@@ -15,14 +15,14 @@
  *
  *  - ENOTTY: unknown command number
  *  - EINVAL: the size is smaller than the first version of the struct
- *  - E2BIG: the struct is longer than the one that the kernel knows, and a byte
- *    of the unknown part is not zero; or it is longer than a page
+ *  - E2BIG: the structure is longer than the kernel knows, and a byte of the
+ *    unknown part is not zero; or it is longer than a page
  *  - EOPNOTSUPP: a flag is unknown, or a reserved field is not zero
  *  - EFAULT: the struct, or an array that it points to, cannot be accessed
  *
  * All ioctls are atomic: on any error, no IOASID has changed. EFAULT may also
- * occur when the result is written; the struct or the array may then be partly
- * written.
+ * occur when the result is written; the structure or the array may then be
+ * partly written.
  */
 enum {
 	IOASID_CMD_GET_INFO = 0,
