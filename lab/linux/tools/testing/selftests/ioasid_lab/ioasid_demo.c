@@ -121,7 +121,7 @@ static void tell_blocked(struct device *d, const char *since)
 	snprintf(what, sizeof(what), "writes after %s returned", since);
 	tell(!late && !written, what, "%llu by the device's count, %zu in memory",
 	     (unsigned long long)late, written);
-	tell(tried >= MANY, "requests refused so far", "%llu",
+	tell(tried >= MANY, "requests blocked so far", "%llu",
 	     (unsigned long long)tried);
 	tell(bar_recorded(&d->bar) == d->faults, "faults that the IOMMU reported",
 	     "%llu", (unsigned long long)(bar_recorded(&d->bar) - d->faults));
@@ -182,7 +182,7 @@ static void tell_taken(int fd, __u32 id)
 	int ret;
 
 	ret = ioasid_alloc(fd, id, id, 1, &got);
-	snprintf(what, sizeof(what), "asked for number %u again", id);
+	snprintf(what, sizeof(what), "allocating number %u again", id);
 	tell(ret == -ENOSPC, what, "%s", ret ? strerror(-ret) : "got it");
 }
 
@@ -219,14 +219,14 @@ int main(void)
 	owner = must(ioasid_open(), "open " IOASID_DEV);
 	other = must(ioasid_open(), "open " IOASID_DEV " once more");
 	must(ioasid_get_info(owner, &info), "IOASID_GET_INFO");
-	tell(info.min >= 1 && info.max <= 0xfffff, "numbers that exist",
+	tell(info.min >= 1 && info.max <= 0xfffff, "range of numbers",
 	     "%u to %u", info.min, info.max);
 	must(ioasid_alloc(owner, 0, 0, 2, ids), "IOASID_ALLOC");
 	tell(ids[0] != ids[1] && ids[0] && ids[1], "numbers allocated",
 	     "%u and %u", ids[0], ids[1]);
 	tell_set(owner, 2, 0);
 
-	step("It shows file and number to the drivers and to KVM, and DMA arrives");
+	step("It passes file and numbers to the drivers and to KVM, and DMA arrives");
 	for (i = 0; i < 3; i++)
 		must(pdma_set_ioasid(&dev[i].dev, owner, ids[i / 2]),
 		     "VFIO_DEVICE_FEATURE_IOASID");
@@ -239,7 +239,7 @@ int main(void)
 	tell_row(ids[0], "active", "mdev=2,kvm=1", 2);
 	tell_row(ids[1], "active", "mdev=1", 1);
 
-	step("Both devices stream, one number for two of the streams; a guest runs");
+	step("Both devices stream, two streams share a number, and a guest runs");
 	for (i = 0; i < 3; i++) {
 		dev[i].faults = bar_recorded(&dev[i].bar);
 		start_stream(&dev[i]);
@@ -264,7 +264,7 @@ int main(void)
 	     "PARKED" : "not PARKED", query.users);
 	tell_taken(other, ids[1]);
 	tell_set(owner, 1, 1);
-	printf("    nobody else notices\n");
+	printf("    the other streams continue\n");
 	for (i = 0; i < 2; i++)
 		tell_stream(&dev[i], ids[0]);
 
@@ -284,12 +284,12 @@ int main(void)
 	printf("    the virtual machine\n");
 	tell_guest(&vm, counted);
 	tell(!vm.error, "what KVM_RUN has returned", "%s",
-	     vm.error ? strerror(-vm.error) : "nothing but the guest's exits");
+	     vm.error ? strerror(-vm.error) : "only the guest's exits");
 	tell_row(ids[0], "parked", "mdev=2,kvm=1", 2);
 	tell_taken(other, ids[0]);
 	tell_set(other, 0, 2);
 
-	step("The drivers and KVM let go, each when it suits it");
+	step("The drivers and KVM release them, each in its own time");
 	must(pdma_drop_all_ioasids(&dev[2].dev), "VFIO_DEVICE_FEATURE_IOASID");
 	tell_recycled(ids[1]);
 	must(pdma_drop_all_ioasids(&dev[0].dev), "VFIO_DEVICE_FEATURE_IOASID");
@@ -299,7 +299,7 @@ int main(void)
 	counted = vm_counter(&vm);
 	tell_guest(&vm, counted);
 	tell_taken(other, ids[0]);
-	printf("    the last one: the virtual machine is destroyed\n");
+	printf("    last, the virtual machine is destroyed\n");
 	vm_close(&vm);
 	tell(!vm.error, "the guest has run to its end", "%s",
 	     vm.error ? strerror(-vm.error) : "without an error");

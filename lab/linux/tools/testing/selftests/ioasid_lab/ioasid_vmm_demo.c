@@ -204,11 +204,11 @@ static void tell_blocked(struct guest *g, __u64 faults)
 	late = bar_done(&bar, g->channel) - g->done;
 	written = vmm_written(&g->vm, 0);
 	tell(g->last > 0 && engine_counter(g) == g->last,
-	     "the counter stands at", "%llu", (unsigned long long)g->last);
+	     "the counter is at", "%llu", (unsigned long long)g->last);
 	tell(!late && !written, "late writes",
 	     "%llu by the device's count, %u in guest memory",
 	     (unsigned long long)late, written);
-	tell(tried >= MANY, "requests refused so far", "%llu",
+	tell(tried >= MANY, "requests blocked so far", "%llu",
 	     (unsigned long long)tried);
 	tell(bar_recorded(&bar) == faults, "faults that the IOMMU reported",
 	     "%llu", (unsigned long long)(bar_recorded(&bar) - faults));
@@ -229,7 +229,7 @@ static void tell_none_left(const __u32 *ids, int count)
 	bool none;
 
 	none = wait_until(!(left = debugfs_others(ids, count, &id)));
-	tell(none, "IOASIDs of it that are left in the host", "%u", left);
+	tell(none, "IOASIDs of it that the host still has", "%u", left);
 }
 
 static void tell_not_reused(struct guest *g, __u32 parked)
@@ -335,7 +335,7 @@ int main(void)
 	tell_copy(one);
 	tell_copy(two);
 
-	step("Both stream with that number, and do not meet");
+	step("Both stream with that number, each to its own memory");
 	vmm_poison(&two->vm, 0);
 	start_stream(one);
 	tell_stream(one);
@@ -359,7 +359,7 @@ int main(void)
 	tell_not_reused(two, one->id);
 	tell_stream(two);
 
-	step("The device lets go of it");
+	step("The device releases it");
 	must(vmm_bind(&one->vm, 0, 0), "take the PASID from the channel");
 	tell_recycled(one->id);
 
@@ -380,7 +380,7 @@ int main(void)
 	tell_copy(one);
 	vmm_ask(&one->vm, "poweroff");
 	tell(vmm_wait_end(&one->vm) && WIFEXITED(one->vm.status) &&
-	     !WEXITSTATUS(one->vm.status), "QEMU", "has ended by itself");
+	     !WEXITSTATUS(one->vm.status), "QEMU", "has exited on its own");
 	tell_none_left(ids, before);
 	tell_log(kmsg);
 

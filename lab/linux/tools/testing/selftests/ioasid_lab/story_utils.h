@@ -35,7 +35,7 @@ tell(bool ok, const char *what, const char *fmt, ...)
 	va_start(args, fmt);
 	vprintf(fmt, args);
 	va_end(args);
-	printf("%s\n", ok ? "" : "      <-- NOT SO");
+	printf("%s\n", ok ? "" : "      <-- NOT AS EXPECTED");
 	if (!ok)
 		failures++;
 }
@@ -53,8 +53,8 @@ static inline int must(int ret, const char *what)
 /* Print the last line. Returns the exit status. */
 static inline int end_of_story(void)
 {
-	printf("\n%s\n", failures ? "FAILED: not all of it is as it must be" :
-	       "All of it is as it must be.");
+	printf("\n%s\n", failures ? "FAILED: a step is not as expected" :
+	       "Every step is as expected.");
 	return !!failures;
 }
 
