@@ -625,7 +625,7 @@ FIXTURE_SETUP(vfio)
 		/* Without a teardown */
 		dsa_vfio_close(&self->vfio);
 		EXPECT_EQ(0, pci_set_driver(self->dsa.pci, ""));
-		SKIP(return, "vfio-pci takes no IOASIDs");
+		SKIP(return, "vfio-pci does not support IOASIDs");
 	}
 
 	ASSERT_EQ(0, dsa_vfio_enable(&self->vfio));
