@@ -435,14 +435,21 @@ static void ioasid_release_run(struct llist_node *list, u32 count)
 	struct ioasid *first = llist_entry(list, struct ioasid, recycle_node);
 	struct ioasid_account *account = first->account;
 	struct misc_cg *cg = first->cg;
+	XA_STATE(xas, &ioasid_xa, first->id);
 	struct ioasid *ioasid;
 
 	ioasid_uncharge_list(account, cg, list, count);
 
-	xa_lock(&ioasid_xa);
-	llist_for_each_entry(ioasid, list, recycle_node)
-		__xa_erase(&ioasid_xa, ioasid->id);
-	xa_unlock(&ioasid_xa);
+	/* __xa_erase() in a loop, but without a walk if PASIDs are consecutive */
+	xas_lock(&xas);
+	llist_for_each_entry(ioasid, list, recycle_node) {
+		if (ioasid->id == xas.xa_index + 1)
+			xas_next(&xas);
+		else
+			xas_set(&xas, ioasid->id);
+		xas_store(&xas, NULL);
+	}
+	xas_unlock(&xas);
 
 	llist_for_each_entry(ioasid, list, recycle_node) {
 		ioasid_tracker_exit(ioasid);
@@ -596,21 +603,27 @@ void ioasid_free_global(u32 id)
 	ioasid_put(ioasid);
 }
 
+/* @ioasid may be gone after the put, so read its PASID before. */
+static noinline bool ioasid_put_and_trace(struct ioasid *ioasid)
+{
+	u32 id = ioasid->id;
+	bool last;
+	int refs;
+
+	last = __refcount_sub_and_test(1, &ioasid->refs, &refs);
+	trace_ioasid_put(id, refs - 1);
+	return last;
+}
+
 /*
  * Put a reference. Returns true if it was the last one and the caller must
  * recycle the IOASID.
  */
 static inline bool ioasid_put_and_test(struct ioasid *ioasid)
 {
-	u32 id = ioasid->id;
-	int refs;
-
-	if (unlikely(__refcount_sub_and_test(1, &ioasid->refs, &refs))) {
-		trace_ioasid_put(id, 0);
-		return true;
-	}
-	trace_ioasid_put(id, refs - 1);
-	return false;
+	if (trace_ioasid_put_enabled())
+		return ioasid_put_and_trace(ioasid);
+	return refcount_dec_and_test(&ioasid->refs);
 }
 
 /* Park */
