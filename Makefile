@@ -21,7 +21,7 @@ help:
 	@echo "make fuzz       random calls, guided by coverage"
 	@echo "make peers      run the kernel's own tests on the pristine and patched kernel: T=SUITE"
 	@echo "make check      run the kernel's checkers on our code: T=NAME"
-	@echo "make bench      measure what PASIDs cost: tables and plots in lab/bench/"
+	@echo "make bench      measure what PASIDs cost: tables and plots in lab/bench/: T=PART"
 	@echo "make setup      install missing Debian packages"
 	@echo "make qemu       build the emulator: QEMU with corrected VT-d, and the test devices"
 	@echo "make tree       merge the repository into $(BUILD)/linux-$(BASE)/src"
@@ -113,7 +113,7 @@ bench: qemu tree
 	@rig/setup gnuplot-nox
 	@rig/kernel run
 	@rig/selftests run
-	@rig/bench
+	@rig/bench $(T)
 
 deb: qemu tree
 	@rig/setup linux-config-$(BASE) cpio debhelper kmod libssl-dev rsync

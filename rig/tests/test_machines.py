@@ -24,7 +24,7 @@ class Machines(Scratch):
         self.write("repo/rig/data/peers.txt", f"{BASE} passed iommu/iommufd 1\n")
         for name in ("setup", "unpack", "tree", "kernel", "selftests", "guests", "accel", "initramfs", "kunit"):
             self.stub(f"repo/rig/{name}", "")
-        for name in ("rig/selftest", "rig/models", "qemu/test.py"):
+        for name in ("rig/selftest", "rig/models", "rig/bench", "qemu/test.py"):
             self.stub(f"repo/{name}", "echo 1..1; echo ok 1 works\n")
         self.write(f"repo/build/log/kunit-{BASE}.log", "".join(self.KTAP))
         self.stub("emulator", f"""\
@@ -204,9 +204,10 @@ done
 
     def test_no_more_than_two_machines_run_at_a_time(self):
         with Machines("ioasid ioasid_mdev ioasid_dma ioasid_sva") as s:
-            # One each of the scripts, the models, the core and the emulator, KUnit, two for each machine
+            # One each of the scripts, the models, the core, the emulator and the benchmark, KUnit,
+            # two for each machine
             self.assertHolds(s.test(""), "machine 3: flts ioasid_sva flts ioasid_dma ...", "machine 4: slow ioasid_dma ...",
-                             "21 passed, 0 failed, 0 skipped")
+                             "22 passed, 0 failed, 0 skipped")
             self.assertEqual(len(s.started()), 5)
             running = most = 0
             for line in s.read("running").splitlines():

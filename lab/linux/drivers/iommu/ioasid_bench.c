@@ -638,7 +638,7 @@ static long teardown_ioctl(struct file *filp, unsigned int cmd,
 	if (copy_from_user(&arg, (void __user *)uarg, sizeof(arg)))
 		return -EFAULT;
 	arg.device[sizeof(arg.device) - 1] = 0;
-	if (!arg.count || arg.count > IOASID_MAX || arg.__reserved)
+	if (arg.count > IOASID_MAX || arg.__reserved)
 		return -EINVAL;
 
 	ids = vmemdup_user(u64_to_user_ptr(arg.ids), arg.count * sizeof(*ids));

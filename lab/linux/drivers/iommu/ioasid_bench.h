@@ -20,7 +20,7 @@
 /**
  * struct ioasid_bench_teardown - ioctl(IOASID_BENCH_TEARDOWN)
  * @device: name of a PCI function behind a VT-d IOMMU
- * @count: number of elements of @ids
+ * @count: number of elements of @ids; 0 only finds @device
  * @__reserved: must be 0
  * @ids: user array of __u32[@count], attached to @device by the test device
  *

@@ -18,6 +18,7 @@
  *
  * Times are taken from ioasid_bench/ in debugfs. "One by one" calls
  * intel_pasid_tear_down_entry() of the driver for each PASID and nothing else.
+ * "No teardown" and "empty close" are the same calls without any PASID.
  * Needs CONFIG_IOASID_BENCH.
  */
 #include <errno.h>
@@ -119,6 +120,15 @@ static void free_ids(int fd, __u32 count)
 #define PAIRS 2000
 #define BULK 4096
 
+static __u32 alloc_ioas(int fd)
+{
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+
+	if (ioctl(fd, IOMMU_IOAS_ALLOC, &alloc))
+		die("IOMMU_IOAS_ALLOC");
+	return alloc.out_ioas_id;
+}
+
 static void ioasid_pairs(int fd)
 {
 	int i;
@@ -134,12 +144,10 @@ static void ioas_pairs(int fd)
 	int i;
 
 	for (i = 0; i < PAIRS; i++) {
-		struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
-		struct iommu_destroy destroy = { .size = sizeof(destroy) };
+		struct iommu_destroy destroy = {
+			.size = sizeof(destroy), .id = alloc_ioas(fd),
+		};
 
-		if (ioctl(fd, IOMMU_IOAS_ALLOC, &alloc))
-			die("IOMMU_IOAS_ALLOC");
-		destroy.id = alloc.out_ioas_id;
 		if (ioctl(fd, IOMMU_DESTROY, &destroy))
 			die("IOMMU_DESTROY");
 	}
@@ -179,6 +187,14 @@ static __u64 measure(void (*fn)(int fd), int fd)
 	return best;
 }
 
+static void print_pairs(const char *which, int fd, int iommufd)
+{
+	printf("IOASID_ALLOC + IOASID_FREE: %s,%llu\n", which,
+	       measure(ioasid_pairs, fd) / PAIRS);
+	printf("IOMMU_IOAS_ALLOC + IOMMU_DESTROY: %s,%llu\n", which,
+	       measure(ioas_pairs, iommufd) / PAIRS);
+}
+
 static void bench_ioctl(void)
 {
 	int iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
@@ -188,12 +204,16 @@ static void bench_ioctl(void)
 		die("/dev/iommu");
 	printf("what,per call pair or number\n");
 	printf("two empty ioctls,%llu\n", measure(no_call, fd) / PAIRS);
-	printf("IOASID_ALLOC + IOASID_FREE of 1,%llu\n",
-	       measure(ioasid_pairs, fd) / PAIRS);
+	/*
+	 * Without any object, each allocation also builds the tree of IDs, and
+	 * each free tears it down
+	 */
+	print_pairs("the only one", fd, iommufd);
+	alloc_ids(fd, 1);
+	alloc_ioas(iommufd);
+	print_pairs("beside another one", fd, iommufd);
 	printf("IOASID_ALLOC + IOASID_FREE of %d,%llu\n", BULK,
 	       measure(ioasid_bulk, fd) / BULK);
-	printf("IOMMU_IOAS_ALLOC + IOMMU_DESTROY,%llu\n",
-	       measure(ioas_pairs, iommufd) / PAIRS);
 }
 
 /* Benchmark "memory" */
@@ -315,7 +335,7 @@ static void attach_all(int attach_fd, int fd, __u32 count, __u32 per_domain,
 			die(devices[i]);
 }
 
-/* Tear down one entry at a time, as without park */
+/* Tear down one entry at a time, as without park. @count 0 finds the devices */
 static void teardown_all(int teardown_fd, __u32 count, int nr_devices)
 {
 	struct ioasid_bench_teardown cmd = {
@@ -340,11 +360,19 @@ static void bench_close(__u32 count, __u32 per_domain, int nr_devices)
 	alloc_ids(fd, count);
 	attach_all(attach_fd, fd, count, per_domain, nr_devices);
 	cost_begin("now");
+	teardown_all(teardown_fd, 0, nr_devices);
+	print_cost("no teardown", count, nr_devices, per_domain, cost_end());
+	cost_begin("now");
 	teardown_all(teardown_fd, count, nr_devices);
 	print_cost("one by one", count, nr_devices, per_domain, cost_end());
 	close(teardown_fd);
 	close(attach_fd);
 	close(fd);
+
+	fd = open_ioasid();
+	cost_begin("now");
+	close(fd);
+	print_cost("empty close", count, nr_devices, per_domain, cost_end());
 
 	fd = open_ioasid();
 	attach_fd = open_attach();
