@@ -246,11 +246,11 @@ static volatile char *fresh(struct __test_metadata *_metadata, int prot)
 	return buf;
 }
 
-static void fill(volatile char *buf, char seed)
+static void fill(volatile char *buf, size_t len, char seed)
 {
 	size_t i;
 
-	for (i = 0; i < MOVE_LEN; i++)
+	for (i = 0; i < len; i++)
 		buf[i] = i * 7 + i / 256 + seed;
 }
 
@@ -263,7 +263,7 @@ static void expect_usable(struct __test_metadata *_metadata, struct rig *rig)
 					      IDXD_OP_FLAG_BOF);
 	struct dsa_queue queue;
 
-	fill(src, 1);
+	fill(src, MOVE_LEN, 1);
 	ASSERT_EQ(0, dsa_open(&rig->dsa, &queue));
 	EXPECT_EQ(DSA_COMP_SUCCESS, dsa_execute(&queue, &desc));
 	EXPECT_EQ(0, memcmp((void *)src, (void *)dst, MOVE_LEN));
@@ -281,8 +281,8 @@ TEST_F(user, memory_of_a_process_is_moved)
 	struct dsa_queue queue;
 	__u32 pasid;
 
-	fill(src, 0);
-	fill(dst, 1);
+	fill(src, MOVE_LEN, 0);
+	fill(dst, MOVE_LEN, 1);
 	ASSERT_EQ(0, dsa_open(&rig->dsa, &queue));
 	pasid = dsa_wq_pasid(&rig->dsa);
 	EXPECT_NE(0, pasid);
@@ -305,7 +305,7 @@ TEST_F(user, page_requests_are_served)
 	struct dsa_queue queue;
 	int i;
 
-	fill(src, 0);
+	fill(src, MOVE_LEN, 0);
 	ASSERT_EQ(0, dsa_open(&rig->dsa, &queue));
 	/* Without BOF, the device does not request pages: it stops at the first one */
 	EXPECT_EQ(DSA_COMP_PAGE_FAULT_NOBOF,
@@ -332,7 +332,7 @@ TEST_F(user, page_requests_without_permission_are_refused)
 					      IDXD_OP_FLAG_BOF);
 	struct dsa_queue queue;
 
-	fill(src, 0);
+	fill(src, MOVE_LEN, 0);
 	ASSERT_EQ(0, dsa_open(&rig->dsa, &queue));
 	EXPECT_EQ(DSA_COMP_PAGE_FAULT_IR,
 		  DSA_COMP_STATUS(dsa_execute(&queue, &desc)));
@@ -579,8 +579,11 @@ TEST_F(user, accel_config_configures_the_queue)
 /* Queues under vfio-pci, each with an IOASID */
 
 #define NR_QUEUES 2
-/* Of an address space: source, destination and completion record */
-#define SPACE_LEN (2 * MOVE_LEN + PAGE)
+/* A transfer that takes about as long as IOASID_FREE */
+#define VFIO_LEN (64 * PAGE)
+/* An address space has a source, a destination and completion records */
+#define DST_LEN (VFIO_LEN + PAGE)
+#define SPACE_LEN (VFIO_LEN + DST_LEN)
 
 FIXTURE(vfio)
 {
@@ -652,44 +655,49 @@ FIXTURE_TEARDOWN_PARENT(vfio)
 		EXPECT_EQ(0, pci_set_driver(self->dsa.pci, ""));
 }
 
-/* Copy the first half of the queue's address space to the second half */
-static void vfio_move(FIXTURE_DATA(vfio) *self, int nr)
+/*
+ * Copy the first half of the queue's address space to the second half, with the
+ * completion record @i
+ */
+static void vfio_move(FIXTURE_DATA(vfio) *self, int nr, int i)
 {
-	struct dsa_hw_desc desc = dsa_memmove(NULL, NULL, NULL, MOVE_LEN, 0);
+	struct dsa_hw_desc desc = dsa_memmove(NULL, NULL, NULL, VFIO_LEN, 0);
 	struct dsa_queue queue = dsa_vfio_queue(&self->vfio, nr);
 
 	desc.src_addr = IOVA;
-	desc.dst_addr = IOVA + MOVE_LEN;
-	desc.completion_addr = IOVA + 2 * MOVE_LEN;
+	desc.dst_addr = IOVA + VFIO_LEN;
+	desc.completion_addr = IOVA + 2 * VFIO_LEN +
+			       i * sizeof(struct dsa_completion_record);
 	dsa_write_portal(&queue, &desc);
 }
 
+/* The completion records of a queue */
 static struct dsa_completion_record *vfio_record(FIXTURE_DATA(vfio) *self,
 						 int nr)
 {
-	return (void *)self->space[nr].buf + 2 * MOVE_LEN;
+	return (void *)self->space[nr].buf + 2 * VFIO_LEN;
 }
 
 #define expect_queue_moves(_nr) do {					\
 	volatile char *__buf = self->space[_nr].buf;			\
 									\
-	fill(__buf, rand());						\
+	fill(__buf, VFIO_LEN, rand());					\
 	memset(vfio_record(self, _nr), 0, PAGE);			\
-	vfio_move(self, _nr);						\
+	vfio_move(self, _nr, 0);					\
 	EXPECT_TRUE(wait_until(dsa_is_complete(vfio_record(self, _nr)))); \
 	EXPECT_EQ(DSA_COMP_SUCCESS, vfio_record(self, _nr)->status);	\
-	EXPECT_EQ(0, memcmp((void *)__buf, (void *)__buf + MOVE_LEN,	\
-			    MOVE_LEN));					\
+	EXPECT_EQ(0, memcmp((void *)__buf, (void *)__buf + VFIO_LEN,	\
+			    VFIO_LEN));					\
 } while (0)
 
 /* The device executes a transfer, and nothing arrives */
 #define expect_queue_blocked(_nr) do {					\
-	volatile char *__buf = self->space[_nr].buf;			\
+	volatile char *__dst = self->space[_nr].buf + VFIO_LEN;		\
 									\
-	poison_buf(__buf, SPACE_LEN);					\
-	vfio_move(self, _nr);						\
+	poison_buf(__dst, DST_LEN);					\
+	vfio_move(self, _nr, 0);					\
 	EXPECT_EQ(0, dsa_vfio_wq(&self->vfio, DSA_DRAIN_WQ, _nr));	\
-	EXPECT_TRUE(buf_is_poison(__buf, SPACE_LEN));			\
+	EXPECT_TRUE(buf_is_poison(__dst, DST_LEN));			\
 } while (0)
 
 TEST_F(vfio, close_of_the_owner_blocks_its_queue_only)
@@ -730,17 +738,24 @@ TEST_F(vfio, reset_brings_back_what_is_active_and_nothing_else)
 /* The queue is full of transfers when the owner frees the IOASID */
 TEST_F(vfio, nothing_arrives_after_free)
 {
-	int round, i, rounds = times(200);
+	struct dsa_completion_record *records = vfio_record(self, 0);
+	volatile char *dst = self->space[0].buf + VFIO_LEN;
+	int round, i, rounds = times(200), in_flight = 0;
 	__u32 *id = &self->space[0].id;
 
+	fill(self->space[0].buf, VFIO_LEN, 0);
 	for (round = 0; round < rounds && !_metadata->exit_code; round++) {
+		memset(records, 0, PAGE);
 		for (i = 0; i < DSA_WQ_SIZE; i++)
-			vfio_move(self, 0);
-		usleep(rand() % 200);
+			vfio_move(self, 0, i);
+		/* The device has cached translations */
+		EXPECT_TRUE(wait_until(dsa_is_complete(&records[0])));
 		test_cmd_free(self->space[0].fd, 1, id);
-		poison_buf(self->space[0].buf, SPACE_LEN);
+		if (!dsa_is_complete(&records[DSA_WQ_SIZE - 1]))
+			in_flight++;
+		poison_buf(dst, DST_LEN);
 		EXPECT_EQ(0, dsa_vfio_wq(&self->vfio, DSA_DISABLE_WQ, 0));
-		EXPECT_TRUE(buf_is_poison(self->space[0].buf, SPACE_LEN));
+		EXPECT_TRUE(buf_is_poison(dst, DST_LEN));
 
 		EXPECT_EQ(0, pdma_drop_ioasid(&self->vfio.dev, *id));
 		test_cmd_alloc(self->space[0].fd, 0, 0, 1, id);
@@ -750,6 +765,8 @@ TEST_F(vfio, nothing_arrives_after_free)
 				       self->space[0].hwpt));
 		ASSERT_EQ(0, dsa_vfio_enable_wq(&self->vfio, 0, *id));
 	}
+	TH_LOG("%d of %d rounds had transfers in flight", in_flight, rounds);
+	EXPECT_LT(0, in_flight);
 	expect_queue_moves(0);
 	expect_queue_moves(1);
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
