@@ -20,6 +20,7 @@ struct dsa {
 	int nr;			/* as in dsa0 */
 	char pci[NAME_MAX + 1];
 	volatile void *regs;
+	size_t regs_len;
 };
 
 /* @file: relative to the device's directory, e.g. "wq0.0/size" */
@@ -79,29 +80,43 @@ static inline int dsa_find(struct dsa *dsa)
 
 /* Registers, see drivers/dma/idxd/registers.h */
 
-#define DSA_REGS_SIZE	0x1000
 #define DSA_WQCAP	0x20
 #define DSA_GRPCAP	0x30
 #define DSA_OFFSETS	0x60
 #define DSA_CMD		0xa0
 #define DSA_CMDSTS	0xa8
+#define DSA_SWERR	0xc0
 
 static inline int dsa_map_regs(struct dsa *dsa)
 {
 	char path[PDMA_PATH_LEN + NAME_MAX];
+	struct stat resource;
+	int fd, ret = 0;
 	void *regs;
-	int fd;
 
 	snprintf(path, sizeof(path), PCI_DEVICES "/%s/resource0", dsa->pci);
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	regs = mmap(NULL, DSA_REGS_SIZE, PROT_READ, MAP_SHARED, fd, 0);
-	close(fd);
-	if (regs == MAP_FAILED)
-		return -errno;
+	if (fstat(fd, &resource)) {
+		ret = -errno;
+		goto out_close;
+	}
+	regs = mmap(NULL, resource.st_size, PROT_READ, MAP_SHARED, fd, 0);
+	if (regs == MAP_FAILED) {
+		ret = -errno;
+		goto out_close;
+	}
 	dsa->regs = regs;
-	return 0;
+	dsa->regs_len = resource.st_size;
+out_close:
+	close(fd);
+	return ret;
+}
+
+static inline void dsa_unmap_regs(struct dsa *dsa)
+{
+	munmap((void *)dsa->regs, dsa->regs_len);
 }
 
 static inline __u32 dsa_read32(struct dsa *dsa, unsigned int reg)
@@ -113,8 +128,12 @@ static inline __u32 dsa_read32(struct dsa *dsa, unsigned int reg)
 static inline __u32 dsa_wq_pasid(struct dsa *dsa)
 {
 	unsigned int table = (dsa_read32(dsa, DSA_OFFSETS) >> 16) * 0x100;
-	__u32 mode = dsa_read32(dsa, table + 8);
+	__u32 mode;
 
+	/* A device that does not respond reads as all ones */
+	if (table + 12 > dsa->regs_len)
+		return 0;
+	mode = dsa_read32(dsa, table + 8);
 	return mode >> 28 & 1 ? mode >> 8 & 0xfffff : 0;
 }
 
@@ -207,6 +226,7 @@ struct dsa_queue {
 static inline int dsa_open(struct dsa *dsa, struct dsa_queue *queue)
 {
 	char path[64];
+	int ret;
 
 	snprintf(path, sizeof(path), "/dev/dsa/wq%d.0", dsa->nr);
 	queue->fd = open(path, O_RDWR | O_CLOEXEC);
@@ -215,8 +235,9 @@ static inline int dsa_open(struct dsa *dsa, struct dsa_queue *queue)
 	queue->portal = mmap(NULL, DSA_PORTAL_SIZE, PROT_WRITE, MAP_SHARED,
 			     queue->fd, 0);
 	if (queue->portal == MAP_FAILED) {
+		ret = -errno;
 		close(queue->fd);
-		return -errno;
+		return ret;
 	}
 	return 0;
 }
@@ -294,6 +315,7 @@ enum {
 	DSA_DRAIN_WQ,
 };
 
+/* After an error, the caller must call dsa_vfio_close(), too */
 static inline int dsa_vfio_open(struct dsa *dsa, struct dsa_vfio *vfio,
 				__u32 *dev_id)
 {
@@ -345,6 +367,30 @@ static inline __u32 dsa_vfio_enable(struct dsa_vfio *vfio)
 	for (i = 0; i < 2; i++)
 		bar_write32(&vfio->bar, wq + i * stride, DSA_WQ_SIZE);
 	return dsa_vfio_command(vfio, DSA_ENABLE_DEVICE, 0);
+}
+
+/* Forget the errors of descriptors so far */
+static inline void dsa_vfio_clear_error(struct dsa_vfio *vfio)
+{
+	bar_write64(&vfio->bar, DSA_SWERR, 3);
+}
+
+/*
+ * Whether the first error since then is that the device could not translate the
+ * address of the completion record of a transfer, which WQ @nr had with @pasid. The
+ * error of a descriptor that was not accepted does not have all of these fields.
+ */
+static inline bool dsa_vfio_lost_record(struct dsa_vfio *vfio, int nr,
+					__u32 pasid)
+{
+	__u64 error = bar_read64(&vfio->bar, DSA_SWERR);
+	__u8 code = error >> 8;
+
+	/* Bits 0, 2 and 3: the error, its descriptor and its WQ are valid */
+	return (error & 0xd) == 0xd && (error >> 16 & 0xff) == nr &&
+	       (error >> 32 & 0xff) == DSA_OPCODE_MEMMOVE &&
+	       (error >> 40 & 0xfffff) == pasid &&
+	       (code == DSA_COMP_CRA_XLAT || code == DSA_COMP_TRANSLATION_FAIL);
 }
 
 /* Let WQ @nr, which is disabled, use @pasid */

@@ -8,7 +8,6 @@
  */
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/utsname.h>
 #include <sys/wait.h>
 
 #include "ioasid_fixture.h"
@@ -22,21 +21,24 @@
 
 /* Written by a child process that keeps the device busy */
 struct shared {
-	int error;		/* of opening the queue */
+	int error;		/* that it ended with */
 	__u32 moved;		/* transfers that have arrived */
 };
 
 #define load(ptr) __atomic_load_n(ptr, __ATOMIC_SEQ_CST)
 #define store(ptr, val) __atomic_store_n(ptr, val, __ATOMIC_SEQ_CST)
 
-static bool kernel_is_before(unsigned int major, unsigned int minor)
+/* Returns NULL, or why there is none */
+static const char *find_dsa(struct dsa *dsa)
 {
-	unsigned int version, patchlevel;
-	struct utsname name;
+	int ret;
 
-	return !uname(&name) &&
-	       sscanf(name.release, "%u.%u", &version, &patchlevel) == 2 &&
-	       (version < major || (version == major && patchlevel < minor));
+	if (!pdma_exists(DSA_BUS "/drivers/idxd"))
+		return "no driver idxd";
+	ret = dsa_find(dsa);
+	if (ret == -ENODEV)
+		return "no DSA that idxd drives";
+	return ret ? "every DSA is in use" : NULL;
 }
 
 struct rig {
@@ -53,17 +55,11 @@ static const char *setup(struct __test_metadata *_metadata, struct rig *rig)
 {
 	const char *why = setup_ioasid(_metadata, &rig->fd);
 	char on[8];
-	int ret;
 
+	if (!why)
+		why = find_dsa(&rig->dsa);
 	if (why)
 		return why;
-	if (!pdma_exists(DSA_BUS "/drivers/idxd"))
-		return "no driver idxd";
-	ret = dsa_find(&rig->dsa);
-	if (ret == -ENODEV)
-		return "no DSA that idxd drives";
-	if (ret)
-		return "every DSA is in use";
 	if (dsa_read(&rig->dsa, "pasid_enabled", on, sizeof(on)) ||
 	    strcmp(on, "1"))
 		return "idxd has no PASIDs: scalable mode, page requests or SVA are missing";
@@ -88,14 +84,6 @@ static const char *setup_user(struct __test_metadata *_metadata, struct rig *rig
 	return why ? why : unfit_for_sva(rig->dsa.pci);
 }
 
-static void enable(struct __test_metadata *_metadata, struct rig *rig,
-		   const char *type, const char *driver)
-{
-	rig->driver = driver;
-	ASSERT_EQ(0, dsa_enable(&rig->dsa, type, driver));
-	ASSERT_TRUE(dsa_wq_is_enabled(&rig->dsa));
-}
-
 static void disable(struct __test_metadata *_metadata, struct rig *rig)
 {
 	if (dsa_wq_is_enabled(&rig->dsa))
@@ -104,6 +92,21 @@ static void disable(struct __test_metadata *_metadata, struct rig *rig)
 		EXPECT_EQ(0, dsa_disable(&rig->dsa));
 	EXPECT_TRUE(dsa_is(&rig->dsa, "disabled"));
 	rig->driver = NULL;
+}
+
+static void enable(struct __test_metadata *_metadata, struct rig *rig,
+		   const char *type, const char *driver)
+{
+	int ret;
+
+	rig->driver = driver;
+	ret = dsa_enable(&rig->dsa, type, driver);
+	if (!ret && !dsa_wq_is_enabled(&rig->dsa))
+		ret = -EIO;
+	/* There is no teardown if the setup fails */
+	if (ret)
+		disable(_metadata, rig);
+	ASSERT_EQ(0, ret);
 }
 
 /* A queue of the kernel */
@@ -115,7 +118,15 @@ FIXTURE(kernel)
 
 FIXTURE_SETUP(kernel)
 {
-	skip_for(setup(_metadata, &self->rig));
+	struct rig *rig = &self->rig;
+
+	skip_for(setup(_metadata, rig));
+	enable(_metadata, rig, "kernel", "dmaengine");
+	/* The file pasid_enabled is about PASIDs of processes only */
+	if (!dsa_wq_pasid(&rig->dsa)) {
+		disable(_metadata, rig);
+		SKIP(return, "idxd has no PASID for the DMA API");
+	}
 }
 
 FIXTURE_TEARDOWN_PARENT(kernel)
@@ -128,11 +139,8 @@ FIXTURE_TEARDOWN_PARENT(kernel)
 TEST_F(kernel, system_pasid_is_taken_from_the_numbers_of_all)
 {
 	struct rig *rig = &self->rig;
-	__u32 pasid;
+	__u32 pasid = dsa_wq_pasid(&rig->dsa);
 
-	enable(_metadata, rig, "kernel", "dmaengine");
-	pasid = dsa_wq_pasid(&rig->dsa);
-	EXPECT_NE(0, pasid);
 	expect_taken(rig->fd, pasid);
 	disable(_metadata, rig);
 	/* The PASID belongs to the driver, not to the queue */
@@ -189,26 +197,52 @@ static int dmatest_summary(int kmsg, unsigned int *tests, unsigned int *failures
 	return ret ? ret : -ENODATA;
 }
 
+/* Run dmatest on @channel. Returns 0 or -errno. */
+static int dmatest_run(const char *channel, unsigned int rounds)
+{
+	char number[16];
+	int ret;
+
+	snprintf(number, sizeof(number), "%u", rounds);
+	ret = pdma_write_file(DMATEST "iterations", number);
+	snprintf(number, sizeof(number), "%u", IOASID_WAIT_MS);
+	if (!ret)
+		ret = pdma_write_file(DMATEST "timeout", number);
+	if (!ret)
+		ret = pdma_write_file(DMATEST "channel", channel);
+	return ret ? ret : pdma_write_file(DMATEST "run", "1");
+}
+
 TEST_F(kernel, queue_passes_dmatest)
 {
 	struct rig *rig = &self->rig;
 	unsigned int tests = 0, failures = 0, rounds = short_run() ? 50 : 500;
-	char channel[NAME_MAX + 1], number[16];
+	char channel[NAME_MAX + 1], iterations[16], timeout[16], in_use[32];
+	int ret, kmsg;
 
 	if (!pdma_exists(DMATEST))
-		SKIP(return, "no dmatest");
-	enable(_metadata, rig, "kernel", "dmaengine");
+		SKIP(return, "the module dmatest is not loaded");
+	ASSERT_EQ(0, pdma_read_file(DMATEST "channel", in_use, sizeof(in_use)));
+	if (in_use[0])
+		SKIP(return, "dmatest is in use");
+	ASSERT_EQ(0, pdma_read_file(DMATEST "iterations", iterations,
+				    sizeof(iterations)));
+	ASSERT_EQ(0, pdma_read_file(DMATEST "timeout", timeout,
+				    sizeof(timeout)));
 	ASSERT_EQ(0, find_channel(rig, channel));
+	/* The messages of @rig->kmsg are read below */
+	setup_kmsg(_metadata, &kmsg);
 
-	snprintf(number, sizeof(number), "%u", rounds);
-	ASSERT_EQ(0, pdma_write_file(DMATEST "iterations", number));
-	snprintf(number, sizeof(number), "%u", IOASID_WAIT_MS);
-	ASSERT_EQ(0, pdma_write_file(DMATEST "timeout", number));
-	ASSERT_EQ(0, pdma_write_file(DMATEST "channel", channel));
-	ASSERT_EQ(0, pdma_write_file(DMATEST "run", "1"));
-	EXPECT_TRUE(wait_until(!dmatest_summary(rig->kmsg, &tests, &failures)));
-	/* Release the channel */
+	ret = dmatest_run(channel, rounds);
+	EXPECT_EQ(0, ret);
+	if (!ret)
+		EXPECT_TRUE(wait_until(!dmatest_summary(kmsg, &tests, &failures)));
+	/* Release the channel; reading its name then also forgets that */
 	EXPECT_EQ(0, pdma_write_file(DMATEST "run", "0"));
+	EXPECT_EQ(0, pdma_read_file(DMATEST "channel", in_use, sizeof(in_use)));
+	EXPECT_STREQ("", in_use);
+	EXPECT_EQ(0, pdma_write_file(DMATEST "iterations", iterations));
+	EXPECT_EQ(0, pdma_write_file(DMATEST "timeout", timeout));
 	EXPECT_EQ(rounds, tests);
 	EXPECT_EQ(0, failures);
 	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
@@ -242,7 +276,7 @@ static volatile char *fresh(struct __test_metadata *_metadata, int prot)
 	void *buf = mmap(NULL, MOVE_LEN, prot, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 			 0);
 
-	EXPECT_NE(MAP_FAILED, buf);
+	ASSERT_NE(MAP_FAILED, buf);
 	return buf;
 }
 
@@ -342,6 +376,12 @@ TEST_F(user, page_requests_without_permission_are_refused)
 	expect_usable(_metadata, rig);
 }
 
+static void give_up(struct rig *rig, int error)
+{
+	store(&rig->shared->error, error);
+	_exit(1);
+}
+
 /*
  * Child process: move memory forever. Half of the transfers write to @rig->buf, the
  * others to pages that the device must request. A transfer has arrived when its last
@@ -362,24 +402,27 @@ static void keep_busy(struct rig *rig)
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	src = map_shared(NR_MOVES * MOVE_LEN);
+	if (!src)
+		give_up(rig, -errno);
 	memset((void *)src, ~POISON, NR_MOVES * MOVE_LEN);
 	memset((void *)rig->buf, 0, NR_MOVES * MOVE_LEN);
 	ret = dsa_open(&rig->dsa, &queue);
-	if (ret) {
-		store(&rig->shared->error, ret);
-		_exit(1);
-	}
+	if (ret)
+		give_up(rig, ret);
 	for (i = 0; i < NR_MOVES; i++) {
 		dst[i] = rig->buf + i * MOVE_LEN;
 		if (i % 2)
 			dst[i] = mmap(NULL, MOVE_LEN, PROT_READ | PROT_WRITE,
 				      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (dst[i] == MAP_FAILED)
+			give_up(rig, -errno);
 		moves[i] = dsa_memmove(NULL, dst[i], src + i * MOVE_LEN,
 				       MOVE_LEN, IDXD_OP_FLAG_BOF);
 		moves[i].flags &= ~(IDXD_OP_FLAG_CRAV | IDXD_OP_FLAG_RCR);
 	}
 	for (;;) {
-		stamp++;
+		/* Never 0, which pages are full of before the device writes to them */
+		stamp = stamp % 127 + 1;
 		for (i = 0; i < NR_MOVES; i++) {
 			src[i * MOVE_LEN + MOVE_LEN - 1] = stamp;
 			dsa_write_portal(&queue, &moves[i]);
@@ -411,7 +454,7 @@ static pid_t start_busy(struct __test_metadata *_metadata, struct rig *rig)
 	pid = fork();
 	if (!pid)
 		keep_busy(rig);
-	EXPECT_LT(0, pid);
+	ASSERT_LT(0, pid);
 	EXPECT_TRUE(wait_until(load(&rig->shared->moved) ||
 			       load(&rig->shared->error)));
 	EXPECT_EQ(0, rig->shared->error);
@@ -507,10 +550,11 @@ TEST_F(user, reset_ends_work_in_flight)
 	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
 }
 
-/* Both PASIDs are freed with the device. After the rescan, it gets new ones. */
-TEST_F(user, remove_and_rescan_after_work_in_flight)
+/* Both PASIDs are free after the removal */
+TEST_F(user, remove_and_rescan_after_work)
 {
 	struct rig *rig = &self->rig;
+	char pci[sizeof(rig->dsa.pci)];
 	__u32 pasid, system;
 	pid_t pid;
 
@@ -527,14 +571,17 @@ TEST_F(user, remove_and_rescan_after_work_in_flight)
 	/* idxd of 6.12 uses freed memory if it is enabled when the device goes */
 	disable(_metadata, rig);
 	EXPECT_EQ(pid, waitpid(pid, NULL, 0));
-	munmap((void *)rig->dsa.regs, DSA_REGS_SIZE);
+	dsa_unmap_regs(&rig->dsa);
+	strcpy(pci, rig->dsa.pci);
 	EXPECT_EQ(0, pci_write(rig->dsa.pci, "remove", "1"));
 	expect_stopped(_metadata, rig, A_WHILE_MS);
 	EXPECT_TRUE(wait_process_free(rig->fd, pasid));
-	expect_free(rig->fd, system);
+	if (system)
+		expect_free(rig->fd, system);
 
 	ASSERT_EQ(0, pdma_write_file("/sys/bus/pci/rescan", "1"));
-	ASSERT_TRUE(wait_until(!dsa_find(&rig->dsa)));
+	ASSERT_TRUE(wait_until(!dsa_find(&rig->dsa) &&
+			       !strcmp(rig->dsa.pci, pci)));
 	ASSERT_EQ(0, dsa_map_regs(&rig->dsa));
 	enable(_metadata, rig, "user", "user");
 	expect_usable(_metadata, rig);
@@ -591,7 +638,7 @@ FIXTURE(vfio)
 	bool ours;		/* vfio-pci has the DSA */
 	struct dsa_vfio vfio;
 	int kmsg;
-	struct {
+	struct space {
 		int fd;		/* /dev/ioasid */
 		__u32 id;
 		__u32 hwpt;
@@ -601,8 +648,10 @@ FIXTURE(vfio)
 
 static const char *setup_vfio(struct dsa *dsa)
 {
-	if (!pdma_exists(DSA_BUS "/drivers/idxd") || dsa_find(dsa))
-		return "no DSA that is disabled";
+	const char *why = find_dsa(dsa);
+
+	if (why)
+		return why;
 	if (!pdma_exists(PCI_DRIVERS "vfio-pci"))
 		return "no driver vfio-pci";
 	if (!file_has("/sys/module/vfio_pci/parameters/disable_denylist", "Y"))
@@ -610,43 +659,64 @@ static const char *setup_vfio(struct dsa *dsa)
 	return NULL;
 }
 
-FIXTURE_SETUP(vfio)
+static bool takes_ioasids(struct dsa_vfio *vfio)
 {
 	struct pdma_feature probe = {};
+
+	return pdma_feature_ioasid(&vfio->dev, VFIO_DEVICE_FEATURE_PROBE |
+				   VFIO_DEVICE_FEATURE_SET, &probe) != -ENOTTY;
+}
+
+/* Let WQ @nr use an IOASID with an address space of its own */
+static int setup_space(struct dsa_vfio *vfio, __u32 dev_id,
+		       struct space *space, int nr)
+{
+	struct pdma_dev *dev = &vfio->dev;
+	int ret;
+
+	space->buf = pdma_alloc_buffer(SPACE_LEN);
+	if (!space->buf)
+		return -errno;
+	ret = vfio_map_space(dev, space->buf, IOVA, SPACE_LEN);
+	if (!ret)
+		ret = vfio_alloc_hwpt(dev, dev_id, &space->hwpt);
+	if (!ret)
+		ret = ioasid_alloc(space->fd, 0, 0, 1, &space->id);
+	if (!ret)
+		ret = pdma_add_ioasid(dev, space->fd, space->id);
+	if (!ret)
+		ret = pt_attach(dev, space->id, space->hwpt);
+	return ret ? ret : dsa_vfio_enable_wq(vfio, nr, space->id);
+}
+
+FIXTURE_SETUP(vfio)
+{
+	const char *why = NULL;
 	__u32 dev_id = 0;
-	int i;
+	int i, ret;
 
 	skip_for(setup_vfio(&self->dsa));
 	for (i = 0; i < NR_QUEUES; i++)
 		skip_for(setup_ioasid(_metadata, &self->space[i].fd));
 	setup_kmsg(_metadata, &self->kmsg);
-	ASSERT_EQ(0, pci_set_driver(self->dsa.pci, "vfio-pci"));
-	self->ours = true;
-	ASSERT_EQ(0, dsa_vfio_open(&self->dsa, &self->vfio, &dev_id));
-	if (pdma_feature_ioasid(&self->vfio.dev, VFIO_DEVICE_FEATURE_PROBE |
-				VFIO_DEVICE_FEATURE_SET, &probe) == -ENOTTY) {
-		/* Without a teardown */
+	pdma_init(&self->vfio.dev);
+	ret = pci_set_driver(self->dsa.pci, "vfio-pci");
+	if (!ret)
+		ret = dsa_vfio_open(&self->dsa, &self->vfio, &dev_id);
+	if (!ret && !takes_ioasids(&self->vfio))
+		why = "vfio-pci does not support IOASIDs";
+	if (!ret && !why)
+		ret = dsa_vfio_enable(&self->vfio);
+	for (i = 0; !ret && !why && i < NR_QUEUES; i++)
+		ret = setup_space(&self->vfio, dev_id, &self->space[i], i);
+	self->ours = !ret && !why;
+	/* There is no teardown if the setup fails */
+	if (!self->ours) {
 		dsa_vfio_close(&self->vfio);
 		EXPECT_EQ(0, pci_set_driver(self->dsa.pci, ""));
-		SKIP(return, "vfio-pci does not support IOASIDs");
 	}
-
-	ASSERT_EQ(0, dsa_vfio_enable(&self->vfio));
-	for (i = 0; i < NR_QUEUES; i++) {
-		self->space[i].buf = pdma_alloc_buffer(SPACE_LEN);
-		ASSERT_NE(NULL, self->space[i].buf);
-		ASSERT_EQ(0, vfio_map_space(&self->vfio.dev, self->space[i].buf,
-					    IOVA, SPACE_LEN));
-		ASSERT_EQ(0, vfio_alloc_hwpt(&self->vfio.dev, dev_id,
-					     &self->space[i].hwpt));
-		test_cmd_alloc(self->space[i].fd, 0, 0, 1, &self->space[i].id);
-		ASSERT_EQ(0, pdma_add_ioasid(&self->vfio.dev, self->space[i].fd,
-					     self->space[i].id));
-		ASSERT_EQ(0, pt_attach(&self->vfio.dev, self->space[i].id,
-				       self->space[i].hwpt));
-		ASSERT_EQ(0, dsa_vfio_enable_wq(&self->vfio, i,
-						self->space[i].id));
-	}
+	skip_for(why);
+	ASSERT_EQ(0, ret);
 }
 
 FIXTURE_TEARDOWN_PARENT(vfio)
@@ -690,13 +760,20 @@ static struct dsa_completion_record *vfio_record(FIXTURE_DATA(vfio) *self,
 			    VFIO_LEN));					\
 } while (0)
 
-/* The device executes a transfer, and nothing arrives */
+/*
+ * The device executes a transfer, and nothing arrives. That it could not write the
+ * completion record either is the proof that it has the descriptor.
+ */
 #define expect_queue_blocked(_nr) do {					\
 	volatile char *__dst = self->space[_nr].buf + VFIO_LEN;		\
 									\
+	fill(self->space[_nr].buf, VFIO_LEN, rand());			\
 	poison_buf(__dst, DST_LEN);					\
+	dsa_vfio_clear_error(&self->vfio);				\
 	vfio_move(self, _nr, 0);					\
 	EXPECT_EQ(0, dsa_vfio_wq(&self->vfio, DSA_DRAIN_WQ, _nr));	\
+	EXPECT_TRUE(dsa_vfio_lost_record(&self->vfio, _nr,		\
+					 self->space[_nr].id));		\
 	EXPECT_TRUE(buf_is_poison(__dst, DST_LEN));			\
 } while (0)
 
@@ -743,8 +820,8 @@ TEST_F(vfio, nothing_arrives_after_free)
 	int round, i, rounds = times(200), in_flight = 0;
 	__u32 *id = &self->space[0].id;
 
-	fill(self->space[0].buf, VFIO_LEN, 0);
 	for (round = 0; round < rounds && !_metadata->exit_code; round++) {
+		fill(self->space[0].buf, VFIO_LEN, rand());
 		memset(records, 0, PAGE);
 		for (i = 0; i < DSA_WQ_SIZE; i++)
 			vfio_move(self, 0, i);

@@ -1307,7 +1307,7 @@ static pid_t start_bound(struct __test_metadata *_metadata, struct rig *rig,
 			_exit(1);
 		live(rig, dev ? dev : &own, how);
 	}
-	EXPECT_LT(0, pid);
+	ASSERT_LT(0, pid);
 	EXPECT_TRUE(wait_until(load(&rig->shared->pasid)));
 	EXPECT_LT(0, rig->shared->pasid);
 	return pid;

@@ -50,8 +50,12 @@ FIXTURE_SETUP(pci)
 
 	ASSERT_EQ(0, vfio_open_pci(&self->dev, self->engine.name, &dev_id));
 	if (pdma_feature_ioasid(&self->dev, VFIO_DEVICE_FEATURE_PROBE |
-				VFIO_DEVICE_FEATURE_SET, &probe) == -ENOTTY)
+				VFIO_DEVICE_FEATURE_SET, &probe) == -ENOTTY) {
+		/* The teardown is not called */
+		pdma_close(&self->dev);
+		give_back(_metadata, &self->engine);
 		SKIP(return, "vfio-pci does not support IOASIDs");
+	}
 
 	ASSERT_EQ(0, vfio_map_bar(&self->bar, self->dev.device));
 	ASSERT_EQ(PDMA_ID_VALUE, bar_read32(&self->bar, PDMA_ID));

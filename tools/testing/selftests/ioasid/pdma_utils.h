@@ -1365,18 +1365,23 @@ static inline bool has_first_stage(const char *name)
 	       (strtoull(ecap, NULL, 16) >> ECAP_FSTS_SHIFT & 1);
 }
 
+static inline bool kernel_is_before(unsigned int major, unsigned int minor)
+{
+	unsigned int version, patchlevel;
+	struct utsname name;
+
+	return !uname(&name) &&
+	       sscanf(name.release, "%u.%u", &version, &patchlevel) == 2 &&
+	       (version < major || (version == major && patchlevel < minor));
+}
+
 /*
  * Kernels before 6.19 refuse SVA on x86. IOASID_SVA in the environment says
  * that the running kernel was changed to allow it.
  */
 static inline bool sva_is_refused(void)
 {
-	unsigned int version, patchlevel;
-	struct utsname name;
-
-	return !getenv("IOASID_SVA") && !uname(&name) &&
-	       sscanf(name.release, "%u.%u", &version, &patchlevel) == 2 &&
-	       (version < 6 || (version == 6 && patchlevel < 19));
+	return !getenv("IOASID_SVA") && kernel_is_before(6, 19);
 }
 
 /*
