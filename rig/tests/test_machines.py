@@ -85,6 +85,16 @@ class MachinesTest(Case):
             self.assertEqual([("-device dsa," in line, "IOASID_SHORT" in line) for line in s.started()],
                              [(True, False), (False, False)])
 
+    def test_only_the_machine_with_a_dsa_needs_accel_config(self):
+        with Machines("ioasid ioasid_dsa") as s:
+            for name in ("setup", "accel"):
+                s.stub(f"repo/rig/{name}", f'[[ "{name} $*" != *accel* ]]\n')
+                self.assertHolds(s.test("guest"), "-- continue without accel-config", ": dsa ioasid_dsa ...")
+                self.assertHolds(s.test("ioasid"), "3 passed, 0 failed")
+                for target in ("dsa", "ioasid_dsa"):
+                    self.assertHolds(s.test_fails(target), "accel", "ended with status 1", "0 passed, 1 failed")
+                s.stub(f"repo/rig/{name}", "")
+
     def test_failure_on_the_machine_with_first_stage_is_told_apart(self):
         with Machines("ioasid_dma") as s:
             s.write("emulator", s.read("emulator").replace("sleep 0.3", "sleep 0.3; [[ $* = *flts* ]] && exit 3"))
