@@ -106,7 +106,7 @@ lock()
 	mkdir -p "$(dirname "$1")"
 	exec 9>"$1"
 	if ! flock -n 9; then
-		say "waiting for another run that holds $1"
+		say "waiting for another make that uses $(dirname "$1") ..."
 		flock 9
 	fi
 }

@@ -337,7 +337,9 @@ static inline void expect_running(struct __test_metadata *_metadata,
 	__u64 slots = ch->len / sizeof(__u64);
 	__u64 last, value;
 
-	ASSERT_TRUE(wait_until(counter(ch) >= min));
+	ASSERT_TRUE(wait_until(counter(ch) >= min))
+		TH_LOG("the stream stopped at %llu, %llu requests were refused",
+		       counter(ch), refused(ch));
 	last = counter(ch);
 	value = ch->buf[last % slots];
 	EXPECT_LE(last, value);

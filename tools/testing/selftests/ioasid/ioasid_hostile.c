@@ -10,7 +10,7 @@
  *	ioasid_kvm, ioasid_mdev
  *	system calls that block on their user memory: here
  * It cannot exhaust memory
- *	memory used for IOASIDs, mappings of a VM, attachments and calls is
+ *	what is used for IOASIDs, mappings of a VM, attachments and calls is
  *	charged to its memory cgroup while it is in use, and so are PASID
  *	tables of a device that grow on its behalf: here
  * It cannot starve other sets
