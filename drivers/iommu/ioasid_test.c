@@ -1088,7 +1088,7 @@ static void one_of_those_who_compete_gets_all(struct kunit *test)
 		rivals[i].account = ioasid_test_open(test);
 		INIT_WORK(&rivals[i].work, rival_fn);
 	}
-	for (round = 0; round < 50; round++) {
+	for (round = 0; round < 20; round++) {
 		got = 0;
 		for (i = 0; i < RIVALS; i++)
 			queue_work(system_unbound_wq, &rivals[i].work);
