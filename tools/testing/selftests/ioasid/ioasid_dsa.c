@@ -501,9 +501,22 @@ TEST_F(user, killed_process_leaves_nothing)
 }
 
 /*
- * The process still has the file open meanwhile. It must close it before the queue is
- * enabled again, or idxd loses count of its clients.
+ * The device has stopped, while the process still has the file open. It must close it
+ * before the queue is enabled again, or idxd loses count of its clients.
  */
+static void expect_restart(struct __test_metadata *_metadata, struct rig *rig, pid_t pid,
+			   __u32 pasid)
+{
+	expect_stopped(_metadata, rig, A_WHILE_MS);
+	expect_taken(rig->fd, pasid);
+	end(_metadata, pid);
+	EXPECT_TRUE(wait_process_free(rig->fd, pasid));
+	/* idxd of 6.12 does not notice a reset; that of 7.3 enables both again */
+	disable(_metadata, rig);
+	enable(_metadata, rig, "user", "user");
+	expect_usable(_metadata, rig);
+}
+
 TEST_F(user, disable_ends_work_in_flight)
 {
 	struct rig *rig = &self->rig;
@@ -518,13 +531,7 @@ TEST_F(user, disable_ends_work_in_flight)
 		/* The queue only, then the device with its queue */
 		EXPECT_EQ(0, i ? dsa_disable(&rig->dsa) :
 				 dsa_disable_wq(&rig->dsa, rig->driver));
-		expect_stopped(_metadata, rig, A_WHILE_MS);
-		expect_taken(rig->fd, pasid);
-		end(_metadata, pid);
-		EXPECT_TRUE(wait_process_free(rig->fd, pasid));
-		disable(_metadata, rig);
-		enable(_metadata, rig, "user", "user");
-		expect_usable(_metadata, rig);
+		expect_restart(_metadata, rig, pid, pasid);
 	}
 	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
 }
@@ -539,14 +546,7 @@ TEST_F(user, reset_ends_work_in_flight)
 	expect_moving(_metadata, rig);
 	pasid = dsa_wq_pasid(&rig->dsa);
 	EXPECT_EQ(0, pci_reset(rig->dsa.pci));
-	expect_stopped(_metadata, rig, A_WHILE_MS);
-	expect_taken(rig->fd, pasid);
-	end(_metadata, pid);
-	EXPECT_TRUE(wait_process_free(rig->fd, pasid));
-	/* idxd of 6.12 does not notice the reset; that of 7.3 enables both again */
-	disable(_metadata, rig);
-	enable(_metadata, rig, "user", "user");
-	expect_usable(_metadata, rig);
+	expect_restart(_metadata, rig, pid, pasid);
 	EXPECT_EQ(0, kmsg_faults(rig->kmsg, 0));
 }
 
