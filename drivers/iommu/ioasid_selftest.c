@@ -156,7 +156,7 @@ static int test_attach(struct test_file *file,
 
 	ids = vmemdup_user(u64_to_user_ptr(cmd.ids), cmd.count * sizeof(*ids));
 	if (IS_ERR(ids))
-		return PTR_ERR(no_free_ptr(ids));
+		return PTR_ERR(ids);
 
 	chunk = kvzalloc(struct_size(chunk, attachments, cmd.count),
 			 GFP_KERNEL);

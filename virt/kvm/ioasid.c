@@ -134,8 +134,7 @@ static void kvm_ioasid_free_mapping_rcu(struct rcu_head *rcu)
 
 /*
  * @mapping was removed, but a vCPU may still use it: keep the reference for a
- *	    grace
- * period. Do not wait for it here, as a guest reset removes many mappings.
+ * grace period. Do not wait for it here, as a guest reset removes many mappings.
  */
 static void kvm_ioasid_retire(struct kvm_ioasid_mapping *mapping)
 {

@@ -643,7 +643,7 @@ static long teardown_ioctl(struct file *filp, unsigned int cmd,
 
 	ids = vmemdup_user(u64_to_user_ptr(arg.ids), arg.count * sizeof(*ids));
 	if (IS_ERR(ids))
-		return PTR_ERR(no_free_ptr(ids));
+		return PTR_ERR(ids);
 
 	dev = teardown_find_device(arg.device);
 	if (!dev)
