@@ -6,8 +6,16 @@ BASE ?= 6.12
 BUILD ?= build
 export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T LONG V SIGNOFF OPS SEED SECONDS_MAX
 
+# What "make TARGET" checks first: an unknown name fails before anything is installed or
+# built. Without python3, which rig/setup installs, the target's script checks it.
+names := $(addsuffix -names,bench check kunit mutants peers series soak test)
+$(names): named = $(T)
+mutants-names: named = $(M)
+series-names: named = $(S)
+soak-names: named = $(PROGRAM)
+
 .NOTPARALLEL:
-.PHONY: help setup qemu tree refresh series bisect kernel boot run vmm test soak models mutants coverage kcsan fuzz peers check bench deb kunit selftests clean
+.PHONY: help setup qemu tree refresh series bisect kernel boot run vmm test soak models mutants coverage kcsan fuzz peers check bench deb kunit selftests clean $(names)
 
 help:
 	@echo "make run        walk through the life cycle of a PASID"
@@ -36,6 +44,9 @@ help:
 	@echo "make clean      remove all output ($(BUILD)/)"
 	@echo "BASE=$(BASE) is the kernel, BUILD=$(BUILD) output, KERNEL_SRC=DIR pristine tree"
 
+$(names): %-names:
+	@! command -v python3 >/dev/null || /usr/bin/python3 -B rig/names.py $* "$(named)"
+
 setup:
 	@rig/setup
 
@@ -49,7 +60,7 @@ tree: setup
 refresh:
 	@rig/tree refresh $(P)
 
-series: $(if $(filter qemu,$(S)),setup,tree)
+series: series-names $(if $(filter qemu,$(S)),setup,tree)
 	@rig/series
 
 bisect: series
@@ -77,11 +88,11 @@ vmm: qemu tree
 	@rig/guests run
 	@rig/vmm
 
-test:
+test: test-names
 	@rig/setup
 	@rig/test
 
-soak: qemu tree
+soak: soak-names qemu tree
 	@rig/kernel test
 	@rig/selftests test
 	@rig/soak
@@ -90,26 +101,26 @@ models: tree
 	@rig/setup spin herd7
 	@rig/models --all
 
-mutants: qemu tree
+mutants: mutants-names qemu tree
 	@rig/mutants $(M)
 
 coverage: qemu tree
 	@rig/coverage
 
-kcsan:
+kcsan: test-names
 	@CONFIG=kcsan LONG=1 rig/test $(or $(T),guest)
 
 fuzz:
 	@CONFIG=fuzz rig/test ioasid_fuzz
 
-peers: qemu tree
+peers: peers-names qemu tree
 	@rig/setup uuid-dev
 	@rig/peers $(T)
 
-check: tree
+check: check-names tree
 	@rig/check
 
-bench: qemu tree
+bench: bench-names qemu tree
 	@rig/setup gnuplot-nox
 	@rig/kernel run
 	@rig/selftests run
@@ -120,7 +131,7 @@ deb: qemu tree
 	@rig/kernel run
 	@rig/deb $(FLAVOUR)
 
-kunit: tree
+kunit: kunit-names tree
 	@rig/kunit --show $(T)
 
 clean:

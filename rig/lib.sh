@@ -173,6 +173,12 @@ complaints()
 	/usr/bin/python3 -B "$top/rig/results.py" "$1"
 }
 
+# known TARGET NAMES: whether they are names that the target takes
+known()
+{
+	/usr/bin/python3 -B "$top/rig/names.py" "$1" "$2"
+}
+
 # check_out_base TREE: the pristine kernel as a worktree of the kernel tree, made
 # anew when the source has changed. The caller holds a lock.
 check_out_base()

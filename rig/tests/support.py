@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What several of these tests need: checks, and a repository with a kernel of a few files"""
-import importlib.machinery
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -9,6 +7,7 @@ import tempfile
 import unittest
 
 from lib import BASE, RIG
+from names import load      # pylint: disable=unused-import
 
 FIRST = f"repo/patches/features/{BASE}/0001-first.patch"
 SECOND = f"repo/patches/features/{BASE}/0002-second.patch"
@@ -28,14 +27,6 @@ class Case(unittest.TestCase):
     @staticmethod
     def assertHolds(text, *parts):      # pylint: disable=invalid-name
         holds(text, *parts)
-
-
-def load(name):
-    """A script as a module"""
-    loader = importlib.machinery.SourceFileLoader(name, os.path.join(RIG, name))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
-    loader.exec_module(module)
-    return module
 
 
 def outcomes(found):

@@ -21,6 +21,7 @@ class Machines(Scratch):
         self.write(f"{out}/selftests/list", "".join(f"{name}\n" for name in programs.split()))
         for name in programs.split():
             self.write(f"{out}/selftests/{name}", name)
+            self.write(f"repo/tools/testing/selftests/ioasid/{name}.c", "")
         self.write("repo/rig/data/peers.txt", f"{BASE} passed iommu/iommufd 1\n")
         for name in ("setup", "unpack", "tree", "kernel", "selftests", "guests", "accel", "initramfs", "kunit"):
             self.stub(f"repo/rig/{name}", "")

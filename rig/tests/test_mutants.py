@@ -33,7 +33,7 @@ class MutantsTest(Case):
         self.addCleanup(scratch.cleanup)
         self.top = scratch.name
         os.mkdir(self.path("rig"))
-        for name in ("mutants", "lib.py"):
+        for name in ("mutants", "lib.py", "names.py"):
             shutil.copy(os.path.join(RIG, name), self.path("rig"))
 
     def path(self, name):

@@ -145,7 +145,7 @@ class SeriesTest(Case):
             self.assertHolds(core["v2-0000-cover-letter.patch"], "Subject of core\n", "1 file changed")
             # The other one is as it was
             self.assertEqual(s.series(S="core")[1], fixes)
-            self.assertHolds(s.fails("rig/series", **IDENTITY, S="users"), "no mailing users", "fixes core")
+            self.assertHolds(s.fails("rig/series", **IDENTITY, S="users"), "the mailing users has no patches", "fixes core")
 
     def test_mailing_is_as_long_as_the_list_takes(self):
         with Series() as s:
