@@ -170,7 +170,7 @@ pack_unpacked()
 # complaints CONSOLE: the lines of a kernel log that should not be there
 complaints()
 {
-	/usr/bin/python3 -B "$top/rig/results.py" "$1"
+	/usr/bin/python3 -B "$top/rig/results.py" bad "$1"
 }
 
 # known TARGET NAMES: whether they are names that the target takes

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
 Reads the output of a test run, TAP and KTAP, kernel logs and kmemleak's reports, and
-makes one list of results. As a program: prints the lines of a kernel log that should
-not be there.
+makes one list of results. As a program:
+
+ results.py bad LOG: prints the lines of a kernel log that should not be there
+ results.py skips LOG: prints the tests of KUnit that were skipped, and why
 
 The kernel's tools/testing/kunit/kunit_parser.py gives the same results of a run
 that passes, and "make kunit" shows them with it. It is not used here, because it
@@ -193,6 +195,11 @@ def kunit(lines):
     return flatten(read_tap(lines[start:]), "kunit")
 
 
+def skips(lines):
+    """One line for each test of KUnit that was skipped"""
+    return [f"skipped: {r.name.removeprefix('kunit ')}: {r.why or 'no reason given'}" for r in kunit(lines) if r.outcome == SKIP]
+
+
 def idle_cpu_stalled(lines):
     return any(IDLE_CPU.search(line) for line in lines)
 
@@ -267,4 +274,5 @@ def guest(lines, programs, died, reader=program):
 
 
 if __name__ == "__main__":
-    print("\n".join(bad_lines(read(sys.argv[1]).splitlines())))
+    for found in {"bad": bad_lines, "skips": skips}[sys.argv[1]](read(sys.argv[2]).splitlines()):
+        print(found)

@@ -92,6 +92,12 @@ class ResultsTest(Case):
         self.assertEqual([r.name for r in results.kunit(log) if r.outcome == "failed"],
                          ["kunit ioasid", "kunit park bits"])
 
+    def test_skipped_kunit_test_is_shown_with_its_reason(self):
+        log = [line.replace("ok 1 one", "ok 1 one # SKIP needs ATS").replace("ok 1 number_is_free", "ok 1 number_is_free # SKIP")
+               for line in KTAP_LOG]
+        self.assertEqual(results.skips(log), ["skipped: ioasid number_is_free: no reason given", "skipped: ioasid quota one: needs ATS"])
+        self.assertEqual(results.skips(KTAP_LOG), [])
+
     def test_kernel_log_without_kunit_has_no_results(self):
         self.assertEqual(results.kunit(["[    1.0] Linux version"]), [])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Steps that fail, and options that are dropped"""
+"""Steps that fail, options that are dropped, and what make kunit shows"""
 import os
 
 from support import Case, Scratch
@@ -44,3 +44,20 @@ class StepsTest(Case):
             os.chmod(s.path("bin/tar"), 0o755)
             self.assertHolds(s.fails("rig/unpack", PATH=s.path("bin") + ":" + os.environ["PATH"]), "was killed")
             s.tree()
+
+    def test_kunit_shows_why_a_test_was_skipped(self):
+        with Scratch() as s:
+            s.write("repo/drivers/iommu/ioasid_test.c", 'struct kunit_suite s = {\n\t.name = "ioasid",\n};\n')
+            s.write("repo/rig/check-config", "#!/bin/sh\n")
+            s.write(os.path.join(s.src, "tools/testing/kunit/kunit.py"), """\
+import sys
+if sys.argv[1] == "exec":
+    print("KTAP version 1\\n1..1\\n    KTAP version 1\\n    # Subtest: ioasid\\n    1..2\\n    ok 1 first")
+    print("    ok 2 second # SKIP needs two CPUs\\nok 1 ioasid")
+if sys.argv[1] == "parse":
+    print("[SKIPPED] second")
+    sys.exit(3)
+""")
+            # The exit status is that of kunit.py
+            self.assertHolds(s.run("rig/kunit", "--show", status=3), "[SKIPPED] second\nskipped: ioasid second: needs two CPUs\n")
+            self.assertEqual("skipped" in s.run("rig/kunit"), False)
