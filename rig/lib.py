@@ -42,9 +42,15 @@ def read_lines(path):
     return read(path).splitlines() if os.path.exists(path) else []
 
 
+def read_numbered(name):
+    """The lines of a file in rig/data with their numbers, without comments"""
+    return [(number, line) for number, line in enumerate(read(os.path.join(DATA, name)).splitlines(), 1)
+            if line.strip() and not line.startswith("#")]
+
+
 def read_data(name):
-    """The lines of a file in rig/data, without comments"""
-    return [line for line in read(os.path.join(DATA, name)).splitlines() if line.strip() and not line.startswith("#")]
+    """The lines alone"""
+    return [line for _, line in read_numbered(name)]
 
 
 def read_reasons(name, text, fields):

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """rig/check"""
+import contextlib
+import io
 import os
+import shutil
+import tempfile
 
 import repository
-from lib import SRC, TOP, read
+from lib import SRC, TOP, read, write
 from support import Case, load
 
 
@@ -21,6 +25,93 @@ class CheckTest(Case):
         self.assertEqual(check.unresolved(everything, known), [])
         self.assertEqual(check.unresolved([everything[0], (set(), {"get", "put", "printk"}, set())], known), ["put"])
         self.assertEqual(check.unresolved([(set(), {"get", "printk"}, set())], known), ["get"])
+
+    def combination(self, options, *missing):
+        """
+        What Combination.build() returns with these options. The compiler writes all objects, lists and
+        archives, whatever the options, but for the missing ones.
+        """
+        check = load("check")
+        check.LINUX = tempfile.mkdtemp(prefix="rig-selftest-")
+        self.addCleanup(shutil.rmtree, check.LINUX)
+        # The last two are in a folder that is built entirely
+        objects = {"kernel/ours.c": "kernel/ours.o", "virt/kvm/ioasid.c": "virt/kvm/ioasid.o",
+                   "drivers/iommu/a.c": "drivers/iommu/a.o", "drivers/vfio/b.c": "drivers/vfio/b.o"}
+        combination = check.Combination(None, objects, "")
+        combination.options = dict(word.split("=") for word in options.split())
+
+        def make(*_):
+            files = {"kernel/ours.o": "", "virt/kvm/ioasid.o": "", "drivers/iommu/built-in.a": "",
+                     "drivers/iommu/modules.order": "drivers/iommu/m.o\n", "drivers/iommu/m.o": "",
+                     "drivers/vfio/built-in.a": "", "drivers/vfio/modules.order": "", "samples/vfio-mdev/built-in.a": "",
+                     "samples/vfio-mdev/modules.order": ""}
+            for name in set(files) - set(missing):
+                write(os.path.join(combination.out, name), files[name])
+            return 0, ""
+
+        combination.make = make
+        _, units, problem = combination.build()
+        return [[os.path.relpath(path, combination.out) for path in unit] for unit in units], problem
+
+    def test_everything_that_a_combination_builds_is_looked_at(self):
+        everything = "IOMMU_SUPPORT=y VFIO=y SAMPLES=y KVM=y KVM_IOASID=y"
+        self.assertEqual(self.combination(everything), ([
+            ["kernel/ours.o", "drivers/iommu/built-in.a", "drivers/vfio/built-in.a", "samples/vfio-mdev/built-in.a", "virt/kvm/ioasid.o"],
+            ["drivers/iommu/m.o"]], ""))
+        # Entered, but without modules
+        self.assertEqual(self.combination(everything, "drivers/vfio/modules.order")[1], "")
+        for missing in ("kernel/ours.o", "virt/kvm/ioasid.o", "drivers/iommu/built-in.a", "drivers/vfio/built-in.a",
+                        "samples/vfio-mdev/built-in.a", "drivers/iommu/m.o"):
+            self.assertEqual(self.combination(everything, missing), ([], f"was not built: {missing}"))
+
+    def test_combination_has_no_archive_of_what_it_does_not_enter(self):
+        self.assertEqual(self.combination("IOMMU_SUPPORT=y", "virt/kvm/ioasid.o", "drivers/vfio/built-in.a", "drivers/vfio/modules.order",
+                                          "samples/vfio-mdev/built-in.a", "samples/vfio-mdev/modules.order"),
+                         ([["kernel/ours.o", "drivers/iommu/built-in.a"], ["drivers/iommu/m.o"]], ""))
+        # A folder of modules has no archive, but a list
+        modules = "IOMMU_SUPPORT=y VFIO=m KVM=m KVM_IOASID=y"
+        self.assertEqual(self.combination(modules, "drivers/vfio/built-in.a"),
+                         ([["kernel/ours.o", "drivers/iommu/built-in.a"], ["drivers/iommu/m.o"], ["virt/kvm/ioasid.o"]], ""))
+        for missing in "drivers/vfio/modules.order", "virt/kvm/ioasid.o":
+            self.assertEqual(self.combination(modules, missing), ([], f"was not built: {missing}"))
+
+    def test_finding_of_a_combination_has_its_line(self):
+        check = load("check")
+
+        class Combination:
+            """Builds without A, does not build with it"""
+
+            def __init__(self, log, objects, words):
+                self.words = words
+
+            def configure(self):
+                return "C is n" if self.words == "C=y" else ""
+
+            def build(self):
+                return "", [], "" if self.words == "A=n" else "was not built: a.o"
+
+        class Tree:
+            """Without a file"""
+
+            is_ours = None
+
+            @staticmethod
+            def objects():
+                return {}
+
+        check.Combination = Combination
+        check.read_numbered = lambda name: [(3, "a: A=y"), (4, "none: A=n"), (7, "c: C=y")]
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            found = check.options(Tree(), None)
+        self.assertEqual(found, [("rig/data/options.txt", 3, "a: was not built: a.o"), ("rig/data/options.txt", 7, "c: C is n")])
+        self.assertHolds(output.getvalue(), "none: builds, ")
+
+    def test_lines_of_a_list_are_numbered_as_in_the_file(self):
+        check = load("check")
+        lines = read(os.path.join(check.DATA, check.OPTIONS)).splitlines()
+        numbered = check.read_numbered(check.OPTIONS)
+        self.assertGreater(numbered[0][0], 1)
+        self.assertEqual([lines[number - 1] for number, _ in numbered], [line for _, line in numbered])
 
     def test_compiler_warning_in_a_macro_is_found_where_we_use_it(self):
         check = load("check")
