@@ -1173,7 +1173,7 @@ TEST_F(ioasid, quota_comes_back_with_every_number)
 	test_in_use(self->fd, 0, 0);
 }
 
-TEST_F(ioasid, quota_below_use_lets_nothing_new_in_until_it_fits)
+TEST_F(ioasid, alloc_fails_until_usage_is_below_a_lowered_quota)
 {
 	__u32 ids[8], got;
 
@@ -1415,7 +1415,7 @@ static int take_more(int how)
 }
 
 /* Invariant fair */
-TEST_F(user, has_no_more_by_fork_exec_or_user_namespace)
+TEST_F(user, limit_holds_across_fork_exec_and_user_namespaces)
 {
 	int how, status, fd;
 	__u32 ids[30];
@@ -1931,7 +1931,7 @@ static uint64_t large_call(struct __test_metadata *_metadata,
 	return us;
 }
 
-TEST_F(ioasid, large_calls)
+TEST_F(ioasid, large_calls_are_all_or_nothing)
 {
 	uint64_t us = large_call(_metadata, self, DEFAULT_QUOTA);
 	uint64_t count;
@@ -2145,7 +2145,7 @@ TEST_F(ioasid, node_is_for_owner_and_group_only)
 	test_in_use(self->fd, 1, 0);
 }
 
-TEST_F(ioasid, file_has_no_data)
+TEST_F(ioasid, file_cannot_be_read_written_or_mapped)
 {
 	struct pollfd pfd = { .fd = self->fd, .events = POLLIN };
 	char byte = 0;
@@ -2311,7 +2311,7 @@ TEST_F(ioasid, threads_never_both_free_a_number)
 static int run_32(char *name)
 {
 	static char *const without[] = {
-		"large_calls",
+		"large_calls_are_all_or_nothing",
 		"fatal_signal_ends_a_huge_alloc_and_leaves_nothing",
 		"fatal_signal_in_a_huge_free_frees_all_or_nothing",
 		"fdinfo_of_many_numbers_is_bounded",

@@ -278,7 +278,7 @@ TEST_F(cgroup, parent_counts_what_its_children_hold)
 	test_leave();
 }
 
-TEST_F(cgroup, limit_gives_edquot_takes_nothing_and_tells)
+TEST_F(cgroup, alloc_over_the_limit_is_edquot_and_an_event)
 {
 	struct ioasid_query query;
 	__u32 ids[3], more[2] = {};
@@ -315,7 +315,7 @@ TEST_F(cgroup, limit_gives_edquot_takes_nothing_and_tells)
 	test_current(A, 3);
 }
 
-TEST_F(cgroup, limit_of_zero_lets_nothing_in)
+TEST_F(cgroup, limit_of_zero_refuses_every_alloc)
 {
 	__u32 id = 0;
 
@@ -380,7 +380,7 @@ TEST_F(cgroup, bulk_is_all_or_nothing)
 	test_leave();
 }
 
-TEST_F(cgroup, lowered_limit_lets_nothing_in_until_it_fits)
+TEST_F(cgroup, alloc_fails_until_usage_is_below_a_lowered_limit)
 {
 	__u32 ids[4], id;
 
@@ -401,7 +401,7 @@ TEST_F(cgroup, lowered_limit_lets_nothing_in_until_it_fits)
 }
 
 /* Invariant charged */
-TEST_F(cgroup, parked_number_stays_charged_and_is_no_way_around_the_limit)
+TEST_F(cgroup, parked_number_counts_against_the_limit_of_the_cgroup)
 {
 	struct pdma_dev dev[2];
 	__u32 ids[2], id = 0;

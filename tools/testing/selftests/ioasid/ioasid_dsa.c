@@ -136,7 +136,7 @@ FIXTURE_TEARDOWN_PARENT(kernel)
 }
 
 /* idxd attaches the domain of the DMA API to its PASID */
-TEST_F(kernel, system_pasid_is_taken_from_the_numbers_of_all)
+TEST_F(kernel, pasid_of_the_driver_is_in_the_shared_number_space)
 {
 	struct rig *rig = &self->rig;
 	__u32 pasid = dsa_wq_pasid(&rig->dsa);

@@ -730,7 +730,7 @@ TEST_F(fail_nth, failure_is_enomem_and_changes_nothing)
 	sweep_each(_metadata, &self->sweep, sweep_round);
 }
 
-TEST_F(fail_nth, without_any_memory)
+TEST_F(fail_nth, lack_of_all_memory_changes_nothing)
 {
 	sweep_all(_metadata, &self->sweep, sweep_round);
 }

@@ -268,7 +268,7 @@ TEST_F(guest, program_submits_with_numbers_of_the_guest)
 	expect_holders(self->id, "active", "kvm=1");
 }
 
-TEST_F(guest, unknown_number_has_a_result)
+TEST_F(guest, unknown_number_is_refused_with_a_result)
 {
 	const __u32 unknown[] = { GUEST_OTHER, self->id, self->other, 0xfffff,
 				  0x100000 | GUEST_PASID, ~0U };
@@ -312,7 +312,7 @@ TEST_F(guest, machine_without_a_map_knows_no_number)
 	EXPECT_EQ(PDMA_RESULT_NO_PASID, start(&self->dev[1], 0));
 }
 
-TEST_F(guest, parked_number_has_a_result)
+TEST_F(guest, parked_number_is_refused_with_a_result)
 {
 	struct guest_dev *dev = &self->dev[0];
 
@@ -468,7 +468,7 @@ TEST_F(guest, device_of_another_engine_takes_the_same_number)
 }
 
 /* All devices of an engine share a PASID table, but each has its own domain */
-TEST_F(guest, device_of_the_same_engine_does_not)
+TEST_F(guest, device_of_the_same_engine_cannot_take_the_same_number)
 {
 	struct guest_dev *dev = self->dev;
 
@@ -483,7 +483,7 @@ TEST_F(guest, device_of_the_same_engine_does_not)
 	start_guest(&dev[1], 0, GUEST_PASID);
 }
 
-TEST_F(guest, number_that_cannot_be_had_now_does_not_cost_the_old_one)
+TEST_F(guest, busy_number_does_not_replace_the_old_one)
 {
 	struct guest_dev *dev = self->dev;
 
@@ -499,7 +499,7 @@ TEST_F(guest, number_that_cannot_be_had_now_does_not_cost_the_old_one)
 	expect_streams(&dev[1], 0);
 }
 
-TEST_F(guest, machines_with_the_same_number_do_not_meet)
+TEST_F(guest, same_number_in_two_machines_is_two_ioasids)
 {
 	struct guest_dev *dev = self->dev;
 
@@ -1090,7 +1090,7 @@ TEST_F(pci, function_level_reset_stops_dma)
 	expect_config(0, PCI_COMMAND, 2);
 }
 
-TEST_F(pci, reset_by_the_vmm_does_the_same)
+TEST_F(pci, reset_by_the_vmm_stops_dma)
 {
 	test_reset(_metadata, self, 0);
 }
@@ -1109,7 +1109,7 @@ TEST_F(pci, device_is_opened_as_after_a_reset)
 
 /* Region information for the VMM */
 
-TEST_F(pci, bar_says_what_of_it_can_be_mapped)
+TEST_F(pci, region_info_tells_what_of_the_bar_can_be_mapped)
 {
 	struct {
 		struct vfio_region_info info;
@@ -1149,7 +1149,7 @@ TEST_F(pci, bar_says_what_of_it_can_be_mapped)
 }
 
 /* A command started here could DMA to pages that are not pinned */
-TEST_F(pci, mapped_registers_control_nothing)
+TEST_F(pci, write_to_a_mapped_register_has_no_effect)
 {
 	volatile __u32 *regs;
 	__u64 before;

@@ -239,7 +239,7 @@ TEST_F(hostile, refused_requests_take_nothing_from_others)
 	expect_service_in_flood(_metadata, self, 1);
 }
 
-TEST_F(hostile, many_processes_have_what_their_cgroup_has)
+TEST_F(hostile, processes_of_a_cgroup_share_its_limit)
 {
 	struct shared *shared = self->shared;
 	const char *why;
@@ -520,7 +520,7 @@ static void take_in_group(FIXTURE_DATA(charge) *self,
 	_exit(99);
 }
 
-TEST_F(charge, memory_counts_in_the_cgroup_of_who_asked)
+TEST_F(charge, memory_is_charged_to_the_cgroup_of_the_caller)
 {
 	const struct charge *what = variant->what;
 	long long floor, slab = 0, pages;
@@ -933,7 +933,7 @@ FIXTURE_TEARDOWN_PARENT(hold)
 	EXPECT_TRUE(wait_until(!rmdir(self->group)));
 }
 
-TEST_F(hold, what_a_call_holds_counts_in_the_cgroup_of_who_makes_it)
+TEST_F(hold, memory_during_a_call_is_charged_to_the_cgroup_of_the_caller)
 {
 	const long long size = 0xfffff * sizeof(__u32);
 	long long kernel = 0;
@@ -1036,7 +1036,7 @@ TEST_F(hostile, numbers_of_others_look_as_those_that_do_not_exist)
 /* It cannot keep an ID beyond its references */
 
 /* A descriptor that is never received goes away with its socket */
-TEST_F(hostile, number_in_flight_goes_with_the_socket)
+TEST_F(hostile, number_of_a_file_in_flight_is_freed_with_the_socket)
 {
 	struct shared *shared = self->shared;
 	int sock[2];

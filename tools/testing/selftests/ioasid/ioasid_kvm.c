@@ -278,7 +278,7 @@ TEST_F(kvm, attributes_are_either_set_or_got)
 	expect_map(self->dev, ENTRY(0, self->ids[0], ACTIVE));
 }
 
-TEST_F(kvm, device_has_no_more_than_its_attributes)
+TEST_F(kvm, other_calls_of_the_device_are_refused)
 {
 	test_cmd_map_add(self->dev, self->fd, self->ids[0], 0);
 	EXPECT_EQ(-1, ioctl(self->dev, KVM_CREATE_VCPU, 0));

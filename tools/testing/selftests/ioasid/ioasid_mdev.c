@@ -193,7 +193,7 @@ TEST_F(mdev, each_device_takes_its_channels)
 	EXPECT_EQ(n, pdma_available(self->parent));
 }
 
-TEST_F(mdev, device_tells_what_it_has)
+TEST_F(mdev, device_info_lists_regions_and_interrupts)
 {
 	struct vfio_device_info info = { .argsz = sizeof(info) };
 	struct vfio_irq_info irq = { .argsz = sizeof(irq) };
@@ -565,7 +565,7 @@ TEST_F(mdev, channel_changes_its_pasid_with_a_command)
 	test_blocked(ch, 1);
 }
 
-TEST_F(mdev, channels_share_pages_whatever_they_do_with_them)
+TEST_F(mdev, channels_share_pages_that_they_read_and_write)
 {
 	const __u64 ro = IOVA + MEM_LEN;
 	char *mem = pdma_alloc_buffer(PAGE);
@@ -1380,7 +1380,7 @@ TEST_F(mdev, submission_is_one_whole_write)
 	EXPECT_EQ(0, pdma_submit(&self->dev, cmd));
 }
 
-TEST_F(mdev, memory_is_used_as_it_was_mapped)
+TEST_F(mdev, access_that_the_mapping_does_not_allow_is_efault)
 {
 	const __u64 ro = IOVA + MEM_LEN, wo = ro + PAGE;
 	char *mem = pdma_alloc_buffer(2 * PAGE);

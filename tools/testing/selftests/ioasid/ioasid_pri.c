@@ -242,7 +242,7 @@ TEST_F(pri, page_that_is_dropped_is_faulted_in_again)
 }
 
 /* A command without the flag accesses only pages that are present */
-TEST_F(pri, page_is_not_faulted_in_without_being_asked_for)
+TEST_F(pri, command_without_page_requests_faults_nothing_in)
 {
 	struct rig *rig = &self->rig;
 

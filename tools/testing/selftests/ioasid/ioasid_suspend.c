@@ -421,7 +421,7 @@ TEST_F(pci, parked_stays_parked_until_it_is_recycled)
 	EXPECT_EQ(__done, bar_done(&self->bar, _ch));			\
 } while (0)
 
-TEST_F(pci, what_was_never_attached_is_blocked_and_reported)
+TEST_F(pci, dma_with_an_unattached_pasid_is_blocked_and_reported)
 {
 	kmsg_expect_faults(self->kmsg, true);
 	start(0, UNKNOWN_PASID, 0);

@@ -165,7 +165,7 @@ TEST_F(pci, dma_with_the_given_ioasid_arrives)
 	expect_silence();
 }
 
-TEST_F(pci, set_tells_what_is_wrong)
+TEST_F(pci, failed_set_returns_the_reason)
 {
 	__u32 other;
 
@@ -475,7 +475,7 @@ static void *reset_fn(void *dev)
 }
 
 /* The free may come before, during or after the reset */
-TEST_F(pci, free_and_reset_may_meet)
+TEST_F(pci, free_races_with_reset)
 {
 	pthread_t thread;
 	void *ret;
@@ -739,7 +739,7 @@ FIXTURE_TEARDOWN_PARENT(other_pci)
 		EXPECT_EQ(0, pci_set_driver(self->name, ""));
 }
 
-TEST_F(other_pci, has_no_ioasids)
+TEST_F(other_pci, ioasids_are_not_supported)
 {
 	const __u32 probe = VFIO_DEVICE_FEATURE_PROBE;
 	const __u32 get = VFIO_DEVICE_FEATURE_GET;
