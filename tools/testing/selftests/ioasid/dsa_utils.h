@@ -352,12 +352,19 @@ static inline __u32 dsa_vfio_command(struct dsa_vfio *vfio, __u32 command,
 	return bar_read32(&vfio->bar, DSA_CMDSTS);
 }
 
+/* Returns the offset of the configuration of WQ @nr */
+static inline size_t dsa_vfio_wq_config(struct dsa_vfio *vfio, int nr)
+{
+	size_t table = (bar_read32(&vfio->bar, DSA_OFFSETS) >> 16) * 0x100;
+	size_t stride = 32 << (bar_read32(&vfio->bar, DSA_WQCAP) >> 24 & 0xf);
+
+	return table + nr * stride;
+}
+
 /* Enable the device, with WQs 0 and 1 and an engine in its first group */
 static inline __u32 dsa_vfio_enable(struct dsa_vfio *vfio)
 {
 	size_t group = (bar_read32(&vfio->bar, DSA_OFFSETS) & 0xffff) * 0x100;
-	size_t wq = (bar_read32(&vfio->bar, DSA_OFFSETS) >> 16) * 0x100;
-	size_t stride = 32 << (bar_read32(&vfio->bar, DSA_WQCAP) >> 24 & 0xf);
 	__u32 buffers = bar_read32(&vfio->bar, DSA_GRPCAP) >> 8 & 0xff;
 	int i;
 
@@ -365,7 +372,7 @@ static inline __u32 dsa_vfio_enable(struct dsa_vfio *vfio)
 	bar_write64(&vfio->bar, group + 32, 1);
 	bar_write64(&vfio->bar, group + 40, buffers << 20 | 1 << 3 | 1);
 	for (i = 0; i < 2; i++)
-		bar_write32(&vfio->bar, wq + i * stride, DSA_WQ_SIZE);
+		bar_write32(&vfio->bar, dsa_vfio_wq_config(vfio, i), DSA_WQ_SIZE);
 	return dsa_vfio_command(vfio, DSA_ENABLE_DEVICE, 0);
 }
 
@@ -397,9 +404,7 @@ static inline bool dsa_vfio_lost_record(struct dsa_vfio *vfio, int nr,
 static inline __u32 dsa_vfio_enable_wq(struct dsa_vfio *vfio, int nr,
 				       __u32 pasid)
 {
-	size_t stride = 32 << (bar_read32(&vfio->bar, DSA_WQCAP) >> 24 & 0xf);
-	size_t wq = (bar_read32(&vfio->bar, DSA_OFFSETS) >> 16) * 0x100 +
-		    nr * stride;
+	size_t wq = dsa_vfio_wq_config(vfio, nr);
 
 	/* Dedicated, priority 10, transfers of 2^20 bytes at most */
 	bar_write32(&vfio->bar, wq + 8, 1 << 28 | pasid << 8 | 10 << 4 | 1);
