@@ -980,7 +980,7 @@ class DsaRig(Machine):
     options = (DEVICE_IOTLB, "x-prs=on")
     context_flags = PASIDE | DTE | PRE
     stage = SECOND
-    ats, pri, bof, pages = True, False, 0, 16
+    ats, pri, bof, xfer, pages = True, False, 0, 21, 16
     # Where its data, records and lists are
     SRC, DST, REC, LIST, MISSING = (IOVA + i * PAGE for i in (0, 4, 8, 10, 0x400))
 
@@ -1003,7 +1003,7 @@ class DsaRig(Machine):
         self.set_up_dsa()
 
     def set_up_dsa(self):
-        self.dev.configure(0, PASID, bof=self.bof)
+        self.dev.configure(0, PASID, bof=self.bof, xfer=self.xfer)
         self.dev.group(0, 1, 1)
         self.dev.must(ENABLE_DEVICE)
         self.dev.must(ENABLE_WQ, 0)
@@ -1055,6 +1055,10 @@ class DsaWithoutAtsRig(DsaRig):
 
 class DsaPriRig(DsaRig):
     pri, bof = True, 1
+
+
+class DsaWithSmallTransfersRig(DsaRig):
+    xfer = 13
 
 
 class FirstStageDsaRig(DsaPriRig):
@@ -3801,6 +3805,21 @@ def dsa_does_without_ats_and_pri(m):
     check_equal(m.execute(NOOP).status, SUCCESS, "status")
 
 
+@test(DsaWithSmallTransfersRig, devices=("dsa,max-transfer-shift=13",))
+def dsa_limits_the_size_of_transfers(m):
+    size = 2 * PAGE
+    check_equal(m.dev.get("GENCAP", "q") >> 16 & 0x1f, 13, "limit in GENCAP")
+    record = m.execute(MEMMOVE, m.SRC, m.DST, size)
+    check_record(record, (SUCCESS, 0, size, 0, 0), "record of the largest one")
+    check_equal(m.execute(MEMMOVE, m.SRC, m.DST, size + 1).status, BAD_SIZE, "status")
+    m.dev.must(DISABLE_WQ, 1)
+    m.dev.configure(0, PASID, xfer=14)
+    check_equal(m.dev.run(ENABLE_WQ, 0), 0x28, "a WQ with a larger limit")
+    for shift in (11, 32):
+        check("from 12 to 31" in refusal("-device", "intel-iommu", "-device",
+                                         f"dsa,max-transfer-shift={shift}"), "limits")
+
+
 @test(DsaRig)
 def dsa_executes_noop(m):
     check_record(m.execute(NOOP), (SUCCESS, 0, 0, 0, 0), "record")
@@ -4300,6 +4319,26 @@ def dsa_interrupts_when_it_is_complete(m):
     check_equal(m.finish().status, BAD_INT, "the portal for handles of the IMS")
     m.dev.must(RELEASE_INT, 3)
     check(interrupts(handle=3) == (BAD_INT, []), "released")
+
+
+@test(DsaRig, devices=("dsa,int-handles=off",))
+def dsa_without_handles_takes_vectors(m):
+    dev = m.dev
+    check_equal(dev.get("CMDCAP"), 0x1ffe, "commands")
+    for code in (REQUEST_INT, RELEASE_INT):
+        check_equal(dev.run(code, 3), 0x01, f"command {code}")
+    dev.enable_msix()
+    dev.must(DISABLE_DEVICE)
+    dev.set("GENCFG", 1 << 12)
+    dev.must(ENABLE_DEVICE)
+    dev.must(ENABLE_WQ, 0)
+    dev.set_table(dev.MSIXPERM + 24, PASID << 12 | 1 << 3)
+    dev.interrupts()
+    for handle, status in ((3, SUCCESS), (2, BAD_INT), (9, BAD_INT), (0, BAD_INT)):
+        record = m.execute(NOOP, flags=RECORD | RCI, handle=handle)
+        check_equal(record.status, status, f"status with handle {handle}")
+        vectors = [handle] if status == SUCCESS else []
+        check(dev.interrupts() == vectors, f"interrupt of handle {handle}")
 
 
 @test(DsaRig)

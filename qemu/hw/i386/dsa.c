@@ -25,6 +25,10 @@
  * - a limit for the time that a page request takes, and migration.
  *
  * Writes are posted: if the IOMMU refuses one, the device does not notice.
+ *
+ * Properties: evl=on adds the event log; int-handles=off leaves out the commands for
+ * interrupt handles, which are optional; max-transfer-shift is the base 2 logarithm
+ * of the largest transfer; ats, ats-depth and pri are as for the engine (pdma.c).
  */
 
 #include "qemu/osdep.h"
@@ -56,6 +60,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(DSAState, DSA)
 #define DSA_NUM_ENGINES         4
 #define DSA_TOTAL_WQ_SIZE       128
 #define DSA_READ_BUFFERS        96
+#define DSA_MIN_XFER_SHIFT      12      /* One page */
 #define DSA_MAX_XFER_SHIFT      31
 #define DSA_MAX_BATCH_SHIFT     10
 /* One for the device, and one for each WQ */
@@ -373,6 +378,8 @@ struct DSAState {
     MemoryRegion bar2;
     PASIDFunction fn;
     bool evl;
+    bool int_handles;
+    uint8_t max_xfer_shift;
 
     DSADeviceState state;
     uint32_t gencfg;
@@ -993,7 +1000,10 @@ static const DSAOpType dsa_op_types[] = {
     },
 };
 
-/* The vector of an interrupt handle, or 0 */
+/*
+ * The vector of an interrupt handle, or 0. If there are no commands for handles, a
+ * handle is the number of a vector.
+ */
 static uint32_t dsa_vector(DSAOp *op)
 {
     DSAJob *job = op->job;
@@ -1002,7 +1012,7 @@ static uint32_t dsa_vector(DSAOp *op)
     uint64_t perm;
 
     if (job->work.ims || handle >= DSA_NUM_VECTORS ||
-        !(s->handles & 1u << handle)) {
+        (s->int_handles && !(s->handles & 1u << handle))) {
         return 0;
     }
     perm = s->msixperm[handle];
@@ -1513,7 +1523,7 @@ static DSACommandError dsa_enable_wq(DSAState *s, uint32_t index)
     if (DSA_WQ_MAX_BATCH(limits) > DSA_MAX_BATCH_SHIFT) {
         return DSA_CMD_WQ_BATCH;
     }
-    if (DSA_WQ_MAX_XFER(limits) > DSA_MAX_XFER_SHIFT) {
+    if (DSA_WQ_MAX_XFER(limits) > s->max_xfer_shift) {
         return DSA_CMD_WQ_XFER;
     }
 
@@ -1556,6 +1566,9 @@ static DSACommandError dsa_interrupt_handle(DSAState *s, bool request,
 {
     uint32_t index = operand & 0xffff;
 
+    if (!s->int_handles) {
+        return DSA_CMD_BAD_CODE;
+    }
     if (operand >> 16 || !index || index >= DSA_NUM_VECTORS ||
         (!request && !(s->handles & 1u << index))) {
         return DSA_CMD_BAD_INT;
@@ -1779,7 +1792,7 @@ static uint64_t dsa_read_qword(DSAState *s, hwaddr addr)
                1u << 1 |                        /* Overlapping copy */
                1u << 2 |                        /* Cache control */
                1u << 4 |                        /* CMDCAP */
-               DSA_MAX_XFER_SHIFT << 16 | DSA_MAX_BATCH_SHIFT << 21 |
+               s->max_xfer_shift << 16 | DSA_MAX_BATCH_SHIFT << 21 |
                (s->evl ? 1u << 13 : 0) |        /* Event log */
                1u << 31;                        /* Configurable */
     case DSA_REG_WQCAP:
@@ -1812,7 +1825,8 @@ static uint64_t dsa_read_qword(DSAState *s, hwaddr addr)
         return s->cmdsts & DSA_CMDSTS_ACTIVE ? DSA_CMDSTS_ACTIVE : s->cmdsts;
     case DSA_REG_CMDCAP:
         return MAKE_64BIT_MASK(DSA_CMD_ENABLE_DEVICE,
-                               DSA_CMD_END - DSA_CMD_ENABLE_DEVICE);
+                               (s->int_handles ? DSA_CMD_END :
+                                DSA_CMD_REQUEST_INT) - DSA_CMD_ENABLE_DEVICE);
     case DSA_REG_SWERR ... DSA_REG_SWERR + 8 * DSA_SWERR_QWORDS - 1:
         return s->swerr[(addr - DSA_REG_SWERR) / 8];
     case DSA_REG_EVLCFG ... DSA_REG_EVLCFG + 15:
@@ -1970,6 +1984,12 @@ static void dsa_realize(PCIDevice *pdev, Error **errp)
     DSAState *s = DSA(pdev);
     uint32_t i;
 
+    if (s->max_xfer_shift < DSA_MIN_XFER_SHIFT ||
+        s->max_xfer_shift > DSA_MAX_XFER_SHIFT) {
+        error_setg(errp, "max-transfer-shift must be from %d to %d",
+                   DSA_MIN_XFER_SHIFT, DSA_MAX_XFER_SHIFT);
+        return;
+    }
     s->fn.privileged = true;
     s->fn.failed = dsa_failed;
     if (!pasid_fn_realize(&s->fn, pdev, errp)) {
@@ -2022,6 +2042,9 @@ static const Property dsa_properties[] = {
     DEFINE_PROP_BOOL("ats", DSAState, fn.ats, true),
     DEFINE_PROP_BOOL("pri", DSAState, fn.pri, true),
     DEFINE_PROP_BOOL("evl", DSAState, evl, false),
+    DEFINE_PROP_BOOL("int-handles", DSAState, int_handles, true),
+    DEFINE_PROP_UINT8("max-transfer-shift", DSAState, max_xfer_shift,
+                      DSA_MAX_XFER_SHIFT),
     DEFINE_PROP_UINT8("ats-depth", DSAState, fn.ats_depth, 0),
 };
 
