@@ -812,7 +812,11 @@ TEST_F(vfio, reset_brings_back_what_is_active_and_nothing_else)
 	EXPECT_EQ(0, kmsg_faults(self->kmsg, 0));
 }
 
-/* The queue is full of transfers when the owner frees the IOASID */
+/*
+ * The queue is full of transfers when the owner frees the IOASID. This does not
+ * notice a missing device-TLB invalidation in the flush if the device has page
+ * requests: draining them invalidates the device TLB, too (VT-d 7.10).
+ */
 TEST_F(vfio, nothing_arrives_after_free)
 {
 	struct dsa_completion_record *records = vfio_record(self, 0);
