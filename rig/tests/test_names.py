@@ -71,7 +71,7 @@ class NamesTest(Case):
     def test_message_lists_what_exists(self):
         with Names() as s:
             for target, variable, known in (
-                    ("bench", "T", "no part x for Linux .*; there are instructions, time, bystander"),
+                    ("bench", "T", "no part x for Linux .*; there are instructions, time, bystander, neighbour"),
                     ("check", "T", "no checker x for Linux .*; there are checkpatch, gcc, .*, syzkaller"),
                     ("kunit", "T", "no suite x for Linux .*; there are ioasid"),
                     ("mutants", "M", "no mutant x for Linux .*; there are one-rule"),

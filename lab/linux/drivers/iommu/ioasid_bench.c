@@ -42,6 +42,7 @@
 
 #include "intel/iommu.h"
 #include "intel/pasid.h"
+#include "intel/trace.h"
 #include "ioasid.h"
 #include "ioasid_bench.h"
 
@@ -610,7 +611,113 @@ static int parallel_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(parallel);
 
+/* What is ahead of a task's submissions in an invalidation queue */
+
+static struct ahead {
+	struct task_struct *task;
+	unsigned int steps;	/* submissions of @task */
+	unsigned int behind;	/* those with anything ahead */
+	unsigned int batches;	/* maximum of waits ahead */
+	unsigned int descs;	/* maximum of descriptors ahead, without waits */
+} ahead;
+
+static bool ahead_is_wait(struct intel_iommu *iommu, unsigned int slot)
+{
+	struct qi_desc *desc = iommu->qi->desc + (slot << qi_shift(iommu));
+
+	return (desc->qw0 & (GENMASK_ULL(3, 0) | QI_IWD_STATUS_WRITE)) ==
+	       (QI_IWD_TYPE | QI_IWD_STATUS_WRITE);
+}
+
+/* Called for each descriptor, under the lock of the queue */
+static void ahead_probe(void *data, struct intel_iommu *iommu, u64 qw0, u64 qw1,
+			u64 qw2, u64 qw3)
+{
+	struct q_inval *qi = iommu->qi;
+	unsigned int slot = qi->free_head, batches = 0, descs = 0;
+	bool pending = false;
+
+	/* Only for the first descriptor: the next slot is not in use yet */
+	if (current != ahead.task ||
+	    qi->desc_status[(slot + 1) % QI_LENGTH] != QI_FREE)
+		return;
+
+	/* Backwards, to find the wait of a submission before its descriptors */
+	while (slot != qi->free_tail) {
+		slot = (slot + QI_LENGTH - 1) % QI_LENGTH;
+		if (ahead_is_wait(iommu, slot)) {
+			/* Hardware has not written the status yet */
+			pending = READ_ONCE(qi->desc_status[slot]) == QI_IN_USE;
+			batches += pending;
+		} else {
+			descs += pending;
+		}
+	}
+	ahead.steps++;
+	ahead.behind += !!batches;
+	ahead.batches = max(ahead.batches, batches);
+	ahead.descs = max(ahead.descs, descs);
+}
+
+static int ahead_show(struct seq_file *s, void *unused)
+{
+	guard(mutex)(&bench_lock);
+	seq_printf(s, "steps %u\nbehind %u\nbatches %u\ndescriptors %u\n",
+		   ahead.steps, ahead.behind, ahead.batches, ahead.descs);
+	return 0;
+}
+
+static ssize_t ahead_write(struct file *file, const char __user *ubuf,
+			   size_t count, loff_t *ppos)
+{
+	bool on;
+	int ret;
+
+	ret = kstrtobool_from_user(ubuf, count, &on);
+	if (ret)
+		return ret;
+
+	guard(mutex)(&bench_lock);
+	if (on == !!ahead.task)
+		return -EBUSY;
+	if (on) {
+		ahead = (struct ahead){ .task = current };
+		ret = register_trace_qi_submit(ahead_probe, NULL);
+	} else {
+		unregister_trace_qi_submit(ahead_probe, NULL);
+		tracepoint_synchronize_unregister();
+	}
+	if (!on || ret)
+		ahead.task = NULL;
+	return ret ?: count;
+}
+DEFINE_SHOW_STORE_ATTRIBUTE(ahead);
+
 /* Block PASIDs one at a time, as without park */
+
+#define TEARDOWN_MAX_PER_WAIT	128
+
+/* Larger batches than those of park, to see that they are noticed */
+static int teardown_flush(struct intel_iommu *iommu, const u32 *ids, u32 count,
+			  u32 per_wait)
+{
+	struct qi_desc *desc __free(kvfree) = NULL;
+	u32 i, n = 0;
+
+	desc = kvcalloc(per_wait, sizeof(*desc), GFP_KERNEL);
+	if (!desc)
+		return -ENOMEM;
+	for (i = 0; i < count; i++) {
+		desc[n++].qw0 = QI_PC_GRAN(QI_PC_PASID_SEL) |
+				QI_PC_PASID(ids[i]) | QI_PC_TYPE;
+		if (n < per_wait && i + 1 < count)
+			continue;
+		qi_submit_sync(iommu, desc, n, 0);
+		cond_resched();
+		n = 0;
+	}
+	return 0;
+}
 
 static struct device *teardown_find_device(const char *name)
 {
@@ -631,6 +738,7 @@ static long teardown_ioctl(struct file *filp, unsigned int cmd,
 	struct device_domain_info *info;
 	struct ioasid_bench_teardown arg;
 	struct device *dev;
+	int ret = 0;
 	u32 i;
 
 	if (cmd != IOASID_BENCH_TEARDOWN)
@@ -638,7 +746,7 @@ static long teardown_ioctl(struct file *filp, unsigned int cmd,
 	if (copy_from_user(&arg, (void __user *)uarg, sizeof(arg)))
 		return -EFAULT;
 	arg.device[sizeof(arg.device) - 1] = 0;
-	if (arg.count > IOASID_MAX || arg.__reserved)
+	if (arg.count > IOASID_MAX || arg.per_wait > TEARDOWN_MAX_PER_WAIT)
 		return -EINVAL;
 
 	ids = vmemdup_user(u64_to_user_ptr(arg.ids), arg.count * sizeof(*ids));
@@ -649,12 +757,14 @@ static long teardown_ioctl(struct file *filp, unsigned int cmd,
 	if (!dev)
 		return -ENODEV;
 	info = dev_iommu_priv_get(dev);
-	for (i = 0; i < arg.count; i++) {
+	if (arg.per_wait)
+		ret = teardown_flush(info->iommu, ids, arg.count, arg.per_wait);
+	for (i = 0; i < arg.count && !arg.per_wait; i++) {
 		intel_pasid_tear_down_entry(info->iommu, dev, ids[i], false);
 		cond_resched();
 	}
 	put_device(dev);
-	return 0;
+	return ret;
 }
 
 static const struct file_operations teardown_fops = {
@@ -680,6 +790,7 @@ static int __init bench_init(void)
 	debugfs_create_file("settled", 0400, dir, NULL, &settled_fops);
 	debugfs_create_file("parallel", 0400, dir, NULL, &parallel_fops);
 	debugfs_create_file("teardown", 0600, dir, NULL, &teardown_fops);
+	debugfs_create_file("ahead", 0600, dir, NULL, &ahead_fops);
 	return 0;
 }
 late_initcall(bench_init);

@@ -10,6 +10,8 @@
  *   recycled  read: the same, after waiting for the recycle worker
  *   settled   read: the same, after waiting for RCU callbacks and the worker
  *   teardown  ioctl: block PASIDs one at a time, as without park
+ *   ahead     write 1: count what is ahead of the writer's submissions in an
+ *	       invalidation queue, until 0 is written. Read: the counts.
  */
 #ifndef _IOASID_BENCH_H
 #define _IOASID_BENCH_H
@@ -21,7 +23,8 @@
  * struct ioasid_bench_teardown - ioctl(IOASID_BENCH_TEARDOWN)
  * @device: name of a PCI function behind a VT-d IOMMU
  * @count: number of elements of @ids; 0 only finds @device
- * @__reserved: must be 0
+ * @per_wait: 0, or only invalidate the PASID cache, with this many descriptors
+ *	      for each wait, at most 128
  * @ids: user array of __u32[@count], attached to @device by the test device
  *
  * Tears down each entry directly in the VT-d driver, like a detach does, but
@@ -30,7 +33,7 @@
 struct ioasid_bench_teardown {
 	char device[32];
 	__u32 count;
-	__u32 __reserved;
+	__u32 per_wait;
 	__aligned_u64 ids;
 };
 

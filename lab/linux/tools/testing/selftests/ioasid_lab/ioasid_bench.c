@@ -15,6 +15,13 @@
  *			 one close of N IOASIDs, each in its own domain,
  *			 during an unrelated stream; the trace of the emulator
  *			 shows what that costs the stream
+ *   ioasid_bench neighbour N CLOSERS [PER_WAIT]
+ *			 free IOASIDs of one file and device one at a time,
+ *			 while CLOSERS processes each close a file of N IOASIDs,
+ *			 attached to a device of its own behind the same IOMMU.
+ *			 Count what is in the invalidation queue ahead of each
+ *			 step of a free. With PER_WAIT, they only invalidate the
+ *			 PASID cache N times, with this many descriptors per wait
  *
  * Times are taken from ioasid_bench/ in debugfs. "One by one" calls
  * intel_pasid_tear_down_entry() of the driver for each PASID and nothing else.
@@ -30,6 +37,8 @@
 #include <string.h>
 #include <unistd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <linux/ioasid.h>
 #include <linux/iommufd.h>
 
@@ -113,6 +122,12 @@ static void free_ids(int fd, __u32 count)
 {
 	if (ioasid_free(fd, count, ids))
 		die("IOASID_FREE");
+}
+
+static void write_file(const char *path, const char *text)
+{
+	if (pdma_write_file(path, text))
+		die(path);
 }
 
 /* Benchmark "ioctl" */
@@ -350,6 +365,25 @@ static void teardown_all(int teardown_fd, __u32 count, int nr_devices)
 	}
 }
 
+/* One call for all, compared with a call that is refused */
+static void bench_free(__u32 count, __u32 per_domain, int nr_devices)
+{
+	int fd = open_ioasid(), attach_fd = open_attach();
+	__u32 none = 0;
+
+	alloc_ids(fd, count);
+	attach_all(attach_fd, fd, count, per_domain, nr_devices);
+	cost_begin("now");
+	if (ioasid_free(fd, 1, &none) != -ENOENT)
+		die("IOASID_FREE of nothing");
+	print_cost("empty free", count, nr_devices, per_domain, cost_end());
+	cost_begin("now");
+	free_ids(fd, count);
+	print_cost("free", count, nr_devices, per_domain, cost_end());
+	close(attach_fd);
+	close(fd);
+}
+
 static void bench_close(__u32 count, __u32 per_domain, int nr_devices)
 {
 	int teardown_fd = open(BENCH "teardown", O_RDWR | O_CLOEXEC);
@@ -405,8 +439,11 @@ static void bench_close_all(__u32 count, __u32 per_domain, int max)
 	int nr_devices, found = find_devices(max, ats);
 
 	printf("what,PASIDs,devices,ATS,PASIDs per domain,waits,descriptors,time\n");
-	for (nr_devices = 1; nr_devices <= found; nr_devices *= 2)
+	for (nr_devices = 1; nr_devices <= found; nr_devices *= 2) {
 		bench_close(count, per_domain, nr_devices);
+		if (count == 1)
+			bench_free(count, per_domain, nr_devices);
+	}
 }
 
 /* Benchmark "bystander" */
@@ -456,10 +493,138 @@ static void bench_bystander(__u32 count)
 		die(uuid);
 }
 
+/* Processes that wait for each other */
+
+static struct meeting {
+	int ready, go, done;
+} *meeting;
+
+static void meeting_init(void)
+{
+	meeting = mmap(NULL, sizeof(*meeting), PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (meeting == MAP_FAILED)
+		die("mmap");
+}
+
+static int meeting_read(int *count)
+{
+	return __atomic_load_n(count, __ATOMIC_SEQ_CST);
+}
+
+static void meeting_add(int *count)
+{
+	__atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST);
+}
+
+static void meeting_wait(int *count, int min)
+{
+	while (meeting_read(count) < min) {
+		/* No child exits before all have met, unless it fails */
+		if (waitpid(-1, NULL, WNOHANG) > 0)
+			exit(1);
+		usleep(1000);
+	}
+}
+
+/* Returns in the children. The parent must call join_children(). */
+static int fork_children(int count)
+{
+	int i;
+
+	fflush(stdout);
+	for (i = 0; i < count; i++) {
+		switch (fork()) {
+		case -1:
+			die("fork");
+		case 0:
+			return i;
+		}
+	}
+	return -1;
+}
+
+static void join_children(int count)
+{
+	int status;
+
+	while (count--) {
+		if (wait(&status) < 0 || status) {
+			fprintf(stderr, "ioasid_bench: a child failed\n");
+			exit(1);
+		}
+	}
+}
+
+/* Benchmark "neighbour" */
+
+#define NEIGHBOURS 2048
+
+static void be_closer(const char *device, __u32 count, __u32 per_wait)
+{
+	struct ioasid_bench_teardown cmd = {
+		.count = count, .per_wait = per_wait, .ids = (uintptr_t)ids,
+	};
+	int teardown_fd = open(BENCH "teardown", O_RDWR | O_CLOEXEC);
+	int fd = open_ioasid(), attach_fd = open_attach();
+
+	if (teardown_fd < 0)
+		die(BENCH "teardown");
+	strcpy(cmd.device, device);
+	alloc_ids(fd, count);
+	if (!per_wait && attach_ids(attach_fd, device, fd, count, ids, 64))
+		die(device);
+	meeting_add(&meeting->ready);
+	meeting_wait(&meeting->go, 1);
+	if (!per_wait)
+		close(fd);
+	else if (ioctl(teardown_fd, IOASID_BENCH_TEARDOWN, &cmd))
+		die("IOASID_BENCH_TEARDOWN");
+	meeting_add(&meeting->done);
+	exit(0);
+}
+
+static void bench_neighbour(__u32 count, int closers, __u32 per_wait)
+{
+	int fd, attach_fd, child;
+	__u32 i;
+
+	if (find_devices(closers + 1, true) <= closers) {
+		errno = ENODEV;
+		die("devices with ATS");
+	}
+	meeting_init();
+	/* Before others run the code that this changes */
+	write_file(BENCH "ahead", "1");
+	child = fork_children(closers);
+	if (child >= 0)
+		be_closer(devices[child + 1], count, per_wait);
+
+	fd = open_ioasid();
+	attach_fd = open_attach();
+	alloc_ids(fd, NEIGHBOURS);
+	attach_all(attach_fd, fd, NEIGHBOURS, 0, 1);
+	meeting_wait(&meeting->ready, closers);
+	meeting_add(&meeting->go);
+	for (i = 0; i < NEIGHBOURS && meeting_read(&meeting->done) < closers; i++)
+		if (ioasid_free(fd, 1, &ids[i]))
+			die("IOASID_FREE");
+	join_children(closers);
+	write_file(BENCH "ahead", "0");
+
+	printf("closers,PASIDs,per wait,freed,steps,behind others,waits,descriptors\n");
+	printf("%d,%u,%u,%u,%llu,%llu,%llu,%llu\n", closers, count, per_wait, i,
+	       read_number(BENCH "ahead", "steps "),
+	       read_number(BENCH "ahead", "behind "),
+	       read_number(BENCH "ahead", "batches "),
+	       read_number(BENCH "ahead", "descriptors "));
+}
+
 static int usage(void)
 {
 	fprintf(stderr, "usage: ioasid_bench ioctl | memory | bystander N |\n"
-		"       ioasid_bench close N PER_DOMAIN DEVICES [plain]\n");
+		"       ioasid_bench close N PER_DOMAIN DEVICES [plain]\n"
+		"       ioasid_bench neighbour N CLOSERS [PER_WAIT]\n");
 	return 2;
 }
 
@@ -480,6 +645,9 @@ int main(int argc, char **argv)
 		bench_close_all(count, per_domain, nr_devices);
 	else if (!strcmp(what, "bystander") && count <= NR_IDS)
 		bench_bystander(count);
+	else if (!strcmp(what, "neighbour") && count && count <= NR_IDS &&
+		 argc > 3 && atoi(argv[3]) > 0 && atoi(argv[3]) < MAX_DEVICES)
+		bench_neighbour(count, atoi(argv[3]), argc > 4 ? atoi(argv[4]) : 0);
 	else
 		return usage();
 	return 0;
