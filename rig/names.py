@@ -71,7 +71,7 @@ def all_suites():
 
 def tests():
     test = load("test")
-    return list(dict.fromkeys([*test.PARTS, *filter(None, test.KINDS), *sorted(programs()), *all_suites()]))
+    return list(dict.fromkeys([*test.PARTS, *filter(None, test.KINDS), *test.SCRIPTS, *sorted(programs()), *all_suites()]))
 
 
 def is_suite(name, known):

@@ -81,7 +81,7 @@ class MachinesTest(Case):
 
     def test_kind_of_machine_is_started_with_all_of_its_programs(self):
         with Machines("ioasid ioasid_dma ioasid_sva ioasid_dsa") as s:
-            self.assertHolds(s.test("dsa"), "machine 1: dsa ioasid_dsa ...", "3 passed, 0 failed, 0 skipped")
+            self.assertHolds(s.test("dsa"), "machine 1: dsa ioasid_dsa dsa accel_tests ...", "4 passed, 0 failed, 0 skipped")
             self.assertHolds(s.test("flts"), "machine 1: flts ioasid_dma flts ioasid_sva ...")
             self.assertEqual([("-device dsa," in line, "IOASID_SHORT" in line) for line in s.started()],
                              [(True, False), (False, False)])
@@ -90,9 +90,9 @@ class MachinesTest(Case):
         with Machines("ioasid ioasid_dsa") as s:
             for name in ("setup", "accel"):
                 s.stub(f"repo/rig/{name}", f'[[ "{name} $*" != *accel* ]]\n')
-                self.assertHolds(s.test("guest"), "-- continue without accel-config", ": dsa ioasid_dsa ...")
+                self.assertHolds(s.test("guest"), "-- continue without accel-config", ": dsa ioasid_dsa dsa accel_tests ...")
                 self.assertHolds(s.test("ioasid"), "3 passed, 0 failed")
-                for target in ("dsa", "ioasid_dsa"):
+                for target in ("dsa", "ioasid_dsa", "accel_tests"):
                     self.assertHolds(s.test_fails(target), "accel", "ended with status 1", "0 passed, 1 failed")
                 s.stub(f"repo/rig/{name}", "")
 
@@ -145,7 +145,8 @@ fi"""))
             s.write("emulator", s.read("emulator").replace("ok 1 works", left_out))
             s.write("repo/rig/data/peers.txt", f"{BASE} skipped iommu/iommufd works # no mock IOMMU\n")
             message = s.test("guest")
-            self.assertHolds(message, "1 that take long were left out: LONG=1 runs them", "4 passed, 0 failed, 2 skipped")
+            # That of the DSA, too
+            self.assertHolds(message, "2 that take long were left out: LONG=1 runs them", "6 passed, 0 failed, 3 skipped")
             self.assertEqual("SKIPPED ioasid" in message, False)
 
     def test_machine_that_says_nothing_any_more_is_ended(self):
@@ -216,11 +217,11 @@ done
     def test_no_more_than_two_machines_run_at_a_time(self):
         with Machines("ioasid ioasid_mdev ioasid_dma ioasid_sva") as s:
             # One each of the scripts, the models, the core, the emulator and (6.12) the benchmark,
-            # KUnit, two for each machine
-            passed = 22 if BASE == "6.12" else 21
+            # KUnit, two for each machine, of which the DSA's runs its script
+            passed = 25 if BASE == "6.12" else 24
             self.assertHolds(s.test(""), "machine 3: flts ioasid_sva flts ioasid_dma ...", "machine 4: slow ioasid_dma ...",
                              f"{passed} passed, 0 failed, 0 skipped")
-            self.assertEqual(len(s.started()), 5)
+            self.assertEqual(len(s.started()), 6)
             running = most = 0
             for line in s.read("running").splitlines():
                 running += 1 if line == "begin" else -1
