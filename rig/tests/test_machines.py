@@ -64,6 +64,15 @@ exit 1
 
 
 class MachinesTest(Case):
+    def test_user_mode_linux_is_built_on_request_or_for_long_tests(self):
+        with Machines("ioasid") as s:
+            s.stub("repo/rig/kunit", f"echo >>{s.path('kunit')}")
+            s.test("")
+            self.assertEqual(os.path.exists(s.path("kunit")), False)
+            s.test("", LONG="1")
+            s.test("uml")
+            self.assertEqual(s.read("kunit"), "\n\n")
+
     def test_program_runs_on_the_kinds_of_machines_that_it_is_for(self):
         with Machines("ioasid ioasid_dma ioasid_sva") as s:
             self.assertHolds(s.test("ioasid_dma"), "machine 1: ioasid_dma ...", "machine 2: flts ioasid_dma ...",
