@@ -7,7 +7,7 @@ BUILD ?= build
 export BASE BUILD KERNEL_SRC KERNEL QEMU CONFIG T LONG V SIGNOFF OPS SEED SECONDS_MAX
 
 # What "make TARGET" checks first: an unknown name fails before anything is installed or
-# built. Without python3, which rig/setup installs, the target's script checks it.
+# built. Without Debian's python3, which rig/setup installs, the target's script checks it.
 names := $(addsuffix -names,bench check kunit mutants peers series soak test)
 $(names): named = $(T)
 mutants-names: named = $(M)
@@ -45,7 +45,7 @@ help:
 	@echo "BASE=$(BASE) is the kernel, BUILD=$(BUILD) output, KERNEL_SRC=DIR pristine tree"
 
 $(names): %-names:
-	@! command -v python3 >/dev/null || /usr/bin/python3 -B rig/names.py $* "$(named)"
+	@[ ! -x /usr/bin/python3 ] || /usr/bin/python3 -B rig/names.py $* "$(named)"
 
 setup:
 	@rig/setup
