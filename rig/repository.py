@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
-Checks of the repository itself, for rig/check: that the series makes the tree, that
-documents name tests that exist, that the semantic patches flag what they should, that
+Checks of the repository itself, for rig/check: that the series makes the tree, that KVM
+allows what it exports, that documents name tests that exist, that the semantic patches flag what they should, that
 the descriptions for syzkaller match the headers. Each gives its findings: a file, a
 line and a text.
 """
@@ -59,6 +59,28 @@ def series(run):
         shutil.rmtree(os.path.join(repo, "build"))
         return [(path, 1, "is not the same after rig/tree merge and refresh") for path in differences(TOP, repo)
                 if path.split("/")[0] not in ("build", ".git")]
+
+
+# ---- what the kernel checks while it is built, but not here
+
+KVM_MAKEFILE = "arch/x86/kvm/Makefile"
+KVM_FOLDERS = ("virt/kvm/", "arch/x86/kvm/")
+
+
+def unlisted(makefile, sources):
+    """Exports, as places, that a version's list of KVM's exports lacks. sources: the text of each file"""
+    if "check_kvm_exports" not in makefile:
+        return []
+    listed = set(re.findall(r"\s-e (\w+)", makefile))
+    return [(path, number, f"{found[1]} is not in the list of exports in {KVM_MAKEFILE}")
+            for path, text in sources.items() for number, line in enumerate(text.splitlines(), 1)
+            for found in [re.match(r"EXPORT_SYMBOL(?:_GPL)?\((\w+)\)", line)] if found and found[1] not in listed]
+
+
+def exports(files):
+    """KVM's Makefile refuses exports that it does not list, but does not look into our files, which are links"""
+    return unlisted(read(os.path.join(SRC, KVM_MAKEFILE)),
+                    {path: read(os.path.join(SRC, path)) for path in files if path.startswith(KVM_FOLDERS)})
 
 
 # ---- what is mailed and what is not

@@ -139,6 +139,12 @@ class CheckTest(Case):
         for entry in check.Exceptions(check.read(os.path.join(check.DATA, check.EXCEPTIONS))).entries:
             self.assertEqual(entry["checker"] in check.CHECKERS, True)
 
+    def test_export_of_kvm_that_its_makefile_does_not_list_is_found(self):
+        listed = "exports := grep -v -e kvm_get_kvm \\\n\t\t-e kvm_put_kvm\n$(eval $(call check_kvm_exports,EXPORT_SYMBOL))\n"
+        text = "EXPORT_SYMBOL_GPL(kvm_put_kvm);\nEXPORT_SYMBOL_GPL(kvm_get_kvm);\nEXPORT_SYMBOL_GPL(kvm_new);\n"
+        self.assertEqual([found[:2] for found in repository.unlisted(listed, {"virt/kvm/new.c": text})], [("virt/kvm/new.c", 3)])
+        self.assertEqual(repository.unlisted("obj-y += kvm.o\n", {"virt/kvm/new.c": text}), [])
+
     def test_wrong_descriptions_for_syzkaller_are_found(self):
         if not os.path.isdir(SRC):
             self.skipTest(f"no kernel tree {SRC}")

@@ -47,7 +47,7 @@ class CiTest(Case):
             self.assertHolds(text, "skipped: Linux 7.3: it would take more than 0 minutes in all\n",
                              "skipped: what takes long: it would take more than 0 minutes in all\n")
             self.assertEqual(s.read("asked"), "test SOAK_OPS=20000 BASE=6.12\n"
-                             "check T=series semantic_patches races syzkaller BASE=6.12\n")
+                             "check T=series exports semantic_patches races syzkaller BASE=6.12\n")
 
     def test_ci_counts_a_version_that_cannot_be_had_as_a_skip(self):
         with Ci("echo setup: no such package; exit 2", ["echo 3 passed, 0 failed, 1 skipped", "exit 7"]) as s:
