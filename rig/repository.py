@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """
 Checks of the repository itself, for rig/check: that the series makes the tree, that KVM
-allows what it exports, that documents name tests that exist, that the semantic patches flag what they should, that
-the descriptions for syzkaller match the headers. Each gives its findings: a file, a
-line and a text.
+allows what it exports, that documents name tests that exist, that the semantic patches
+flag what they should, that the descriptions for syzkaller match the headers. Each gives
+its findings: a file, a line and a text.
 """
 import filecmp
 import glob

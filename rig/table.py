@@ -8,8 +8,8 @@ and with the table rig/data/peers.txt, whose lines are
     BASE unsteady NAME # REASON             a test that passes in some runs only
     BASE left-out PROGRAM # REASON          a program that is not run
 
-PROGRAM is SUITE/PROGRAM, the first word of NAME. "failed log TEXT" is a line that
-the kernel may print, with N for every number.
+PROGRAM is SUITE/PROGRAM, the first word of NAME. "failed log MACHINE: TEXT" is a line
+that the kernel may print, with N for every number. MACHINE are the suites that share it.
 """
 import os
 import re
@@ -70,8 +70,8 @@ def kselftest(name, lines, status):
     return program(name, lines, status)
 
 
-def log_lines(lines):
-    """A failure for each kind of line that a kernel should not print"""
+def log_lines(lines, machine):
+    """A failure for each kind of line that a kernel should not print on that machine"""
     found = {}
     splat = None
     left = 0
@@ -83,7 +83,7 @@ def log_lines(lines):
                 continue
             # The allocation that reaches the limit is random
             text = re.sub(r"( invoked oom-killer): .*", r"\1", text)
-            name = "log " + re.sub(r"\b(0x)?[0-9a-f]*[0-9][0-9a-f]*\b", "N", text).replace("#", "")
+            name = f"log {machine}: " + re.sub(r"\b(0x)?[0-9a-f]*[0-9][0-9a-f]*\b", "N", text).replace("#", "")
             splat = found.setdefault(name, Result(FAIL, name)).details
             left = SPLAT
         if left and len(splat) < SPLAT:

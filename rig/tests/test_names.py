@@ -71,11 +71,11 @@ class NamesTest(Case):
     def test_message_lists_what_exists(self):
         with Names() as s:
             for target, variable, known in (
-                    ("bench", "T", "no part x for Linux .*; there are instructions, time, bystander, neighbour"),
+                    ("bench", "T", "no part x for Linux .*; there are instructions, time, bystander, neighbour, contention, mainline"),
                     ("check", "T", "no checker x for Linux .*; there are checkpatch, gcc, .*, syzkaller"),
                     ("kunit", "T", "no suite x for Linux .*; there are ioasid"),
                     ("mutants", "M", "no mutant x for Linux .*; there are one-rule"),
-                    ("peers", "T", "no suite x for Linux .*; there are iommu, vfio, kvm, cgroup(, kunit)?"),
+                    ("peers", "T", "no suite x for Linux .*; there are iommu, vfio, vfio-dsa, vfio-igb, kvm, cgroup(, kunit)?"),
                     ("series", "S", "no mailing x for Linux .*; there are fixes, core, users, tests, qemu"),
                     ("soak", "PROGRAM", "no program x for Linux .*; there are ioasid_race, ioasid_soak"),
                     ("test", "T", "no test x for Linux .*; there are rig, .*, flts, .*, ioasid_mine, mine_32, ioasid, park")):

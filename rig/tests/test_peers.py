@@ -11,7 +11,7 @@ PEERS = """\
 6.12 skipped kvm/x86/vmx # the CPU has no VMX
 6.12 unsteady cgroup/cpu weight # measures time: 3 of 10 runs failed
 6.12 left-out kvm/slow # takes an hour
-6.12 failed log WARNING: at a.c:N f+N # printed by iommu/a on purpose
+6.12 failed log iommu: WARNING: at a.c:N f+N # printed by iommu/a on purpose
 7.3 passed iommu/a 3
 """.splitlines()
 
@@ -79,21 +79,24 @@ class PeersTest(Case):
     def test_line_of_the_kernel_log_is_reported_unless_the_table_has_it(self):
         log = [f"[    1.0] {line}" for line in (
             "Linux version", "WARNING: at a.c:77 f+0x12/0x34", "Modules linked in:", "RIP: 0010:f+0x12/0x34")]
-        expected = table.log_lines(log)
-        self.assertEqual([r.name for r in expected], ["log WARNING: at a.c:N f+N/N"])
+        expected = table.log_lines(log, "iommu")
+        self.assertEqual([r.name for r in expected], ["log iommu: WARNING: at a.c:N f+N/N"])
         self.assertHolds("\n".join(expected[0].details), "RIP: 0010")
         lines = [line.replace("f+N #", "f+N/N #") for line in PEERS]
         self.assertEqual(compared(of_peers(add=expected), lines=lines), [])
         self.assertEqual(compared(of_peers(add=expected), of_peers(), lines=lines), [])
-        other = table.log_lines([line.replace("a.c", "b.c") for line in log])
+        # On that machine only
+        self.assertEqual(compared(of_peers(add=table.log_lines(log, "kvm")), of_peers(), lines=lines),
+                         [("log kvm: WARNING: at a.c:N f+N/N", "is printed by the patched kernel")])
+        other = table.log_lines([line.replace("a.c", "b.c") for line in log], "iommu")
         self.assertEqual(compared(of_peers(add=other), of_peers(), lines=lines),
-                         [("log WARNING: at b.c:N f+N/N", "is printed by the patched kernel")])
+                         [("log iommu: WARNING: at b.c:N f+N/N", "is printed by the patched kernel")])
         self.assertEqual(compared(of_peers(add=other), of_peers(add=other), lines=lines),
-                         [("log WARNING: at b.c:N f+N/N", "is printed by both kernels")])
+                         [("log iommu: WARNING: at b.c:N f+N/N", "is printed by both kernels")])
         killed = [f"[    2.0] hog invoked oom-killer: gfp_mask={mask}, order={order}, oom_score_adj=0"
                   for mask, order in (("0xcc0(GFP_KERNEL)", 0), ("0x440dc0(GFP_KERNEL_ACCOUNT|__GFP_COMP|__GFP_ZERO)", 1))]
-        self.assertEqual([r.name for r in table.log_lines(killed)], ["log hog invoked oom-killer"])
-        fault = table.log_lines(["[    2.0] DMAR: [DMA Write NO_PASID] Request device [00:04.0] fault addr 0x1000"])
+        self.assertEqual([r.name for r in table.log_lines(killed, "kvm")], ["log kvm: hog invoked oom-killer"])
+        fault = table.log_lines(["[    2.0] DMAR: [DMA Write NO_PASID] Request device [00:04.0] fault addr 0x1000"], "kvm")
         self.assertEqual(len(compared(of_peers(add=fault), lines=lines)), 1)
 
     def test_suite_that_was_not_run_is_not_missed(self):
