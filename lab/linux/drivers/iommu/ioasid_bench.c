@@ -21,7 +21,9 @@
 #include <linux/completion.h>
 #include <linux/cpu.h>
 #include <linux/debugfs.h>
+#include <linux/delay.h>
 #include <linux/fs.h>
+#include <linux/hash.h>
 #include <linux/idr.h>
 #include <linux/init.h>
 #include <linux/iommu.h>
@@ -32,13 +34,17 @@
 #include <linux/pci.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/sched/debug.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/sort.h>
+#include <linux/spinlock.h>
+#include <linux/stacktrace.h>
 #include <linux/string.h>
 #include <linux/tick.h>
 #include <linux/uaccess.h>
 #include <linux/xarray.h>
+#include <trace/events/lock.h>
 
 #include "intel/iommu.h"
 #include "intel/pasid.h"
@@ -667,31 +673,167 @@ static int ahead_show(struct seq_file *s, void *unused)
 	return 0;
 }
 
-static ssize_t ahead_write(struct file *file, const char __user *ubuf,
-			   size_t count, loff_t *ppos)
+static int ahead_start(void)
 {
-	bool on;
+	ahead = (struct ahead){ .task = current };
+	return register_trace_qi_submit(ahead_probe, NULL);
+}
+
+static void ahead_stop(void)
+{
+	unregister_trace_qi_submit(ahead_probe, NULL);
+}
+
+/* Writing 1 starts a probe, 0 ends it. @on: whether it is running */
+static ssize_t probe_write(const char __user *ubuf, size_t count, bool *on,
+			   int (*start)(void), void (*stop)(void))
+{
+	bool new;
 	int ret;
 
-	ret = kstrtobool_from_user(ubuf, count, &on);
+	ret = kstrtobool_from_user(ubuf, count, &new);
 	if (ret)
 		return ret;
 
 	guard(mutex)(&bench_lock);
-	if (on == !!ahead.task)
+	if (new == *on)
 		return -EBUSY;
-	if (on) {
-		ahead = (struct ahead){ .task = current };
-		ret = register_trace_qi_submit(ahead_probe, NULL);
+	if (new) {
+		ret = start();
+		if (ret)
+			return ret;
 	} else {
-		unregister_trace_qi_submit(ahead_probe, NULL);
+		stop();
 		tracepoint_synchronize_unregister();
 	}
-	if (!on || ret)
-		ahead.task = NULL;
-	return ret ?: count;
+	*on = new;
+	return count;
+}
+
+static ssize_t ahead_write(struct file *file, const char __user *ubuf,
+			   size_t count, loff_t *ppos)
+{
+	static bool on;
+
+	return probe_write(ubuf, count, &on, ahead_start, ahead_stop);
 }
 DEFINE_SHOW_STORE_ATTRIBUTE(ahead);
+
+/* Contended acquisitions of locks, by caller */
+
+#define WAITERS		512
+#define WAITER_DEPTH	16
+
+/* A hash table of return addresses, which are never removed */
+static struct waiter {
+	unsigned long caller;
+	atomic_t count;
+} waiters[WAITERS];
+static atomic_t waiters_lost;
+
+/* Return address in the caller of the lock's function, or 1 if unknown */
+static unsigned long waiter_caller(void)
+{
+	unsigned long entries[WAITER_DEPTH];
+	unsigned int i, nr = stack_trace_save(entries, ARRAY_SIZE(entries), 0);
+	bool in_lock = false;
+
+	for (i = 0; i < nr; i++) {
+		if (in_lock_functions(entries[i]) ||
+		    in_sched_functions(entries[i]))
+			in_lock = true;
+		else if (in_lock)
+			return entries[i];
+	}
+	return 1;
+}
+
+static void waiter_probe(void *data, void *lock, unsigned int flags)
+{
+	unsigned long caller, old;
+	unsigned int i, n;
+
+	/* Already counted when this acquisition began to spin */
+	if (flags == LCB_F_MUTEX)
+		return;
+
+	caller = waiter_caller();
+	i = hash_long(caller, ilog2(WAITERS));
+	for (n = 0; n < WAITERS; n++, i = (i + 1) % WAITERS) {
+		old = READ_ONCE(waiters[i].caller);
+		if (!old)
+			old = cmpxchg(&waiters[i].caller, 0, caller) ?: caller;
+		if (old == caller) {
+			atomic_inc(&waiters[i].count);
+			return;
+		}
+	}
+	/* No WARN: any lock can be held here */
+	atomic_inc(&waiters_lost);
+}
+
+static int waiter_start(void)
+{
+	memset(waiters, 0, sizeof(waiters));
+	atomic_set(&waiters_lost, 0);
+	return register_trace_contention_begin(waiter_probe, NULL);
+}
+
+static void waiter_stop(void)
+{
+	unregister_trace_contention_begin(waiter_probe, NULL);
+}
+
+static int contention_show(struct seq_file *s, void *unused)
+{
+	unsigned int i;
+
+	guard(mutex)(&bench_lock);
+	for (i = 0; i < WAITERS; i++) {
+		if (waiters[i].caller)
+			seq_printf(s, "%lx %d\n", waiters[i].caller,
+				   atomic_read(&waiters[i].count));
+	}
+	if (atomic_read(&waiters_lost))
+		seq_printf(s, "0 %d\n", atomic_read(&waiters_lost));
+	return 0;
+}
+
+static ssize_t contention_write(struct file *file, const char __user *ubuf,
+				size_t count, loff_t *ppos)
+{
+	static bool on;
+
+	return probe_write(ubuf, count, &on, waiter_start, waiter_stop);
+}
+DEFINE_SHOW_STORE_ATTRIBUTE(contention);
+
+/* Controls: locks shared by all owners, which must show up */
+
+#define GLOBAL_US	100
+
+static DEFINE_MUTEX(global_mutex);
+static DEFINE_SPINLOCK(global_spinlock);
+
+static noinline void global_sleep(void)
+{
+	guard(mutex)(&global_mutex);
+	udelay(GLOBAL_US);
+}
+
+static noinline void global_spin(void)
+{
+	guard(spinlock)(&global_spinlock);
+	udelay(GLOBAL_US);
+}
+
+static int global_show(struct seq_file *s, void *unused)
+{
+	global_sleep();
+	global_spin();
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(global);
 
 /* Block PASIDs one at a time, as without park */
 
@@ -791,6 +933,8 @@ static int __init bench_init(void)
 	debugfs_create_file("parallel", 0400, dir, NULL, &parallel_fops);
 	debugfs_create_file("teardown", 0600, dir, NULL, &teardown_fops);
 	debugfs_create_file("ahead", 0600, dir, NULL, &ahead_fops);
+	debugfs_create_file("contention", 0600, dir, NULL, &contention_fops);
+	debugfs_create_file("global", 0400, dir, NULL, &global_fops);
 	return 0;
 }
 late_initcall(bench_init);

@@ -12,6 +12,13 @@
  *   teardown  ioctl: block PASIDs one at a time, as without park
  *   ahead     write 1: count what is ahead of the writer's submissions in an
  *	       invalidation queue, until 0 is written. Read: the counts.
+ *   contention
+ *	       write 1: count contended acquisitions of locks by caller, until 0
+ *	       is written. Read: return addresses and counts; address 1 for
+ *	       callers that are not known, 0 for those there was no room for.
+ *	       A mutex can be counted more than once while it is waited for. The
+ *	       first CPU that waits for a spinlock is not counted.
+ *   global    read: hold a mutex of this file for 100 us, then a spinlock
  */
 #ifndef _IOASID_BENCH_H
 #define _IOASID_BENCH_H

@@ -22,6 +22,12 @@
  *			 Count what is in the invalidation queue ahead of each
  *			 step of a free. With PER_WAIT, they only invalidate the
  *			 PASID cache N times, with this many descriptors per wait
+ *   ioasid_bench contention OWNERS [global]
+ *			 OWNERS processes, each with a file and a device of its
+ *			 own, allocate, attach, free and detach IOASIDs. Count
+ *			 contended acquisitions of locks by caller. With
+ *			 "global", all of them also take one mutex and one
+ *			 spinlock each time
  *
  * Times are taken from ioasid_bench/ in debugfs. "One by one" calls
  * intel_pasid_tear_down_entry() of the driver for each PASID and nothing else.
@@ -620,11 +626,75 @@ static void bench_neighbour(__u32 count, int closers, __u32 per_wait)
 	       read_number(BENCH "ahead", "descriptors "));
 }
 
+/* Benchmark "contention" */
+
+#define ROUNDS 50
+#define OWNED 16
+
+static void be_owner(const char *device, bool global)
+{
+	int fd = open_ioasid(), attach_fd, i;
+
+	meeting_add(&meeting->ready);
+	meeting_wait(&meeting->go, 1);
+	for (i = 0; i < ROUNDS; i++) {
+		attach_fd = open_attach();
+		alloc_ids(fd, OWNED);
+		if (attach_ids(attach_fd, device, fd, OWNED, ids, 0))
+			die(device);
+		free_ids(fd, OWNED);
+		/* Detaches them, and drops the references */
+		close(attach_fd);
+		if (global)
+			read_number(BENCH "global", "");
+	}
+	exit(0);
+}
+
+static void bench_contention(int owners, bool global)
+{
+	unsigned long caller;
+	char line[64];
+	FILE *file;
+	int child, count;
+
+	if (find_devices(owners, true) < owners) {
+		errno = ENODEV;
+		die("devices with ATS");
+	}
+	meeting_init();
+	/* Before others run the code that this changes */
+	write_file(BENCH "contention", "1");
+	child = fork_children(owners);
+	if (child >= 0)
+		be_owner(devices[child], global);
+	meeting_wait(&meeting->ready, owners);
+	meeting_add(&meeting->go);
+	join_children(owners);
+	time_of("settled");
+	write_file(BENCH "contention", "0");
+
+	file = fopen(BENCH "contention", "r");
+	if (!file)
+		die(BENCH "contention");
+	printf("owners,global locks,IOASIDs,caller,waited\n");
+	/* So that there is a line if nobody waited */
+	printf("%d,%d,%d,1,0\n", owners, global, owners * ROUNDS * OWNED);
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx %d", &caller, &count) != 2)
+			die(line);
+		printf("%d,%d,%d,%lx,%d\n", owners, global,
+		       owners * ROUNDS * OWNED, caller, count);
+	}
+	fclose(file);
+}
+
 static int usage(void)
 {
 	fprintf(stderr, "usage: ioasid_bench ioctl | memory | bystander N |\n"
 		"       ioasid_bench close N PER_DOMAIN DEVICES [plain]\n"
-		"       ioasid_bench neighbour N CLOSERS [PER_WAIT]\n");
+		"       ioasid_bench neighbour N CLOSERS [PER_WAIT]\n"
+		"       ioasid_bench contention OWNERS [global]\n");
 	return 2;
 }
 
@@ -648,6 +718,8 @@ int main(int argc, char **argv)
 	else if (!strcmp(what, "neighbour") && count && count <= NR_IDS &&
 		 argc > 3 && atoi(argv[3]) > 0 && atoi(argv[3]) < MAX_DEVICES)
 		bench_neighbour(count, atoi(argv[3]), argc > 4 ? atoi(argv[4]) : 0);
+	else if (!strcmp(what, "contention") && count && count <= MAX_DEVICES)
+		bench_contention(count, argc > 3 && !strcmp(argv[3], "global"));
 	else
 		return usage();
 	return 0;
