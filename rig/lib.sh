@@ -100,6 +100,18 @@ qemu_tarball()
 	echo "$tarball"
 }
 
+# config_fragments LAYER...: sets fragments to those in rig/config that exist
+config_fragments()
+{
+	local layer fragment
+
+	fragments=()
+	for layer in "$@"; do
+		fragment=$top/rig/config/$layer.config
+		[ ! -f "$fragment" ] || fragments+=("$fragment")
+	done
+}
+
 # lock FILE: hold it until the script ends
 lock()
 {
