@@ -617,6 +617,50 @@ static int parallel_show(struct seq_file *s, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(parallel);
 
+/* What user space starts by writing 1, and ends by writing 0 */
+struct probe {
+	int (*start)(void);
+	void (*stop)(void);
+	void (*show)(struct seq_file *s);
+	bool on;
+};
+
+static int probe_show(struct seq_file *s, void *unused)
+{
+	struct probe *probe = s->private;
+
+	guard(mutex)(&bench_lock);
+	probe->show(s);
+	return 0;
+}
+
+static ssize_t probe_write(struct file *file, const char __user *ubuf,
+			   size_t count, loff_t *ppos)
+{
+	struct probe *probe = file_inode(file)->i_private;
+	bool on;
+	int ret;
+
+	ret = kstrtobool_from_user(ubuf, count, &on);
+	if (ret)
+		return ret;
+
+	guard(mutex)(&bench_lock);
+	if (on == probe->on)
+		return -EBUSY;
+	if (on) {
+		ret = probe->start();
+		if (ret)
+			return ret;
+	} else {
+		probe->stop();
+		tracepoint_synchronize_unregister();
+	}
+	probe->on = on;
+	return count;
+}
+DEFINE_SHOW_STORE_ATTRIBUTE(probe);
+
 /* What is ahead of a task's submissions in an invalidation queue */
 
 static struct ahead {
@@ -636,8 +680,8 @@ static bool ahead_is_wait(struct intel_iommu *iommu, unsigned int slot)
 }
 
 /* Called for each descriptor, under the lock of the queue */
-static void ahead_probe(void *data, struct intel_iommu *iommu, u64 qw0, u64 qw1,
-			u64 qw2, u64 qw3)
+static void ahead_qi_submit(void *data, struct intel_iommu *iommu, u64 qw0,
+			    u64 qw1, u64 qw2, u64 qw3)
 {
 	struct q_inval *qi = iommu->qi;
 	unsigned int slot = qi->free_head, batches = 0, descs = 0;
@@ -665,59 +709,26 @@ static void ahead_probe(void *data, struct intel_iommu *iommu, u64 qw0, u64 qw1,
 	ahead.descs = max(ahead.descs, descs);
 }
 
-static int ahead_show(struct seq_file *s, void *unused)
+static void ahead_show(struct seq_file *s)
 {
-	guard(mutex)(&bench_lock);
 	seq_printf(s, "steps %u\nbehind %u\nbatches %u\ndescriptors %u\n",
 		   ahead.steps, ahead.behind, ahead.batches, ahead.descs);
-	return 0;
 }
 
 static int ahead_start(void)
 {
 	ahead = (struct ahead){ .task = current };
-	return register_trace_qi_submit(ahead_probe, NULL);
+	return register_trace_qi_submit(ahead_qi_submit, NULL);
 }
 
 static void ahead_stop(void)
 {
-	unregister_trace_qi_submit(ahead_probe, NULL);
+	unregister_trace_qi_submit(ahead_qi_submit, NULL);
 }
 
-/* Writing 1 starts a probe, 0 ends it. @on: whether it is running */
-static ssize_t probe_write(const char __user *ubuf, size_t count, bool *on,
-			   int (*start)(void), void (*stop)(void))
-{
-	bool new;
-	int ret;
-
-	ret = kstrtobool_from_user(ubuf, count, &new);
-	if (ret)
-		return ret;
-
-	guard(mutex)(&bench_lock);
-	if (new == *on)
-		return -EBUSY;
-	if (new) {
-		ret = start();
-		if (ret)
-			return ret;
-	} else {
-		stop();
-		tracepoint_synchronize_unregister();
-	}
-	*on = new;
-	return count;
-}
-
-static ssize_t ahead_write(struct file *file, const char __user *ubuf,
-			   size_t count, loff_t *ppos)
-{
-	static bool on;
-
-	return probe_write(ubuf, count, &on, ahead_start, ahead_stop);
-}
-DEFINE_SHOW_STORE_ATTRIBUTE(ahead);
+static struct probe ahead_probe = {
+	.start = ahead_start, .stop = ahead_stop, .show = ahead_show,
+};
 
 /* Contended acquisitions of locks, by caller */
 
@@ -748,7 +759,7 @@ static unsigned long waiter_caller(void)
 	return 1;
 }
 
-static void waiter_probe(void *data, void *lock, unsigned int flags)
+static void waiter_contention_begin(void *data, void *lock, unsigned int flags)
 {
 	unsigned long caller, old;
 	unsigned int i, n;
@@ -776,19 +787,18 @@ static int waiter_start(void)
 {
 	memset(waiters, 0, sizeof(waiters));
 	atomic_set(&waiters_lost, 0);
-	return register_trace_contention_begin(waiter_probe, NULL);
+	return register_trace_contention_begin(waiter_contention_begin, NULL);
 }
 
 static void waiter_stop(void)
 {
-	unregister_trace_contention_begin(waiter_probe, NULL);
+	unregister_trace_contention_begin(waiter_contention_begin, NULL);
 }
 
-static int contention_show(struct seq_file *s, void *unused)
+static void waiter_show(struct seq_file *s)
 {
 	unsigned int i;
 
-	guard(mutex)(&bench_lock);
 	for (i = 0; i < WAITERS; i++) {
 		if (waiters[i].caller)
 			seq_printf(s, "%lx %d\n", waiters[i].caller,
@@ -796,17 +806,11 @@ static int contention_show(struct seq_file *s, void *unused)
 	}
 	if (atomic_read(&waiters_lost))
 		seq_printf(s, "0 %d\n", atomic_read(&waiters_lost));
-	return 0;
 }
 
-static ssize_t contention_write(struct file *file, const char __user *ubuf,
-				size_t count, loff_t *ppos)
-{
-	static bool on;
-
-	return probe_write(ubuf, count, &on, waiter_start, waiter_stop);
-}
-DEFINE_SHOW_STORE_ATTRIBUTE(contention);
+static struct probe waiter_probe = {
+	.start = waiter_start, .stop = waiter_stop, .show = waiter_show,
+};
 
 /* Controls: locks shared by all owners, which must show up */
 
@@ -932,8 +936,9 @@ static int __init bench_init(void)
 	debugfs_create_file("settled", 0400, dir, NULL, &settled_fops);
 	debugfs_create_file("parallel", 0400, dir, NULL, &parallel_fops);
 	debugfs_create_file("teardown", 0600, dir, NULL, &teardown_fops);
-	debugfs_create_file("ahead", 0600, dir, NULL, &ahead_fops);
-	debugfs_create_file("contention", 0600, dir, NULL, &contention_fops);
+	debugfs_create_file("ahead", 0600, dir, &ahead_probe, &probe_fops);
+	debugfs_create_file("contention", 0600, dir, &waiter_probe,
+			    &probe_fops);
 	debugfs_create_file("global", 0400, dir, NULL, &global_fops);
 	return 0;
 }

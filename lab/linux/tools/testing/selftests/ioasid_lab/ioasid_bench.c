@@ -293,6 +293,14 @@ static int find_devices(int max, bool ats)
 	return found;
 }
 
+static void need_devices(int count)
+{
+	if (find_devices(count, true) < count) {
+		errno = ENODEV;
+		die("devices with ATS");
+	}
+}
+
 static int open_attach(void)
 {
 	int fd = attach_open();
@@ -595,10 +603,7 @@ static void bench_neighbour(__u32 count, int closers, __u32 per_wait)
 	int fd, attach_fd, child;
 	__u32 i;
 
-	if (find_devices(closers + 1, true) <= closers) {
-		errno = ENODEV;
-		die("devices with ATS");
-	}
+	need_devices(closers + 1);
 	meeting_init();
 	/* Before others run the code that this changes */
 	write_file(BENCH "ahead", "1");
@@ -658,10 +663,7 @@ static void bench_contention(int owners, bool global)
 	FILE *file;
 	int child, count;
 
-	if (find_devices(owners, true) < owners) {
-		errno = ENODEV;
-		die("devices with ATS");
-	}
+	need_devices(owners);
 	meeting_init();
 	/* Before others run the code that this changes */
 	write_file(BENCH "contention", "1");
