@@ -633,25 +633,34 @@ static void bench_neighbour(__u32 count, int closers, __u32 per_wait)
 
 /* Benchmark "contention" */
 
-#define ROUNDS 50
+#define ROUNDS 20
 #define OWNED 16
 
-static void be_owner(const char *device, bool global)
-{
-	int fd = open_ioasid(), attach_fd, i;
+/* Opened beforehand: opening one for each round would take locks of debugfs */
+static int attach_fds[MAX_DEVICES * ROUNDS];
 
+static void be_owner(int owner, bool global)
+{
+	int global_fd = open(BENCH "global", O_RDONLY | O_CLOEXEC);
+	int fd = open_ioasid(), i;
+	char c;
+
+	if (global_fd < 0)
+		die(BENCH "global");
 	meeting_add(&meeting->ready);
 	meeting_wait(&meeting->go, 1);
 	for (i = 0; i < ROUNDS; i++) {
-		attach_fd = open_attach();
+		int attach_fd = attach_fds[owner * ROUNDS + i];
+
 		alloc_ids(fd, OWNED);
-		if (attach_ids(attach_fd, device, fd, OWNED, ids, 0))
-			die(device);
+		if (attach_ids(attach_fd, devices[owner], fd, OWNED, ids, 0))
+			die(devices[owner]);
 		free_ids(fd, OWNED);
 		/* Detaches them, and drops the references */
-		close(attach_fd);
-		if (global)
-			read_number(BENCH "global", "");
+		if (ioctl(attach_fd, IOASID_TEST_PUT))
+			die("IOASID_TEST_PUT");
+		if (global && pread(global_fd, &c, 1, 0) < 0)
+			die(BENCH "global");
 	}
 	exit(0);
 }
@@ -661,15 +670,17 @@ static void bench_contention(int owners, bool global)
 	unsigned long caller;
 	char line[64];
 	FILE *file;
-	int child, count;
+	int child, count, i;
 
 	need_devices(owners);
 	meeting_init();
+	for (i = 0; i < owners * ROUNDS; i++)
+		attach_fds[i] = open_attach();
 	/* Before others run the code that this changes */
 	write_file(BENCH "contention", "1");
 	child = fork_children(owners);
 	if (child >= 0)
-		be_owner(devices[child], global);
+		be_owner(child, global);
 	meeting_wait(&meeting->ready, owners);
 	meeting_add(&meeting->go);
 	join_children(owners);
