@@ -1537,13 +1537,31 @@ for stage_name, stage_rig in (("second", Rig), ("first", FirstStageRig)):
     iotlb_test(f"iotlb_of_{stage_name}_stage_stays_for_other_pasids", False,
                piotlb(PIOTLB_PASID, DOMAIN, PASID + 1),
                piotlb(PIOTLB_PASID, DOMAIN + 1, PASID), rig=stage_rig)
-iotlb_test("iotlb_of_second_stage_stays_for_a_page_of_a_pasid", False,
-           piotlb(PIOTLB_PAGE, DOMAIN, PASID, IOVA))
+iotlb_test("iotlb_of_second_stage_stays_for_pages_of_a_pasid", False,
+           piotlb(PIOTLB_PAGE, DOMAIN, PASID, IOVA),
+           piotlb(PIOTLB_PAGE, DOMAIN, PASID, 0, 23))
 iotlb_test("iotlb_of_first_stage_is_dropped_by_page_of_a_pasid", True,
            piotlb(PIOTLB_PAGE, DOMAIN, PASID, IOVA), rig=FirstStageRig)
 iotlb_test("iotlb_of_first_stage_stays_for_other_pages", False,
            piotlb(PIOTLB_PAGE, DOMAIN, PASID, IOVA + PAGE),
-           piotlb(PIOTLB_PAGE, DOMAIN, PASID + 1, IOVA), rig=FirstStageRig)
+           piotlb(PIOTLB_PAGE, DOMAIN, PASID + 1, IOVA),
+           piotlb(PIOTLB_PAGE, DOMAIN, PASID, 1 << 35, 23),
+           piotlb(PIOTLB_PAGE, DOMAIN, PASID + 1, 0, 23),
+           piotlb(PIOTLB_PAGE, DOMAIN + 1, PASID, 0, 23), rig=FirstStageRig)
+# VT-d spec 11.4.2: CAP_REG.MAMV, here 18, only limits second-stage invalidations
+for address_mask in (18, 19, 23, 31, 32, 51, 52, 63):
+    iotlb_test(f"iotlb_of_first_stage_is_dropped_by_address_mask_{address_mask}",
+               True, piotlb(PIOTLB_PAGE, DOMAIN, PASID, 0, address_mask),
+               rig=FirstStageRig)
+
+
+@test()
+def iotlb_invalidation_with_an_address_mask_above_mamv_is_refused(m):
+    mamv = m.reg(CAP, "q") >> 48 & 0x3f
+    m.submit(iotlb(IOTLB_PAGE, DOMAIN, 0, mamv),
+             iotlb(IOTLB_PAGE, DOMAIN, 0, mamv + 1))
+    check(m.reg(FSTS) & FSTS_IQE, "the queue stops")
+    check_equal(m.reg(IQH), (m.tail - 1) % QUEUE_SLOTS << 5, "head")
 
 
 @test()
