@@ -636,13 +636,10 @@ static void bench_neighbour(__u32 count, int closers, __u32 per_wait)
 #define ROUNDS 20
 #define OWNED 16
 
-/* Opened beforehand: opening one for each round would take locks of debugfs */
-static int attach_fds[MAX_DEVICES * ROUNDS];
-
-static void be_owner(int owner, bool global)
+static void be_owner(const char *device, bool global)
 {
 	int global_fd = open(BENCH "global", O_RDONLY | O_CLOEXEC);
-	int fd = open_ioasid(), i;
+	int fd = open_ioasid(), attach_fd = open_attach(), i;
 	char c;
 
 	if (global_fd < 0)
@@ -650,11 +647,9 @@ static void be_owner(int owner, bool global)
 	meeting_add(&meeting->ready);
 	meeting_wait(&meeting->go, 1);
 	for (i = 0; i < ROUNDS; i++) {
-		int attach_fd = attach_fds[owner * ROUNDS + i];
-
 		alloc_ids(fd, OWNED);
-		if (attach_ids(attach_fd, devices[owner], fd, OWNED, ids, 0))
-			die(devices[owner]);
+		if (attach_ids(attach_fd, device, fd, OWNED, ids, 0))
+			die(device);
 		free_ids(fd, OWNED);
 		/* Detaches them, and drops the references */
 		if (ioctl(attach_fd, IOASID_TEST_PUT))
@@ -670,17 +665,15 @@ static void bench_contention(int owners, bool global)
 	unsigned long caller;
 	char line[64];
 	FILE *file;
-	int child, count, i;
+	int child, count;
 
 	need_devices(owners);
 	meeting_init();
-	for (i = 0; i < owners * ROUNDS; i++)
-		attach_fds[i] = open_attach();
 	/* Before others run the code that this changes */
 	write_file(BENCH "contention", "1");
 	child = fork_children(owners);
 	if (child >= 0)
-		be_owner(child, global);
+		be_owner(devices[child], global);
 	meeting_wait(&meeting->ready, owners);
 	meeting_add(&meeting->go);
 	join_children(owners);
